@@ -1,0 +1,98 @@
+# Everything runs from .venv, which the first command that needs it makes from bare python3.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+# What is installed, as one digest: the locks, the project's own metadata, and the Python that runs it.
+INPUTS := requirements-bootstrap.lock requirements.lock pyproject.toml
+STAMP := $(VENV)/.installed
+DIGEST = { cat $(INPUTS); $(PYTHON) -VV; } | sha256sum | cut -d' ' -f1
+
+.PHONY: help bootstrap demo up down status test test-long bench-backup check lock
+
+help: ## show this
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-13s %s\n", $$1, $$2}'
+
+demo: bootstrap ## from nothing to a proven backup, told as a story
+	@$(RUN) -m deployments.local demo
+
+up: bootstrap ## start the local stack: real servers, on loopback, no Docker, no root
+	@$(RUN) -m deployments.local up
+
+down: bootstrap ## stop the local stack; its data are kept
+	@$(RUN) -m deployments.local down
+
+status: bootstrap ## ask every part of the local stack whether it serves
+	@$(RUN) -m deployments.local status
+
+# Each suite in a process of its own, with its time; all of them run, then the worst result counts. A suite without a
+# single test fails (pytest's exit code 5), because nothing was tested. Two lanes side by side, for two cores: much of a
+# test is waiting for a server. What a suite says is kept until it is done, so that two never mix.
+define run_lanes
+	@logs=.keepwell/tests; rm -rf $$logs; mkdir -p $$logs; \
+	run_suite() { \
+		local began=$$SECONDS name=$$1; \
+		$(RUN) -m pytest -q "$${@:2}" > $$logs/$$name 2>&1 || echo " $$name" >> $$logs/failed; \
+		flock $$logs cat <(echo "== $$name") $$logs/$$name <(echo "== $$name took $$((SECONDS - began)) s"); \
+	}; \
+	echo "Each suite shows when it is done."; \
+	{ $(1) } & { $(2) } & wait; \
+	if [[ -e $$logs/failed ]]; then echo "Failed:$$(tr -d '\n' < $$logs/failed)" >&2; exit 1; fi
+endef
+
+test: bootstrap ## unit, flows, integration and end-to-end tests
+	$(call run_lanes,\
+		for suite in unit integration; do run_suite $$suite -m "not long" tests/$$suite; done;,\
+		for suite in flows end_to_end; do run_suite $$suite -m "not long" tests/$$suite; done;)
+
+test-long: bootstrap ## fault tables and soak
+	$(call run_lanes,\
+		run_suite faults tests/faults;,\
+		run_suite long -m long --ignore=tests/faults tests;)
+
+bench-backup: bootstrap ## a proven backup beside the guide's script, in one run, as ratios (BENCH_SCALE=3)
+	@$(RUN) -m pytest -q -s tests/benchmarks/test_backup_speed.py
+
+check: bootstrap ## lint, format, types, layers
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
+	@$(VENV)/bin/lint-imports
+
+lock: bootstrap ## resolve the dependencies anew, with hashes
+	@$(VENV)/bin/uv pip compile requirements-bootstrap.in --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-header -q -o requirements-bootstrap.lock
+	@$(VENV)/bin/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-header -q -o requirements.lock
+
+# The stamp is written last, so an interrupted bootstrap is done again; a lock keeps two at once apart.
+bootstrap: ## install everything into .venv
+	@if [[ ! -f $(STAMP) || "$$(< $(STAMP))" != "$$($(DIGEST))" ]]; then \
+		$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || { \
+			echo "Python 3.11, 3.12 or 3.13 is needed. Hint: make PYTHON=python3.11 …" >&2; exit 1; }; \
+		$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+			echo "This Python lacks venv. Hint: apt-get install python3-venv" >&2; exit 1; }; \
+		mkdir -p .keepwell; \
+		exec 9> .keepwell/bootstrap.lock; \
+		if command -v flock > /dev/null; then flock 9; fi; \
+		digest="$$($(DIGEST))"; \
+		if [[ -f $(STAMP) && "$$(< $(STAMP))" == "$$digest" ]]; then exit 0; fi; \
+		echo "Making $(VENV)"; \
+		rm -f $(STAMP); \
+		if [[ "$$($(RUN) -VV 2> /dev/null)" != "$$($(PYTHON) -VV)" ]] || ! $(RUN) -c 'import pip' 2> /dev/null; then \
+			$(PYTHON) -m venv --clear $(VENV); \
+		fi; \
+		echo "Installing uv"; \
+		$(RUN) -m pip install -qq --disable-pip-version-check --root-user-action=ignore --require-hashes \
+			-r requirements-bootstrap.lock; \
+		export VIRTUAL_ENV="$$PWD/$(VENV)"; \
+		echo "Installing $$(grep -cE '^[a-z0-9]' requirements.lock) locked packages"; \
+		$(VENV)/bin/uv pip install -q --require-hashes --compile-bytecode -r requirements.lock; \
+		echo "Installing Keepwell itself"; \
+		$(VENV)/bin/uv pip install -q --no-deps --no-build-isolation -e .; \
+		echo "$$digest" > $(STAMP); \
+	fi

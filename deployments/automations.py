@@ -1,0 +1,120 @@
+"""What the server does by itself when a run dies, fails or does not begin.
+
+Automations are told apart by their names: creating one twice makes two, so each is looked up first.
+"""
+
+from datetime import timedelta
+from uuid import UUID
+
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.objects import StateType
+from prefect.events.actions import ChangeFlowRunState, RunDeployment
+from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+from prefect.events.schemas.events import ResourceSpecification
+
+from deployments.deployment_file import WATCHED
+
+_RUNS = ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*"})
+# Related resources match when any of them does, so "not tagged report" cannot be said: a tag of their own says it.
+_WATCHED_RUNS = ResourceSpecification({"prefect.resource.id": f"prefect.tag.{WATCHED}", "prefect.resource.role": "tag"})
+_EACH_RUN = {"prefect.resource.id"}
+_HEARTBEAT = "prefect.flow-run.heartbeat"
+# Runs beat every 30 s (PREFECT_FLOWS_HEARTBEAT_FREQUENCY): two lost ones are forgiven.
+_SILENCE = timedelta(seconds=90)
+# A run may wait this long for a worker, or for the run before it, before people are told.
+_LATE = timedelta(minutes=10)
+# By the state's name. `Alert` and `Unknown` are how a check ends that has told people itself.
+_ENDED = {"Completed", "Warn", "Alert", "Unknown", "Failed", "Crashed", "TimedOut", "Cancelled"}
+_RESTING = {"Cancelling", "Paused", "Suspended", "Resuming", "AwaitingRetry", "Scheduled"}
+
+
+def build_automations(report_deployment: UUID) -> tuple[AutomationCore, ...]:
+    """Every automation, as it should be.
+
+    Args:
+        report_deployment: Id of the deployment `report-failure`.
+    """
+    report = RunDeployment(
+        source="selected", deployment_id=report_deployment, parameters={"flow_run_id": _template("{{ flow_run.id }}")}
+    )
+    return (
+        AutomationCore(
+            name="keepwell: a silent run is dead",
+            description="A killed process says nothing: without a heartbeat, its run is marked as crashed.",
+            trigger=EventTrigger(
+                posture=Posture.Proactive,
+                match=_RUNS,
+                match_related=_WATCHED_RUNS,
+                for_each=_EACH_RUN,
+                after={_HEARTBEAT},
+                expect={_HEARTBEAT} | _events(_ENDED | _RESTING),
+                threshold=1,
+                within=_SILENCE,
+            ),
+            actions=[
+                ChangeFlowRunState(
+                    name="Crashed",
+                    state=StateType.CRASHED,
+                    message="The process fell silent: it was killed, or its machine is gone.",
+                )
+            ],
+        ),
+        AutomationCore(
+            name="keepwell: tell of failed runs",
+            description="Failed, crashed and timed out runs start report-failure, which tells people.",
+            trigger=EventTrigger(
+                posture=Posture.Reactive,
+                match=_RUNS,
+                match_related=_WATCHED_RUNS,
+                for_each=_EACH_RUN,
+                expect=_events({"Failed", "Crashed", "TimedOut"}),
+                threshold=1,
+                within=timedelta(0),
+            ),
+            actions=[report],
+        ),
+        AutomationCore(
+            name="keepwell: tell of runs that do not begin",
+            description="A run that is late and does not begin within ten minutes starts report-failure.",
+            trigger=EventTrigger(
+                posture=Posture.Proactive,
+                match=_RUNS,
+                match_related=_WATCHED_RUNS,
+                for_each=_EACH_RUN,
+                after=_events({"Late"}),
+                expect=_events(_ENDED | {"Pending", "Running"}),
+                threshold=1,
+                within=_LATE,
+            ),
+            actions=[report],
+        ),
+    )
+
+
+def upsert_automations(client: SyncPrefectClient, automations: tuple[AutomationCore, ...]) -> int:
+    """Create or update each by its name; a second one of the same name is removed.
+
+    Whether one is switched off stays as the operator left it.
+
+    Returns:
+        How many there are now.
+    """
+    for wanted in automations:
+        existing = client.read_automations_by_name(wanted.name)
+        if not existing:
+            client.create_automation(wanted)
+            continue
+        first, *surplus = existing
+        client.update_automation(first.id, wanted.model_copy(update={"enabled": first.enabled}))
+        for double in surplus:
+            client.delete_automation(double.id)
+    return sum(len(client.read_automations_by_name(wanted.name)) for wanted in automations)
+
+
+def _events(states: set[str]) -> set[str]:
+    return {f"prefect.flow-run.{state}" for state in states}
+
+
+def _template(text: str) -> dict[str, str]:
+    """A parameter that the server fills in when the automation fires."""
+    return {"__prefect_kind": "jinja", "template": text}

@@ -1,0 +1,261 @@
+"""Bring a stack up, look at it, and take it down: what the commands do, without their words.
+
+Two locks make this safe to call at any time, twice at once too: `command.lock` is held while a supervisor is started or
+stopped, `supervisor.lock` by the supervisor as long as it lives.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deployments.local import orchestrator, sample_platform
+from deployments.local.processes import end, find_by_variable, is_alive
+from deployments.local.stack import StackOptions, plan_stack, read_ports
+from deployments.local.state import MARKER_VARIABLE, STATUS_DOCUMENT, SUPERVISOR, StateFolder
+from deployments.local.supervisor import PartState
+from keepwell.errors import ConfigurationError, ServiceUnavailable
+from keepwell.settings import CONFIG_VARIABLE
+from keepwell.verdict import Verdict
+
+_COMMAND = "command"
+_LAUNCH_LIMIT_SECONDS = 20.0
+_STOP_LIMIT_SECONDS = 60.0
+_LEFTOVER_GRACE_SECONDS = 10.0
+_POLL_SECONDS = 0.1
+_SERVING = {PartState.READY, PartState.DONE}
+NOT_ANSWERING = "not answering"
+_launched: list["subprocess.Popen[bytes]"] = []
+
+Progress = Callable[[dict[str, Any]], None]
+"""Told of each part whose state changed, as the status names it."""
+
+
+@dataclass(frozen=True)
+class StackReport:
+    """How a stack stands.
+
+    Attributes:
+        verdict: `ok` when every part serves, `warn` when nothing runs, `unknown` while it still starts, else `alert`.
+        data: Parts, addresses and paths, for people and programs.
+        hint: What to do next.
+    """
+
+    verdict: Verdict
+    data: dict[str, Any]
+    hint: str
+
+
+def bring_up(
+    state: StateFolder, options: StackOptions, *, limit_seconds: float = 600, progress: Progress = lambda _: None
+) -> StackReport:
+    """Start the stack and wait until it serves; one that runs already is only waited for.
+
+    Args:
+        state: Its folder.
+        options: Used when it does not run yet. A running stack keeps its own.
+        limit_seconds: How long to wait.
+        progress: Told of each change.
+
+    Raises:
+        ConfigurationError: This machine, the folder or the options are not fit.
+        ServiceUnavailable: The supervisor did not start.
+    """
+    require_linux()
+    state.prepare()
+    with state.lock(_COMMAND):
+        if state.is_supervised():
+            _retry_failed_parts(state)
+        else:
+            clean_up(state)
+            _launch(state, options)
+    return _follow(state, limit_seconds, progress)
+
+
+def take_down(state: StateFolder, *, purge: bool = False) -> StackReport:
+    """Stop everything of a stack, also what a killed supervisor left, and keep its data unless told to purge.
+
+    Raises:
+        ConfigurationError: The folder to purge is not a stack's.
+    """
+    require_linux()
+    if not state.is_ours():
+        if purge and state.folder.exists():
+            raise ConfigurationError(f"{state.folder} is not the state of a local stack.", hint="Check --state.")
+        return StackReport(Verdict.OK, {"running": False, "state_folder": str(state.folder)}, "Nothing was running.")
+    with state.lock(_COMMAND):
+        if state.is_supervised():
+            _stop_supervisor(state)
+        clean_up(state)
+        if purge:
+            state.purge()
+    hint = "Its data are gone too." if purge else "Its data are kept; --purge removes them."
+    return StackReport(Verdict.OK, {"running": False, "state_folder": str(state.folder)}, hint)
+
+
+def read_report(state: StateFolder, *, ask_parts: bool = True) -> StackReport:
+    """How a stack stands now.
+
+    Args:
+        state: Its folder.
+        ask_parts: Ask every part itself, rather than trust what the supervisor saw when it became ready.
+    """
+    if not state.is_supervised():
+        return StackReport(
+            Verdict.WARN, {"running": False, "state_folder": str(state.folder)}, "Start it with `keepwell up`."
+        )
+    status = state.read_document(STATUS_DOCUMENT)
+    parts = status.get("parts", [])
+    if ask_parts:
+        _ask_parts(state, status, parts)
+    data = {
+        "running": True,
+        "phase": status.get("phase"),
+        "start_seconds": status.get("settled_seconds"),
+        "parts": parts,
+        **_describe_places(state, parts),
+    }
+    verdict = judge([part["state"] for part in parts])
+    return StackReport(verdict, data, _hint(state, verdict, parts))
+
+
+def judge(part_states: list[str]) -> Verdict:
+    """The verdict for parts in these states."""
+    if any(state in {PartState.FAILED, PartState.BACKING_OFF, NOT_ANSWERING} for state in part_states):
+        return Verdict.ALERT
+    serving = bool(part_states) and all(state in _SERVING for state in part_states)
+    return Verdict.OK if serving else Verdict.UNKNOWN
+
+
+def require_linux() -> None:
+    """Stop early elsewhere.
+
+    Raises:
+        ConfigurationError: Not Linux.
+    """
+    if not sys.platform.startswith("linux"):
+        raise ConfigurationError(
+            f"The local stack needs Linux; this is {sys.platform}.",
+            hint="Run it in a Linux virtual machine or container.",
+        )
+
+
+def clean_up(state: StateFolder) -> None:
+    """End what a dead supervisor left: recorded processes that are still ours, then any that bear our mark."""
+    # The interrupt is what PostgreSQL calls a fast shutdown, and polite enough for all others.
+    end(state.recorded_processes().values(), polite=signal.SIGINT, grace_seconds=_LEFTOVER_GRACE_SECONDS)
+    marked = list(find_by_variable(MARKER_VARIABLE, str(state.folder)))
+    end(marked, polite=signal.SIGTERM, grace_seconds=_LEFTOVER_GRACE_SECONDS)
+    for record in (state.folder / "run").glob("*.json"):
+        record.unlink()
+
+
+def _launch(state: StateFolder, options: StackOptions) -> None:
+    argv = [sys.executable, "-m", "deployments.local.supervisor", str(state.folder), "--scale", str(options.scale)]
+    for name in options.without:
+        argv += ["--without", name]
+    (state.folder / STATUS_DOCUMENT).unlink(missing_ok=True)
+    with state.log(SUPERVISOR).open("ab") as log:
+        began = log.tell()
+        # The one program that must outlive us, so not through keepwell.command, whose children die with their parent.
+        supervisor = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd=state.folder,
+            start_new_session=True,
+        )
+    # It outlives us on purpose; without this, forgetting it would be reported as a mistake.
+    _launched.append(supervisor)
+    deadline = time.monotonic() + _LAUNCH_LIMIT_SECONDS
+    while state.read_document(STATUS_DOCUMENT).get("supervisor", {}).get("pid") != supervisor.pid:
+        if supervisor.poll() is not None or time.monotonic() > deadline:
+            supervisor.kill()
+            said = state.log(SUPERVISOR).read_bytes()[began:].decode(errors="replace").strip()
+            raise ServiceUnavailable(f"The supervisor did not start: {said}", hint=f"Read {state.log(SUPERVISOR)}.")
+        time.sleep(_POLL_SECONDS / 4)
+
+
+def _retry_failed_parts(state: StateFolder) -> None:
+    supervisor = state.recorded_processes().get(SUPERVISOR)
+    states = [part["state"] for part in state.read_document(STATUS_DOCUMENT).get("parts", [])]
+    if supervisor is not None and PartState.FAILED in states:
+        os.kill(supervisor.pid, signal.SIGHUP)
+        _wait_while(lambda: _any_failed(state), 2)
+
+
+def _any_failed(state: StateFolder) -> bool:
+    return PartState.FAILED in [part["state"] for part in state.read_document(STATUS_DOCUMENT).get("parts", [])]
+
+
+def _follow(state: StateFolder, limit_seconds: float, progress: Progress) -> StackReport:
+    """Until all parts serve, one is given up, the supervisor is gone, or time is up."""
+    told: dict[str, str] = {}
+    deadline = time.monotonic() + limit_seconds
+    while True:
+        report = read_report(state, ask_parts=False)
+        for part in report.data.get("parts", []):
+            if told.get(part["name"]) != part["state"]:
+                told[part["name"]] = part["state"]
+                progress(part)
+        settled = report.verdict is Verdict.OK or not report.data["running"] or _any_failed(state)
+        if settled or time.monotonic() > deadline:
+            return report
+        time.sleep(_POLL_SECONDS)
+
+
+def _stop_supervisor(state: StateFolder) -> None:
+    supervisor = state.recorded_processes().get(SUPERVISOR)
+    if supervisor is None:
+        # It took its lock a moment ago and will write its record next.
+        _wait_while(lambda: SUPERVISOR not in state.recorded_processes() and state.is_supervised(), 5)
+        supervisor = state.recorded_processes().get(SUPERVISOR)
+    if supervisor is not None and is_alive(supervisor):
+        end([supervisor], polite=signal.SIGTERM, grace_seconds=_STOP_LIMIT_SECONDS)
+    _wait_while(state.is_supervised, 5)
+
+
+def _wait_while(condition: Callable[[], bool], limit_seconds: float) -> None:
+    deadline = time.monotonic() + limit_seconds
+    while condition() and time.monotonic() < deadline:
+        time.sleep(_POLL_SECONDS)
+
+
+def _ask_parts(state: StateFolder, status: dict[str, Any], parts: list[dict[str, Any]]) -> None:
+    options = StackOptions(status.get("scale", 1), tuple(status.get("without", ())))
+    probes = {part.name: part.ready for part in plan_stack(state, options)}
+    for part in parts:
+        probe = probes.get(part["name"])
+        if part["state"] == PartState.READY and probe is not None and not probe(0.0):
+            part["state"] = NOT_ANSWERING
+
+
+def _describe_places(state: StateFolder, parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """Paths, and the addresses of those parts that were not left out."""
+    addresses = {part["name"]: part["address"] for part in parts}
+    places = {"state_folder": str(state.folder), "platform_file": str(state.platform_file)}
+    if orchestrator.SERVER in addresses:
+        places |= {"ui_url": addresses[orchestrator.SERVER]}
+        places |= {"api_url": orchestrator.api_url(read_ports(state)[orchestrator.SERVER])}
+    for key, name in (("frontend_url", sample_platform.FRONTEND), ("backend_url", sample_platform.BACKEND)):
+        places |= {key: addresses[name]} if name in addresses else {}
+    return places
+
+
+def _hint(state: StateFolder, verdict: Verdict, parts: list[dict[str, Any]]) -> str:
+    if verdict is Verdict.OK:
+        programs = Path(sys.executable).parent
+        return (
+            f"Use it: export {CONFIG_VARIABLE}={state.platform_file} PATH={programs}:$PATH\n"
+            "        keepwell doctor; keepwell run backup-and-verify; keepwell backup list"
+        )
+    for part in parts:
+        if part["state"] in {PartState.FAILED, PartState.BACKING_OFF, NOT_ANSWERING}:
+            return f"{part['name']} {part['detail'] or part['state']}: read {part['log']}."
+    return "It is still starting; `keepwell status` shows how far it is."

@@ -1,0 +1,75 @@
+"""The platform file of the local stack: the same keys that an operator writes for a real platform."""
+
+import json
+from collections.abc import Mapping
+
+from deployments.local import orchestrator, sample_platform
+from deployments.local.objectstore import endpoint_url
+from deployments.local.objectstore_server import REGION
+from deployments.local.ports import HOST
+from deployments.local.postgres_cluster import SUPERUSER
+from deployments.local.state import StateFolder
+
+PLATFORM = "esn"
+BUCKET = "keepwell"
+
+# Questions whose answers do not depend on the day they are asked.
+_SMOKE_QUERIES = {
+    "upcoming published events": (
+        "SELECT count(*) FROM public.events WHERE status IN ('PUBLISHED', 'REGISTRATION_OPEN') "
+        'AND "startDate" > (SELECT max("createdAt") FROM public.events)'
+    ),
+    "users with an e-mail address": "SELECT count(*) FROM public.users WHERE email LIKE '%@%'",
+    "payments that match their registration": (
+        'SELECT count(*) FROM public.payments p JOIN public.registrations r ON r.id = p."registrationId" '
+        'AND r."userId" = p."userId" AND r."eventId" = p."eventId"'
+    ),
+}
+
+
+def write_platform_file(state: StateFolder, ports: Mapping[str, int]) -> None:
+    """Write it anew: ports may have changed. Secrets stay in their own files."""
+    state.platform_file.write_text(render_platform_file(state, ports))
+
+
+def render_platform_file(state: StateFolder, ports: Mapping[str, int]) -> str:
+    """The file's text."""
+    tables: dict[str, dict[str, object]] = {
+        "database": {
+            "host": HOST,
+            "port": ports[sample_platform.PRODUCTION],
+            "name": sample_platform.DATABASE,
+            "user": SUPERUSER,
+            "password_file": str(state.secret_file("production-password")),
+        },
+        "bucket": {
+            "name": BUCKET,
+            "endpoint_url": endpoint_url(ports["objectstore"]),
+            "region": REGION,
+            "addressing": "path",
+            "access_key_id_file": str(state.secret_file("objectstore-access-key-id")),
+            "secret_access_key_file": str(state.secret_file("objectstore-secret-access-key")),
+        },
+        "redis": {
+            "host": HOST,
+            "port": ports["redis"],
+            "password_file": str(state.secret_file("redis-password")),
+        },
+        "uploads": {"directory": str(sample_platform.uploads_folder(state))},
+        "orchestrator": {"api_url": orchestrator.api_url(ports[orchestrator.SERVER])},
+    }
+    text = "# Written by the local stack at every start: changes here are lost.\n"
+    text += _line("name", PLATFORM)
+    text += "".join(f"\n[{name}]\n" + _lines(table) for name, table in tables.items())
+    for name, query in _SMOKE_QUERIES.items():
+        text += "\n[[backup.smoke_queries]]\n" + _lines({"name": name, "sql": query, "at_least": 1})
+    return text
+
+
+def _lines(table: Mapping[str, object]) -> str:
+    return "".join(_line(key, value) for key, value in table.items())
+
+
+def _line(key: str, value: object) -> str:
+    """Strings and numbers are written alike in JSON and TOML."""
+    return f"{key} = {json.dumps(value, ensure_ascii=False)}\n"

@@ -1,0 +1,300 @@
+"""The one process that starts the parts of a stack, starts again those that die, and stops all of them in order.
+
+It works in its main thread only: the kernel ends a child with the *thread* that started it.
+"""
+
+import argparse
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from types import FrameType
+from typing import IO, Any
+
+from deployments.local.parts import Part, startable, stoppable
+from deployments.local.processes import end, find_by_variable, identify
+from deployments.local.restarts import decide_restart
+from deployments.local.stack import DEFAULT_SCALE, StackOptions, plan_stack, prepare_state
+from deployments.local.state import MARKER_VARIABLE, STATUS_DOCUMENT, SUPERVISOR, StateFolder
+from keepwell import command
+from keepwell.errors import KeepwellError
+
+_BUSY_POLL_SECONDS = 0.1
+_IDLE_POLL_SECONDS = 30.0
+_LONGEST_LOG_BYTES = 10_000_000
+_LEFTOVER_GRACE_SECONDS = 5.0
+
+
+class PartState(StrEnum):
+    """How a part stands."""
+
+    WAITING = "waiting"
+    STARTING = "starting"
+    READY = "ready"
+    DONE = "done"
+    BACKING_OFF = "backing off"
+    FAILED = "failed"
+    STOPPED = "stopped"
+
+
+@dataclass
+class _Supervised:
+    """One part and what became of it so far. Times are seconds since 1970."""
+
+    part: Part
+    state: PartState = PartState.WAITING
+    process: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
+    started_at: float = 0
+    ready_at: float = 0
+    next_start_at: float = 0
+    quick_failures: int = 0
+    restarts: int = 0
+    detail: str = ""
+
+    def as_document(self, state: StateFolder) -> dict[str, Any]:
+        return {
+            "name": self.part.name,
+            "kind": "step" if self.part.is_step else "server",
+            "state": self.state.value,
+            "pid": self.process.pid if self.process is not None else None,
+            "address": self.part.address,
+            "restarts": self.restarts,
+            "start_seconds": round(self.ready_at - self.started_at, 2) if self.ready_at else None,
+            "detail": self.detail,
+            "log": str(state.log(self.part.name)),
+        }
+
+
+class Supervisor:
+    """Runs parts until it is told to stop.
+
+    Args:
+        parts: In an order in which they can be started.
+        state: Where logs, pid records and the status go.
+        options: Recorded in the status, so that others can plan the same parts.
+    """
+
+    def __init__(self, parts: Sequence[Part], state: StateFolder, options: StackOptions) -> None:
+        self._state, self._options = state, options
+        self._supervised = {part.name: _Supervised(part) for part in parts}
+        self._began_at = time.time()
+        self._settled_seconds: float | None = None
+        self._stopping = self._retrying = False
+        self._published: dict[str, Any] = {}
+        self._wake, self._waker = socket.socketpair()
+
+    def run(self) -> None:
+        """Start everything, look after it, and return when told to stop and everything has ended."""
+        self._listen_to_signals()
+        while not self._stopping:
+            self._advance()
+            self._publish("running")
+            self._sleep()
+        self._stop_all()
+
+    def _listen_to_signals(self) -> None:
+        for end_of_pair in (self._wake, self._waker):
+            end_of_pair.setblocking(False)
+        signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
+
+        def stop(_: int, __: FrameType | None) -> None:
+            self._stopping = True
+
+        def retry(_: int, __: FrameType | None) -> None:
+            self._retrying = True
+
+        signal.signal(signal.SIGTERM, stop)
+        signal.signal(signal.SIGINT, stop)
+        signal.signal(signal.SIGHUP, retry)
+        # Only so that the end of a child wakes us up.
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+
+    def _advance(self) -> None:
+        if self._retrying:
+            self._retry_failed()
+        for supervised in self._supervised.values():
+            self._look_at(supervised)
+        parts = [supervised.part for supervised in self._supervised.values()]
+        started = {name for name, one in self._supervised.items() if one.state is not PartState.WAITING}
+        for part in startable(parts, started, self._names(PartState.READY, PartState.DONE)):
+            self._start(self._supervised[part.name])
+        if self._settled_seconds is None and len(self._names(PartState.READY, PartState.DONE)) == len(parts):
+            self._settled_seconds = round(time.time() - self._began_at, 1)
+
+    def _retry_failed(self) -> None:
+        self._retrying = False
+        for name in self._names(PartState.FAILED):
+            self._supervised[name].state, self._supervised[name].quick_failures = PartState.WAITING, 0
+
+    def _names(self, *states: PartState) -> set[str]:
+        return {name for name, supervised in self._supervised.items() if supervised.state in states}
+
+    def _look_at(self, one: _Supervised) -> None:
+        """Notice that a part became ready, ended, took too long, or is due again."""
+        now = time.time()
+        if one.process is not None and one.process.poll() is not None:
+            self._handle_end(one, one.process.returncode)
+        elif one.state is PartState.STARTING and one.part.ready is not None and one.part.ready(one.started_at):
+            one.state, one.ready_at, one.detail = PartState.READY, time.time(), ""
+            _say(f"{one.part.name} is ready after {one.ready_at - one.started_at:.1f} s")
+        elif one.state is PartState.STARTING and now > one.started_at + one.part.start_limit_seconds:
+            one.detail = f"not ready within {one.part.start_limit_seconds:.0f} s"
+            if one.process is not None:
+                one.process.kill()
+        elif one.state is PartState.BACKING_OFF and now >= one.next_start_at:
+            self._start(one)
+
+    def _start(self, one: _Supervised) -> None:
+        name = one.part.name
+        try:
+            with self._open_log(name) as log:
+                one.process = command.start(
+                    one.part.build(),
+                    stdout=log,
+                    stderr=log,
+                    cwd=self._state.folder,
+                    death_signal=one.part.death_signal,
+                )
+        except (KeepwellError, OSError) as error:
+            one.state, one.detail = PartState.FAILED, str(error)
+            _say(f"{name} cannot be started: {error}")
+            return
+        one.state, one.started_at, one.ready_at = PartState.STARTING, time.time(), 0
+        self._state.record_process(name, one.process.pid)
+        _say(f"{name} started as process {one.process.pid}")
+
+    def _open_log(self, name: str) -> IO[bytes]:
+        path = self._state.log(name)
+        if path.exists() and path.stat().st_size > _LONGEST_LOG_BYTES:
+            path.replace(path.with_suffix(".log.1"))
+        return path.open("ab")
+
+    def _handle_end(self, one: _Supervised, exit_code: int) -> None:
+        served_seconds = time.time() - one.ready_at if one.ready_at else 0
+        one.process = None
+        self._state.forget_process(one.part.name)
+        ended = f"ended by signal {-exit_code}" if exit_code < 0 else f"ended with exit code {exit_code}"
+        _say(f"{one.part.name} {ended}")
+        if one.part.is_step and exit_code == 0:
+            one.state, one.ready_at = PartState.DONE, time.time()
+            return
+        one.detail = ", ".join(filter(None, [one.detail, ended]))
+        decision = decide_restart(quick_failures=one.quick_failures, served_seconds=served_seconds)
+        one.quick_failures = decision.quick_failures
+        # A step that failed would fail again: `up` tries it once more when the user asks.
+        if one.part.is_step or decision.delay_seconds is None:
+            one.state = PartState.FAILED
+            return
+        one.state, one.restarts = PartState.BACKING_OFF, one.restarts + 1
+        one.next_start_at = time.time() + decision.delay_seconds
+
+    def _publish(self, phase: str) -> None:
+        """Write the status where it changed."""
+        own = identify(os.getpid())
+        document = {
+            "phase": phase,
+            "supervisor": own.as_document() if own is not None else {},
+            "began_at": self._began_at,
+            "settled_seconds": self._settled_seconds,
+            "scale": self._options.scale,
+            "without": list(self._options.without),
+            "parts": [one.as_document(self._state) for one in self._supervised.values()],
+        }
+        if document != self._published:
+            self._state.write_document(STATUS_DOCUMENT, document)
+            self._published = document
+
+    def _sleep(self) -> None:
+        """Until a signal comes, or something must be looked at again."""
+        if self._names(PartState.STARTING):
+            limit = _BUSY_POLL_SECONDS
+        else:
+            due = [one.next_start_at - time.time() for one in self._supervised.values() if one.next_start_at]
+            limit = min([_IDLE_POLL_SECONDS, *(max(seconds, _BUSY_POLL_SECONDS) for seconds in due if seconds > 0)])
+        self._pause(limit)
+
+    def _pause(self, limit_seconds: float) -> None:
+        if select.select([self._wake], [], [], limit_seconds)[0]:
+            self._wake.recv(4_096)
+
+    def _stop_all(self) -> None:
+        """Each part after all that need it; by force when it outlives its grace."""
+        told_at: dict[str, float] = {}
+        parts = [one.part for one in self._supervised.values()]
+        while running := {name: one for name, one in self._supervised.items() if one.process is not None}:
+            for part in stoppable(parts, running):
+                self._tell_to_stop(running[part.name], told_at)
+            self._publish("stopping")
+            self._pause(_BUSY_POLL_SECONDS)
+            for one in running.values():
+                if one.process is not None and one.process.poll() is not None:
+                    one.process, one.state = None, PartState.STOPPED
+                    self._state.forget_process(one.part.name)
+                    _say(f"{one.part.name} stopped")
+        leftovers = find_by_variable(MARKER_VARIABLE, str(self._state.folder))
+        end(leftovers, polite=signal.SIGTERM, grace_seconds=_LEFTOVER_GRACE_SECONDS)
+        self._publish("stopped")
+
+    def _tell_to_stop(self, one: _Supervised, told_at: dict[str, float]) -> None:
+        if one.process is None:
+            return
+        name, now = one.part.name, time.time()
+        if name not in told_at:
+            told_at[name] = now
+            one.process.send_signal(one.part.stop_signal)
+        elif now > told_at[name] + one.part.grace_seconds:
+            one.process.kill()
+
+
+def _say(what: str) -> None:
+    sys.stdout.write(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {what}\n")
+    sys.stdout.flush()
+
+
+def _take_lock(state: StateFolder) -> IO[str] | None:
+    """Those who only ask whether we run hold it for a moment, so one refusal says little."""
+    for _ in range(20):
+        lock = state.try_lock(SUPERVISOR)
+        if lock is not None:
+            return lock
+        time.sleep(0.05)
+    return None
+
+
+def main() -> int:
+    """Supervise the stack of a state folder until told to stop."""
+    parser = argparse.ArgumentParser(description="Supervise a local stack; `up` starts this.")
+    parser.add_argument("state", type=Path)
+    parser.add_argument("--scale", type=float, default=DEFAULT_SCALE)
+    parser.add_argument("--without", action="append", default=[])
+    arguments = parser.parse_args()
+    state = StateFolder.at(arguments.state)
+    options = StackOptions(scale=arguments.scale, without=tuple(arguments.without))
+    lock = _take_lock(state)
+    if lock is None:
+        _say("Another supervisor has this stack.")
+        return 1
+    with lock:
+        try:
+            prepare_state(state)
+            supervisor = Supervisor(plan_stack(state, options), state, options)
+        except KeepwellError as error:
+            _say(str(error))
+            return 1
+        state.record_process(SUPERVISOR, os.getpid())
+        _say("The supervisor starts.")
+        supervisor.run()
+        state.forget_process(SUPERVISOR)
+        _say("The supervisor ends.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,37 @@
+"""Where things of a backup set lie in the platform's folder of the bucket.
+
+backups/<id>/database/…       the archive: toc.dat as it is, streams as <file>.zst
+backups/<id>/globals.sql      roles
+backups/<id>/schema.jsonl       the schema as comparable lines
+backups/<id>/manifest.json    written last
+backups/<id>/proofs/<time>…   one document for each verification
+unfinished/<id>               present from before the first object until the manifest is there
+"""
+
+BACKUPS = "backups/"
+UNFINISHED = "unfinished/"
+DATABASE = "database/"
+GLOBALS = "globals.sql"
+SCHEMA = "schema.jsonl"
+PROOFS = "proofs/"
+MANIFEST = "manifest.json"
+
+
+def set_folder(backup_id: str) -> str:
+    """Folder of one set."""
+    return f"{BACKUPS}{backup_id}/"
+
+
+def manifest_key(backup_id: str) -> str:
+    """The document that makes a set."""
+    return f"{set_folder(backup_id)}{MANIFEST}"
+
+
+def proofs_folder(backup_id: str) -> str:
+    """Folder of one set's proofs."""
+    return f"{set_folder(backup_id)}{PROOFS}"
+
+
+def unfinished_key(backup_id: str) -> str:
+    """The mark of a set that is being written."""
+    return f"{UNFINISHED}{backup_id}"

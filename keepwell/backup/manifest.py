@@ -1,0 +1,186 @@
+"""The manifest: what a backup set is, written last. Without one there is no backup set."""
+
+import re
+import secrets
+from datetime import UTC, datetime
+from typing import Literal
+
+from pydantic import AwareDatetime, Field, field_validator
+
+from keepwell.document import Document
+
+_BACKUP_ID = re.compile(r"^\d{8}T\d{6}Z-[0-9a-f]{6}$")
+# At most one folder deep and no dot in front: a name never leads out of the folder that a set is read back into.
+_PART_NAME = r"^([A-Za-z0-9_-]+/)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$"
+
+
+class Part(Document):
+    """One stored object of a set.
+
+    `content_*` describe what it holds once decompressed, which for a table is its COPY stream.
+    """
+
+    name: str = Field(pattern=_PART_NAME, description="Key below the set's folder.")
+    size_bytes: int = Field(ge=0)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    compression: Literal["zstd"] | None
+    content_size_bytes: int = Field(ge=0)
+    content_sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+class Table(Document):
+    """One relation at the dump's snapshot."""
+
+    oid: int
+    table_schema: str
+    name: str
+    kind: Literal["table", "partitioned", "materialized view", "foreign table"]
+    columns: tuple[str, ...] = Field(description="Those that are hashed, in order; generated ones are computed anew.")
+    condition: str = Field(default="", description="Which rows of an extension's configuration table are dumped.")
+    populated: bool = True
+    size_bytes: int = Field(ge=0, description="With its indexes and TOAST.")
+    rows: int | None = Field(description="None when nothing of it is dumped as rows.")
+    content_hash: str | None = Field(description="Sum of the rows' 64-bit hashes, decimal.")
+    part: str | None = Field(description="Name of the part that holds its rows.")
+    unproven: str | None = Field(default=None, description="Why its content cannot be shown equal; None when it can.")
+
+    @property
+    def qualified(self) -> str:
+        """Schema and name, for people."""
+        return f"{self.table_schema}.{self.name}"
+
+
+class Sequence(Document):
+    """One sequence, read before the dump began, so that a restored one may be ahead but never behind."""
+
+    sequence_schema: str
+    name: str
+    increment: int
+    cycles: bool
+    last_value: int | None
+    owner: tuple[str, str, str] | None = Field(description="Schema, table and column that draw from it.")
+
+    @property
+    def qualified(self) -> str:
+        """Schema and name, for people."""
+        return f"{self.sequence_schema}.{self.name}"
+
+
+class LargeObjects(Document):
+    """All large objects of the database together."""
+
+    count: int
+    content_hash: str | None
+    unproven: str | None = None
+
+
+class Source(Document):
+    """The database that was dumped and its server."""
+
+    database: str
+    server_version: str
+    server_major: int
+    encoding: str
+    collate: str
+    ctype: str
+    locale_provider: str
+    collation_version: str | None
+    locale: str | None = Field(description="Of the ICU or builtin provider; None for libc.")
+    owner: str
+    has_grants: bool = Field(description="Whether privileges were granted on the database itself.")
+    settings: tuple[str, ...] = Field(description="Names of what ALTER DATABASE … SET was used for.")
+    size_bytes: int
+    standby: bool
+    extensions: dict[str, str] = Field(description="Name to version.")
+    stale_collations: tuple[str, ...] = Field(description="Whose version changed under their indexes.")
+    tablespaces: dict[str, str] = Field(description="Name to location; a restore puts everything into the default one.")
+    roles: tuple[str, ...] = Field(description="Roles that own or are granted something in the database.")
+    migration_head: str | None
+    unfinished_migrations: tuple[str, ...] = ()
+    undumped: tuple[str, ...] = Field(
+        default=(), description="What pg_dump leaves out: rows of extensions' own tables, subscriptions."
+    )
+
+
+class Tools(Document):
+    """What wrote the set."""
+
+    keepwell: str
+    pg_dump: str
+    archive_major: int = Field(description="A pg_restore of this major version or newer reads it.")
+
+
+class Seconds(Document):
+    """How long each step took."""
+
+    dump: float
+    fingerprint: float
+    upload: float
+    total: float
+
+
+class Manifest(Document):
+    """One backup set, whole."""
+
+    format_version: Literal[1] = 1
+    backup_id: str = Field(pattern=_BACKUP_ID.pattern)
+    platform: str
+    snapshot_at: AwareDatetime = Field(description="The moment that a restore brings back, by the server's clock.")
+    finished_at: AwareDatetime
+    source: Source
+    tools: Tools
+    tables: tuple[Table, ...]
+    sequences: tuple[Sequence, ...]
+    large_objects: LargeObjects
+    role_passwords: bool = Field(description="Whether globals.sql holds password hashes; else they must be set anew.")
+    schema_digest: str = Field(pattern="^[0-9a-f]{64}$", description="SHA-256 of schema.jsonl.")
+    parts: tuple[Part, ...]
+    seconds: Seconds
+
+    @field_validator("parts")
+    @classmethod
+    def _named_once(cls, parts: tuple[Part, ...]) -> tuple[Part, ...]:
+        names = {part.name.removesuffix(".zst") for part in parts}
+        if len(names) != len(parts):
+            message = "two parts would be read back into one file"
+            raise ValueError(message)
+        return parts
+
+    @property
+    def dumped_tables(self) -> tuple[Table, ...]:
+        """Tables whose rows are in the archive."""
+        return tuple(table for table in self.tables if table.kind == "table" and table.rows is not None)
+
+    @property
+    def rows(self) -> int:
+        """Rows of all tables."""
+        return sum(table.rows or 0 for table in self.tables)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of all parts in the store."""
+        return sum(part.size_bytes for part in self.parts)
+
+    @property
+    def content_bytes(self) -> int:
+        """Bytes of all parts once decompressed."""
+        return sum(part.content_size_bytes for part in self.parts)
+
+    @property
+    def unproven(self) -> tuple[tuple[str, str], ...]:
+        """What cannot be shown equal to its source, each with its reason."""
+        named = [(table.qualified, table.unproven) for table in self.tables if table.unproven]
+        named += [(what, "pg_dump leaves it out") for what in self.source.undumped]
+        if self.large_objects.unproven:
+            named.append(("large objects", self.large_objects.unproven))
+        return tuple(named)
+
+
+def new_backup_id(now: datetime) -> str:
+    """UTC time, so that names sort by age, and a random end, so that two runs never meet."""
+    return f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+
+
+def is_backup_id(text: str) -> bool:
+    """Whether a text has the form of a backup id."""
+    return _BACKUP_ID.fullmatch(text) is not None

@@ -1,0 +1,441 @@
+"""The last four levels of a proof, on a scratch server: restored, equal, sound, serving.
+
+A restore that exits 0 proves little, so what was restored is compared with the source as the dump's snapshot saw it:
+row counts and content hashes (source against restored), and each COPY stream's SHA-256 (archive against restored).
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Empty, SimpleQueue
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+from pydantic import SecretStr
+
+from keepwell.backup import layout
+from keepwell.backup.manifest import Manifest, Source, Table
+from keepwell.backup.manifest import Sequence as ManifestSequence
+from keepwell.backup.progress import Progress, Step
+from keepwell.backup.read_back import PartReadBack
+from keepwell.backup.schema import differing_objects, read_schema_file
+from keepwell.backup.transfer import content_name
+from keepwell.errors import CommandFailed, KeepwellError, TransientError, VerificationFailed
+from keepwell.postgres import archive, facts
+from keepwell.postgres.binaries import Binaries
+from keepwell.postgres.connection import connect_to, translated
+from keepwell.postgres.fingerprint import (
+    fingerprint_large_objects,
+    fingerprint_table,
+    read_copy_stream,
+    sum_line_hashes,
+)
+from keepwell.settings import SmokeQuery
+from keepwell.verdict import Finding, Verdict
+
+_SMOKE_SECONDS = 60
+_EVENT_TRIGGERS_SWITCH_MAJOR = 17
+COLLATION = "collation"
+_PROVIDERS = {"i": ("icu", "ICU_LOCALE"), "b": ("builtin", "BUILTIN_LOCALE")}
+_LOCALE_ERRORS = (
+    psycopg.errors.WrongObjectType,
+    psycopg.errors.InvalidParameterValue,
+    psycopg.errors.UndefinedObject,
+    psycopg.errors.FeatureNotSupported,
+    psycopg.errors.SyntaxError,
+    psycopg.errors.InvalidObjectDefinition,
+)
+# The set may be fine and this machine lack something that it needs: then nothing is known.
+_MACHINE_LACKS = (
+    "is not available",
+    "could not open extension control file",
+    "could not access file",
+    "ICU is not supported",
+    "No space left on device",
+    "could not create locale",
+    "must be loaded via",
+)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A restored database to look at.
+
+    Attributes:
+        conninfo: Of the database, without a password, fit for argv.
+        server_major: Of its server.
+        jobs: Parallel connections.
+        password: Where its server asks for one.
+    """
+
+    conninfo: str
+    server_major: int
+    jobs: int
+    password: SecretStr | None = None
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """For client programs."""
+        return {} if self.password is None else {"PGPASSWORD": self.password.get_secret_value()}
+
+    def connect(self, *, autocommit: bool = True) -> psycopg.Connection:
+        """Log in to the restored database."""
+        return connect_to(self.conninfo, password=self.password, autocommit=autocommit)
+
+
+def create_like(connection: psycopg.Connection, name: str, source: Source) -> Iterator[Finding]:
+    """Create the database to restore into, as like the source's as this server allows.
+
+    Args:
+        connection: To another database of the server.
+        name: Of the new database.
+        source: The database that was dumped.
+
+    Yields:
+        A warning where the server lacks the source's collation.
+
+    Raises:
+        KeepwellError: It cannot be created at all.
+    """
+    fallback = "C.UTF-8" if source.encoding == "UTF8" else "C"
+    choices = [_locale_of(source), _libc_locale(fallback, fallback), _libc_locale("C", "C")]
+    for number, choice in enumerate(choices):
+        statement = sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING {} {}").format(
+            sql.Identifier(name), sql.Literal(source.encoding), choice
+        )
+        try:
+            with translated(f"creating the database {name}"):
+                connection.execute(statement)
+        except KeepwellError as error:
+            if number + 1 < len(choices) and isinstance(error.__cause__, _LOCALE_ERRORS):
+                continue
+            raise
+        if number:
+            yield Finding(
+                name=COLLATION,
+                verdict=Verdict.WARN,
+                message=f"The server lacks the source's collation {source.locale or source.collate}: "
+                "the restored copy sorts by code point.",
+                hint="Install that locale there to have text sorted as in the source.",
+            )
+        return
+
+
+def _locale_of(source: Source) -> sql.Composed:
+    libc = _libc_locale(source.collate, source.ctype)
+    if source.locale is None or source.locale_provider not in _PROVIDERS:
+        return libc
+    provider, option = _PROVIDERS[source.locale_provider]
+    return sql.SQL("LOCALE_PROVIDER {} {} {} {}").format(
+        sql.SQL(provider), sql.SQL(option), sql.Literal(source.locale), libc
+    )
+
+
+def _libc_locale(collate: str, ctype: str) -> sql.Composed:
+    return sql.SQL("LC_COLLATE {} LC_CTYPE {}").format(sql.Literal(collate), sql.Literal(ctype))
+
+
+def check_restored(manifest: Manifest, binaries: Binaries, spool: Path, target: Target) -> Iterator[Finding]:
+    """Restore the archive and compare the schema, object by object.
+
+    Args:
+        manifest: Of the set.
+        binaries: Whose pg_restore.
+        spool: Where the set was read back to.
+        target: An empty database whose server knows the roles.
+    """
+    folder = spool / layout.DATABASE
+    try:
+        expected = read_schema_file(spool / layout.SCHEMA)
+    except VerificationFailed as error:
+        yield _alert(layout.SCHEMA, error.message)
+        return
+    if not any((line.kind, line.identity) == ("schema", "public") for line in expected):
+        # Every new database has one, and no dump says that its source has none.
+        with target.connect() as connection, translated("dropping the schema public of a new database"):
+            connection.execute("DROP SCHEMA public")
+    if not any((line.kind, line.identity) == ("extension", "plpgsql") for line in expected):
+        with target.connect() as connection, translated("dropping the extension plpgsql of a new database"):
+            connection.execute("DROP EXTENSION plpgsql")
+    call = archive.build_restore_command(binaries, folder, target.conninfo, target.environment, jobs=target.jobs)
+    try:
+        archive.run_tool(call)
+    except CommandFailed as error:
+        yield restore_finding("database", error)
+        return
+    with target.connect() as connection:
+        found = facts.read_schema(connection)
+        extensions = dict(facts.read_extensions(connection))
+    same_major = target.server_major == manifest.source.server_major
+    for difference in differing_objects(expected, found, same_major=same_major):
+        yield _alert("schema", f"The restored schema differs: {difference}.")
+    for name, version in manifest.source.extensions.items():
+        if extensions.get(name) != version:
+            yield Finding(
+                name=f"extension {name}",
+                verdict=Verdict.OK if not same_major else Verdict.WARN,
+                message=f"The source has version {version}, the scratch server {extensions.get(name)}.",
+            )
+
+
+def restore_roles(binaries: Binaries, spool: Path, server: str) -> Iterator[Finding]:
+    """Create the set's roles on a scratch server."""
+    stored, adapted = spool / layout.GLOBALS, spool / "globals-of-the-scratch-server.sql"
+    if not stored.exists():
+        yield _alert(layout.GLOBALS, "The set holds no roles.")
+        return
+    adapted.write_bytes(archive.without_grantors(stored.read_bytes()))
+    try:
+        archive.run_tool(archive.build_roles_command(binaries, adapted, server))
+    except CommandFailed as error:
+        yield restore_finding("roles", error)
+
+
+def restore_finding(name: str, error: CommandFailed) -> Finding:
+    """Why a restore failed: the set's fault, or this machine's."""
+    if any(words in error.message for words in _MACHINE_LACKS):
+        return Finding(
+            name=name,
+            verdict=Verdict.UNKNOWN,
+            message=f"This machine cannot restore the set: {error.message}",
+            hint="Verify it where the source's extensions and locales are installed.",
+        )
+    return _alert(name, f"The restore failed: {error.message}")
+
+
+def check_equal(
+    manifest: Manifest, parts: Sequence[PartReadBack], spool: Path, target: Target, progress: Progress
+) -> list[Finding]:
+    """Compare every table with the source, and with the archive.
+
+    Returns:
+        One finding for each table that differs, and for whatever cannot be compared.
+    """
+    waiting: SimpleQueue[Table] = SimpleQueue()
+    compared = sorted(manifest.dumped_tables, key=lambda table: -table.size_bytes)
+    for table in compared:
+        waiting.put(table)
+    reads = {read.part.name: read for read in parts}
+
+    def work() -> list[Finding]:
+        mine: list[Finding] = []
+        with target.connect() as connection:
+            while True:
+                try:
+                    table = waiting.get_nowait()
+                except Empty:
+                    return mine
+                progress(Step("comparing", len(compared) - waiting.qsize(), len(compared), "tables"))
+                mine += _compare_table(connection, table, reads.get(table.part or ""), spool)
+
+    with ThreadPoolExecutor(target.jobs, "comparing") as workers:
+        results = [workers.submit(work) for _ in range(target.jobs)]
+        differing = [finding for result in results for finding in result.result()]
+    with target.connect() as connection:
+        return differing + _compare_large_objects(connection, manifest) + _name_unproven(manifest)
+
+
+def _compare_table(
+    connection: psycopg.Connection, table: Table, read: PartReadBack | None, spool: Path
+) -> list[Finding]:
+    try:
+        found = fingerprint_table(connection, table.table_schema, table.name, table.columns, table.condition)
+        if found.rows != table.rows:
+            return [
+                _alert(table.qualified, f"{table.qualified}: {found.rows} rows restored, {table.rows} in the source.")
+            ]
+        if found.content_hash != table.content_hash:
+            return [_alert(table.qualified, f"{table.qualified}: as many rows as the source, with other contents.")]
+        if read is not None and not _streams_equal(connection, table, read, spool):
+            return [_alert(table.qualified, f"{table.qualified}: the restored rows are not those of the archive.")]
+    except TransientError:
+        raise  # the scratch server went away or is short of something: that says nothing of the set
+    except KeepwellError as error:
+        return [_alert(table.qualified, f"{table.qualified} cannot be compared: {error.message}")]
+    return []
+
+
+def _streams_equal(connection: psycopg.Connection, table: Table, read: PartReadBack, spool: Path) -> bool:
+    """Whether the restored table gives the archive's COPY stream again: in the same order, or failing that, in any."""
+    stream = (table.table_schema, table.name, table.columns, table.condition)
+    digest = hashlib.sha256()
+    for line in read_copy_stream(connection, *stream):
+        digest.update(line)
+    digest.update(read.check.trailer)
+    if digest.hexdigest() == read.received.content_sha256:
+        return True
+    with (spool / content_name(read.part)).open("rb") as archived:
+        trailer = read.check.trailer.splitlines(keepends=True)
+        expected = sum_line_hashes(archived) - sum_line_hashes(trailer)
+    return sum_line_hashes(read_copy_stream(connection, *stream)) == expected
+
+
+def _compare_large_objects(connection: psycopg.Connection, manifest: Manifest) -> list[Finding]:
+    expected = manifest.large_objects
+    if expected.unproven is not None:
+        return []
+    found = fingerprint_large_objects(connection)
+    if (found.rows, found.content_hash) == (expected.count, expected.content_hash):
+        return []
+    return [
+        _alert("large objects", f"{found.rows} large objects restored, {expected.count} in the source, or changed.")
+    ]
+
+
+def _name_unproven(manifest: Manifest) -> list[Finding]:
+    lasting = [
+        Finding(name=table.qualified, verdict=Verdict.OK, message=f"Not compared: {table.unproven}.")
+        for table in manifest.tables
+        if table.unproven
+    ]
+    lasting += [
+        Finding(
+            name=what,
+            verdict=Verdict.WARN,
+            message=f"Not in the set: {what}; pg_dump leaves it out.",
+            hint="Keep it by other means: a restore will not bring it back.",
+        )
+        for what in manifest.source.undumped
+    ]
+    if manifest.large_objects.unproven is None:
+        return lasting
+    reason = f"Not compared: {manifest.large_objects.unproven}"
+    return [*lasting, Finding(name="large objects", verdict=Verdict.WARN, message=reason)]
+
+
+def check_sound(manifest: Manifest, binaries: Binaries, target: Target) -> Iterator[Finding]:
+    """Check indexes against rows, sequences against columns, and what a restore computes anew."""
+    yield from _check_indexes(binaries, target)
+    with target.connect() as connection:
+        restored = {(s.schema, s.name): s for s in facts.read_sequences(connection)}
+        for sequence in manifest.sequences:
+            found = restored.get((sequence.sequence_schema, sequence.name))
+            try:
+                yield from _check_sequence(connection, sequence, found)
+            except TransientError:
+                raise
+            except KeepwellError as error:
+                yield _alert(sequence.qualified, f"The column of {sequence.qualified} cannot be read: {error.message}")
+        populated = {(t.schema, t.name): t.populated for t in facts.read_tables(connection)}
+        unvalidated = facts.read_unvalidated_constraints(connection)
+    for name in unvalidated:
+        yield Finding(
+            name=name,
+            verdict=Verdict.WARN,
+            message=f"The constraint {name} is NOT VALID: rows may break it.",
+            hint="The source is like this: ALTER TABLE … VALIDATE CONSTRAINT there, once the rows are right.",
+        )
+    for table in manifest.tables:
+        if (
+            table.kind == "materialized view"
+            and table.populated
+            and not populated.get((table.table_schema, table.name))
+        ):
+            yield _alert(table.qualified, f"The materialized view {table.qualified} came back empty.")
+    for collation in manifest.source.stale_collations:
+        yield Finding(
+            name=collation,
+            verdict=Verdict.WARN,
+            message=f"The source's {collation} changed its version: its indexes may be out of order there.",
+            hint="REINDEX on the source, then ALTER … REFRESH VERSION.",
+        )
+
+
+def _check_indexes(binaries: Binaries, target: Target) -> Iterator[Finding]:
+    try:
+        with target.connect() as connection, translated("installing amcheck"):
+            # Neither the source's event triggers nor a missing schema `public` may stand in the way.
+            connection.execute("SET session_replication_role = replica")
+            connection.execute("CREATE EXTENSION IF NOT EXISTS amcheck SCHEMA pg_catalog")
+        damage = archive.run_index_check(archive.build_index_check_command(binaries, target.conninfo, jobs=target.jobs))
+        if damage:
+            yield _alert("indexes", f"pg_amcheck found damage: {damage}")
+    except KeepwellError as error:
+        yield Finding(
+            name="indexes",
+            verdict=Verdict.UNKNOWN,
+            message=f"Indexes could not be checked: {error.message}",
+            hint="Install PostgreSQL's contrib modules for the scratch server.",
+        )
+
+
+def _check_sequence(
+    connection: psycopg.Connection, expected: ManifestSequence, found: facts.SequenceFacts | None
+) -> Iterator[Finding]:
+    if found is None:
+        yield _alert(expected.qualified, f"The sequence {expected.qualified} was not restored.")
+        return
+    if not expected.cycles and expected.last_value is not None:
+        behind = (found.last_value or 0) - expected.last_value
+        if found.last_value is None or behind * expected.increment < 0:
+            yield _alert(expected.qualified, f"The sequence {expected.qualified} came back behind its source.")
+    if expected.owner is not None and expected.increment > 0 and not expected.cycles:
+        schema, table, column = expected.owner
+        with translated(f"reading {schema}.{table}"):
+            row = connection.execute(
+                sql.SQL("SELECT pg_catalog.max({})::numeric FROM {}").format(
+                    sql.Identifier(column), sql.Identifier(schema, table)
+                )
+            ).fetchone()
+        highest = row[0] if row else None
+        if highest is not None and highest > (found.last_value or 0):
+            yield Finding(
+                name=expected.qualified,
+                verdict=Verdict.WARN,
+                message=f"{schema}.{table}.{column} holds {highest}, beyond its sequence {expected.qualified}.",
+                hint="The source is like this: the next insert there will collide. Correct it with setval().",
+            )
+
+
+def check_serving(queries: Sequence[SmokeQuery], target: Target) -> Iterator[Finding]:
+    """Ask the application's own questions, read-only and time-limited."""
+    with target.connect(autocommit=False) as connection:
+        connection.read_only = True
+        for query in queries:
+            fault = _ask(connection, query)
+            connection.rollback()
+            if fault:
+                yield Finding(
+                    name=query.name,
+                    verdict=Verdict.ALERT,
+                    message=f"The smoke query “{query.name}” {fault}.",
+                    hint="Run it on the source: if it fails there too, mend it in the platform file.",
+                )
+
+
+def _ask(connection: psycopg.Connection, query: SmokeQuery) -> str:
+    """What is wrong with a smoke query's answer; empty when nothing is."""
+    try:
+        connection.execute(sql.SQL("SET LOCAL statement_timeout = {}").format(sql.Literal(f"{_SMOKE_SECONDS}s")))
+        # The application's own words: it names its tables without their schema, unlike our sessions.
+        connection.execute("SET LOCAL search_path TO DEFAULT")
+        connection.execute("SET LOCAL search_path TO DEFAULT")  # the application need not qualify its names
+        row = connection.execute(sql.SQL(query.sql)).fetchone()
+    except psycopg.Error as error:
+        return f"failed: {str(error).splitlines()[0]}"
+    value = row[0] if row else None
+    if value is None or value is False:
+        return f"answered {'nothing' if row is None else value}"
+    if query.at_least is not None:
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            return "did not answer with a number"
+        if number < query.at_least:
+            return f"answered {value}, less than {query.at_least:g}"
+    return ""
+
+
+def database_on(server: str, name: str, *, major: int) -> str:
+    """Connection string of one database of a scratch server, whose login triggers, if any, must not keep us out."""
+    quiet = {"options": "-c event_triggers=off"} if major >= _EVENT_TRIGGERS_SWITCH_MAJOR else {}
+    return make_conninfo(server, dbname=name, **quiet)
+
+
+def _alert(name: str, message: str) -> Finding:
+    return Finding(
+        name=name, verdict=Verdict.ALERT, message=message, hint="Do not rely on this set: make a new backup now."
+    )

@@ -1,0 +1,372 @@
+"""Evidence for people, as markdown: what is safe, since when, and how long a restore would take. Pure.
+
+Every verdict is a sign and a word, so that nothing rests on colour; and whatever is not known says so.
+"""
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from statistics import median
+
+from keepwell.backup.catalogue import BackupEntry
+from keepwell.backup.freshness import Notice, is_bad
+from keepwell.backup.manifest import Manifest, Table
+from keepwell.backup.proof import LEVELS, LevelOutcome, Proof
+from keepwell.evidence import Evidence
+from keepwell.notify import Message
+from keepwell.settings import ProofLevel
+from keepwell.verdict import Finding, Verdict, worst
+
+_SIGNS = {
+    Verdict.OK: "✓ ok",
+    Verdict.WARN: "! warn",
+    Verdict.ALERT: "✗ ALERT",
+    Verdict.UNKNOWN: "? unknown",
+    Verdict.NOT_APPLICABLE: "– not applicable",
+}
+# States whose names say little to somebody who was just woken up.
+_ENDED = {
+    "Failed": "failed",
+    "Crashed": "was killed or crashed",
+    "TimedOut": "took too long and was ended",
+    "Late": "has not started",
+}
+_TABLES_SHOWN = 25
+_SETS_SHOWN = 10
+# What markdown would take for itself: anywhere, and at the beginning of a line.
+_MARKDOWN = re.compile(r"([\\`*_\[\]|~])|^([-+#])")
+
+
+@dataclass(frozen=True)
+class FailureFacts:
+    """A run that failed, and what it leaves safe.
+
+    Attributes:
+        platform: Its name.
+        procedure: The flow's dashed name.
+        run_name: As the orchestrator shows it.
+        state: How it ended, such as `Failed` or `Crashed`.
+        cause: The state's message, without secrets.
+        safe: From `describe_safety`.
+        next_command: What to type.
+        run_url: Page of the run; empty when not known.
+    """
+
+    platform: str
+    procedure: str
+    run_name: str
+    state: str
+    cause: str
+    safe: str
+    next_command: str
+    run_url: str = ""
+
+
+def render_backup(
+    manifest: Manifest, proof: Proof, earlier: Sequence[Manifest], *, platform: str, proven_level: ProofLevel
+) -> str:
+    """The evidence page of one backup run.
+
+    Args:
+        manifest: Of the set.
+        proof: Of this run.
+        earlier: Manifests of older sets, newest first; may be empty.
+        platform: Its name, for the restore command.
+        proven_level: From which level the set counts as a backup.
+    """
+    return "\n\n".join(
+        [
+            _render_headline(manifest, proof, proven_level),
+            "## Restore it\n\n" + _code_block(build_restore_command(manifest, platform)),
+            "## Levels\n\n" + _render_levels(proof),
+            *_render_findings(proof.findings),
+            "## Tables\n\n" + _render_tables(manifest, proof),
+            "## Size\n\n" + _render_sizes(manifest, earlier),
+            "## How it was done\n\n" + _render_means(manifest, proof),
+        ]
+    )
+
+
+def render_verification(
+    outcomes: Mapping[str, Proof | str], evidence: Evidence, *, platform: str, proven_level: ProofLevel
+) -> str:
+    """The evidence page of a verification of several sets.
+
+    Args:
+        outcomes: Backup id to its proof, or to the reason why there is none.
+        evidence: What was concluded.
+        platform: Its name.
+        proven_level: From which level a set counts as a backup.
+    """
+    parts = [f"# Verified backups of {escape(platform)}: {sign(evidence.verdict)}", escape(evidence.summary)]
+    for backup_id, outcome in outcomes.items():
+        if isinstance(outcome, str):
+            parts.append(f"## {escape(backup_id)}: {sign(Verdict.UNKNOWN)}\n\n{escape(outcome)}")
+            continue
+        word = "proven" if outcome.proves(proven_level) else "NOT PROVEN"
+        title = f"## {escape(backup_id)}: {word} ({outcome.reached or 'no level'})"
+        parts.append(f"{title}\n\n{_render_levels(outcome)}")
+        parts += _render_findings(outcome.findings)
+    return "\n\n".join(parts)
+
+
+def render_check(evidence: Evidence, *, platform: str) -> str:
+    """The evidence page of a check: its verdict, then finding by finding."""
+    parts = [f"# Backups of {escape(platform)}: {sign(evidence.verdict)}", escape(evidence.summary)]
+    if evidence.bad_since:
+        parts.append(f"Bad since {_moment(evidence.bad_since)}.")
+    return "\n\n".join([*parts, *_render_findings(evidence.findings)])
+
+
+def render_failure(facts: FailureFacts) -> str:
+    """The page of a failed run: cause, what is still safe, next command."""
+    page = f"\n\n[The run]({facts.run_url})" if facts.run_url else ""
+    title = escape(f"{facts.procedure} of {facts.platform} {_ENDED.get(facts.state, f'ended {facts.state}')}")
+    return (
+        f"# {sign(Verdict.ALERT)}: {title}\n\n"
+        f"**What happened:** {escape(facts.cause)}\n\n"
+        f"**Still safe:** {escape(facts.safe)}\n\n"
+        f"**Next:**\n\n{_code_block(facts.next_command)}{page}"
+    )
+
+
+def build_check_message(
+    findings: Sequence[Finding], notice: Notice, *, platform: str, safe: str, bad_since: datetime | None
+) -> Message:
+    """What people are told of a check.
+
+    Args:
+        findings: Of the check.
+        notice: Why they are told.
+        platform: Its name.
+        safe: From `describe_safety`.
+        bad_since: When the bad state was first seen; None when it is over.
+    """
+    if notice is Notice.RECOVERED:
+        cause = "The check finds nothing bad any more."
+        return Message(f"{platform}: backups are fine again", cause, safe, "Nothing to do.", Verdict.OK)
+    bad = [finding for finding in findings if is_bad(finding.verdict)]
+    still = f" still, since {_moment(bad_since)}" if notice is Notice.STILL_BAD and bad_since else ""
+    return Message(
+        title=f"{platform}: backups need you{still}",
+        cause=" ".join(finding.message for finding in bad),
+        still_safe=safe,
+        next_command=next((finding.hint for finding in bad if finding.hint), "keepwell backup list"),
+        verdict=worst(finding.verdict for finding in bad),
+        details=tuple(f"{sign(f.verdict)} {f.name}: {f.message}" for f in findings if f.verdict is not Verdict.OK),
+    )
+
+
+def build_failure_message(facts: FailureFacts) -> Message:
+    """What people are told of a run that failed."""
+    return Message(
+        title=f"{facts.platform}: {facts.procedure} {_ENDED.get(facts.state, f'ended {facts.state}')}",
+        cause=facts.cause,
+        still_safe=facts.safe,
+        next_command=facts.next_command,
+        details=(f"Run: {facts.run_name} {facts.run_url}".strip(),),
+    )
+
+
+def describe_safety(entries: Sequence[BackupEntry], proven_level: ProofLevel) -> str:
+    """What a restore could bring back right now, one sentence.
+
+    Args:
+        entries: Newest first; may be empty.
+        proven_level: From which level a set counts as a backup.
+    """
+    newest = next((entry for entry in entries if entry.is_proven(proven_level) and entry.manifest), None)
+    if newest is None or newest.manifest is None or newest.proof is None:
+        return f"nothing is proven: none of {len(entries)} backup sets counts as a backup."
+    return (
+        f"the data as of {_moment(newest.manifest.snapshot_at)} (set {newest.backup_id}, {newest.level}); "
+        f"{_restore_time(newest.proof)}."
+    )
+
+
+def build_restore_command(manifest: Manifest, platform: str) -> str:
+    """The command that restores a set into a new database, ready for a shell."""
+    into = f"{manifest.source.database}_restored_{manifest.snapshot_at:%Y%m%d}"
+    argv = ["keepwell", "backup", "restore", manifest.backup_id, "--into", into, "--platform", platform]
+    return shlex.join(argv)
+
+
+def sign(verdict: Verdict) -> str:
+    """A verdict as a sign and a word."""
+    return _SIGNS[verdict]
+
+
+def escape(text: str) -> str:
+    """Text that others wrote, so that markdown and HTML leave it alone; on one line."""
+    plain = " ".join(text.split())
+    return _MARKDOWN.sub(r"\\\g<0>", plain.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"))
+
+
+def describe_bytes(size: float) -> str:
+    """A size in the largest unit below it, powers of 1000."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if abs(size) < 1000:
+            return f"{size:,.0f} {unit}" if unit == "bytes" else f"{size:,.1f} {unit}"
+        size /= 1000
+    return f"{size:,.1f} TB"
+
+
+def describe_seconds(seconds: float) -> str:
+    """A duration that can be read at a glance."""
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+
+
+def _render_headline(manifest: Manifest, proof: Proof, wanted: ProofLevel) -> str:
+    held = (
+        f"{len(manifest.tables)} relations with {manifest.rows:,} rows of database {escape(manifest.source.database)}"
+    )
+    if proof.proves(wanted):
+        rest = f", except {len(manifest.unproven)} named below" if manifest.unproven else ""
+        first = f"**Safe:** {held}, restored from the store and proven *{proof.reached}*{rest}."
+    else:
+        first = (
+            f"**NOT SAFE:** {held} were stored, but this set does not count as a backup: "
+            f"{_reached(proof)}, *{wanted}* is wanted ({sign(_shortfall(proof))})."
+        )
+    return (
+        f"# {sign(_headline_verdict(proof, wanted))} {manifest.backup_id}\n\n"
+        f"- {first}\n"
+        f"- **Since:** {_moment(manifest.snapshot_at)}: what was written later is not in it.\n"
+        f"- **A restore:** {_restore_time(proof)}."
+    )
+
+
+def _headline_verdict(proof: Proof, wanted: ProofLevel) -> Verdict:
+    return Verdict.OK if proof.proves(wanted) else _shortfall(proof)
+
+
+def _shortfall(proof: Proof) -> Verdict:
+    """How bad it is that a set is not proven: damage is an alert, whatever else is unknown."""
+    return Verdict.ALERT if proof.damaged else Verdict.UNKNOWN
+
+
+def _reached(proof: Proof) -> str:
+    return f"it reached {proof.reached}" if proof.reached else "it reached no level"
+
+
+def _restore_time(proof: Proof) -> str:
+    if proof.restore_seconds is None:
+        return "nobody knows how long one takes: it did not come to a restore"
+    return (
+        f"one took {describe_seconds(proof.restore_seconds)}, measured {_moment(proof.finished_at)}, "
+        "from the first byte read to the last level"
+    )
+
+
+def _render_levels(proof: Proof) -> str:
+    lines = ["| level | verdict | what was checked | took |", "|---|---|---|---:|"]
+    lines += [_level_row(outcome) for outcome in proof.levels]
+    lines += [
+        f"| {level} | {sign(Verdict.UNKNOWN)} | not tried: the level before did not pass | |"
+        for level in LEVELS[len(proof.levels) :]
+    ]
+    return "\n".join(lines)
+
+
+def _level_row(outcome: LevelOutcome) -> str:
+    took = describe_seconds(outcome.seconds)
+    return f"| {outcome.level} | {sign(outcome.verdict)} | {escape(outcome.summary)} | {took} |"
+
+
+def _render_findings(findings: Sequence[Finding]) -> list[str]:
+    if not findings:
+        return []
+    lines = ["| verdict | what | found | do |", "|---|---|---|---|"]
+    lines += [f"| {sign(f.verdict)} | {escape(f.name)} | {escape(f.message)} | {escape(f.hint)} |" for f in findings]
+    return ["## Findings\n\n" + "\n".join(lines)]
+
+
+def _render_tables(manifest: Manifest, proof: Proof) -> str:
+    by_size = sorted(manifest.tables, key=lambda table: (-table.size_bytes, table.qualified))
+    # Whatever is not shown equal is named, however small it is.
+    statuses = {table.qualified: _table_status(table, proof) for table in by_size}
+    shown = [
+        table
+        for place, table in enumerate(by_size)
+        if place < _TABLES_SHOWN or statuses[table.qualified] != sign(Verdict.OK)
+    ]
+    lines = ["| table | rows | size | equal to the source |", "|---|---:|---:|---|"]
+    lines += [
+        f"| {escape(table.qualified)} | {'' if table.rows is None else f'{table.rows:,}'} "
+        f"| {describe_bytes(table.size_bytes)} | {statuses[table.qualified]} |"
+        for table in shown
+    ]
+    hidden = len(by_size) - len(shown)
+    if hidden:
+        lines.append(f"\nand {hidden} smaller ones, each {sign(Verdict.OK)}.")
+    if manifest.large_objects.unproven:
+        lines.append(f"\nLarge objects: {sign(Verdict.UNKNOWN)}: {escape(manifest.large_objects.unproven)}.")
+    return "\n".join(lines)
+
+
+def _table_status(table: Table, proof: Proof) -> str:
+    outcome = next((o for o in proof.levels if o.level == "equal"), None)
+    named = next((f for f in outcome.findings if f.name == table.qualified), None) if outcome else None
+    if table.unproven:
+        return f"{sign(Verdict.UNKNOWN)}: {escape(table.unproven)}"
+    if named is not None and named.verdict is not Verdict.OK:
+        return sign(named.verdict)
+    if outcome is None or outcome.verdict is Verdict.UNKNOWN:
+        return f"{sign(Verdict.UNKNOWN)}: not compared"
+    if table.rows is None:
+        return f"{sign(Verdict.NOT_APPLICABLE)}: holds no rows of its own"
+    return sign(Verdict.OK)
+
+
+def _render_sizes(manifest: Manifest, earlier: Sequence[Manifest]) -> str:
+    stored = f"{describe_bytes(manifest.stored_bytes)} stored, {describe_bytes(manifest.content_bytes)} decompressed"
+    if not earlier:
+        return f"{stored}. Database: {describe_bytes(manifest.source.size_bytes)}. No earlier set to compare with."
+    usual = median(older.content_bytes for older in earlier)
+    ratio = f"{manifest.content_bytes / usual:.0%} of" if usual else "against an empty"
+    lines = [
+        f"{stored}: {ratio} the median of {len(earlier)} earlier sets.",
+        "",
+        "| as of | database | set, decompressed | rows |",
+        "|---|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {_moment(one.snapshot_at)} | {describe_bytes(one.source.size_bytes)} "
+        f"| {describe_bytes(one.content_bytes)} | {one.rows:,} |"
+        for one in [manifest, *earlier[: _SETS_SHOWN - 1]]
+    ]
+    hidden = len(earlier) + 1 - _SETS_SHOWN
+    return "\n".join([*lines, *([f"\nand {hidden} older ones."] if hidden > 0 else [])])
+
+
+def _render_means(manifest: Manifest, proof: Proof) -> str:
+    source, took = manifest.source, manifest.seconds
+    timed = {"dump": took.dump, "counting and hashing": took.fingerprint, "upload": took.upload}
+    steps = ", ".join(f"{step} {describe_seconds(seconds)}" for step, seconds in timed.items())
+    major = {True: "of the source's major version", False: "of ANOTHER major version", None: ""}[proof.same_major]
+    restored_on = f"{proof.server} {major}" if proof.server else "nothing: it did not come to a restore"
+    return "\n".join(
+        [
+            f"- Source: PostgreSQL {escape(source.server_version)}{', a standby' if source.standby else ''}.",
+            f"- Written with pg_dump {escape(manifest.tools.pg_dump)}: {steps}, in all {describe_seconds(took.total)}.",
+            f"- Restored on {escape(restored_on)}; kept apart: {escape(proof.isolation or 'does not apply')}.",
+            f"- Proof took {describe_seconds((proof.finished_at - proof.started_at).total_seconds())}.",
+            "- Roles' passwords: " + ("in the set." if manifest.role_passwords else "NOT in the set; set them anew."),
+        ]
+    )
+
+
+def _code_block(text: str) -> str:
+    """A fence longer than any that the text could hold."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}\n{text}\n{fence}"
+
+
+def _moment(at: datetime) -> str:
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"

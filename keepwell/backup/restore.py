@@ -1,0 +1,257 @@
+"""Restore a backup set into a new database beside the live one: guide item BK-4, its first half.
+
+Nothing that exists is touched: the set is read back and checked, restored under a temporary name, proven equal on
+the very server it will serve from, and only then given the name that was asked for.
+"""
+
+import secrets
+import time
+import zlib
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from psycopg import sql
+
+from keepwell.backup import layout, read_back, rehearsal
+from keepwell.backup.catalogue import read_entry
+from keepwell.backup.manifest import Manifest
+from keepwell.backup.progress import Progress, Step
+from keepwell.backup.read_back import PartReadBack
+from keepwell.backup.rehearsal import Target
+from keepwell.backup.spool import open_spool, require_space, spool_place, sweep_spools
+from keepwell.errors import KeepwellError, PreconditionFailed, VerificationFailed
+from keepwell.objectstore.store import Store
+from keepwell.postgres import facts
+from keepwell.postgres.binaries import Binaries, choose_restorer, find_installations
+from keepwell.postgres.connection import connect, conninfo, translated
+from keepwell.settings import Platform
+from keepwell.verdict import Finding, Verdict
+
+_NAME_BYTES = 63
+# The first pg_restore that sets transaction_timeout, which older servers refuse.
+_TRANSACTION_TIMEOUT_MAJOR = 17
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What was restored where.
+
+    Attributes:
+        backup_id: Of the set.
+        database: New database that holds it.
+        server: Programs that restored it.
+        tables: How many were compared with the source.
+        rows: In all of them.
+        seconds: From the first byte read to the proof of equality.
+        findings: What is worth knowing; nothing in it is wrong.
+    """
+
+    backup_id: str
+    database: str
+    server: str
+    tables: int
+    rows: int
+    seconds: float
+    findings: tuple[Finding, ...]
+
+
+def restore_into(
+    platform: Platform, store: Store, backup_id: str, name: str, progress: Progress, *, allow_unproven: bool = False
+) -> Restored:
+    """Restore a set into a new database of the platform's server; the caller holds the platform for a restore.
+
+    Args:
+        platform: Whose set, and whose server.
+        store: Its folder in the bucket.
+        backup_id: Which set.
+        name: Of the new database; there must be none of that name.
+        progress: Told how far it is.
+        allow_unproven: Restore even a set that was never proven; it is compared all the same.
+
+    Raises:
+        PreconditionFailed: The name is taken, roles are missing, the set is not proven or space is short.
+        VerificationFailed: The set is damaged, or what was restored is not equal to its source; the new database
+            is gone again.
+    """
+    started = time.monotonic()
+    sweep_spools(platform)
+    sweep_restores(platform)
+    manifest = _require_restorable(platform, store, backup_id, allow_unproven=allow_unproven)
+    binaries, server_major = _require_target(platform, manifest, name)
+    require_space(spool_place(platform), manifest.content_bytes, "reading the set back")
+    with open_spool(platform) as spool:
+        parts = _read_checked(store, manifest, binaries, spool, progress)
+        temporary = f"{_temporary(platform)}{secrets.token_hex(6)}"
+        target = Target(
+            conninfo(platform.database, dbname=temporary, application_name="keepwell restore"),
+            server_major,
+            platform.backup.jobs,
+            platform.database.password,
+        )
+        try:
+            findings = _create_like(platform, temporary, manifest)
+            progress(Step("restoring"))
+            findings += _checked(rehearsal.check_restored(manifest, binaries, spool, target))
+            findings += _checked(rehearsal.check_equal(manifest, parts, spool, target, progress))
+            _rename(platform, temporary, name)
+        except BaseException:
+            with suppress(KeepwellError):  # the next restore sweeps it; what went wrong matters more now
+                _drop(platform, temporary)
+            raise
+    return Restored(
+        backup_id=backup_id,
+        database=name,
+        server=str(binaries),
+        tables=len(manifest.dumped_tables),
+        rows=manifest.rows,
+        seconds=time.monotonic() - started,
+        findings=tuple(findings),
+    )
+
+
+def sweep_restores(platform: Platform) -> list[str]:
+    """Drop databases that dead restores left under their temporary names; the caller holds the platform.
+
+    Returns:
+        Their names.
+    """
+    with connect(platform.database, dbname=platform.database.maintenance_name) as connection:
+        rows = connection.execute(
+            "SELECT datname::text FROM pg_catalog.pg_database WHERE starts_with(datname::text, %s)",
+            (_temporary(platform),),
+        ).fetchall()
+    dropped = []
+    for (name,) in rows:
+        with suppress(KeepwellError):  # somebody holds on to it; it is in nobody's way but the disk's
+            _drop(platform, name)
+            dropped.append(name)
+    return dropped
+
+
+def _temporary(platform: Platform) -> str:
+    """How names of databases begin that are being restored: one's own, since platforms may share a server."""
+    return f"keepwell_restoring_{zlib.crc32(platform.name.encode()):08x}_"
+
+
+def _require_restorable(platform: Platform, store: Store, backup_id: str, *, allow_unproven: bool) -> Manifest:
+    entry = read_entry(store, backup_id)
+    if entry.manifest is None:
+        raise PreconditionFailed(entry.fault, hint="List what there is: keepwell backup list.")
+    if not entry.is_proven(platform.backup.proven_level) and not allow_unproven:
+        state = "known to be damaged" if entry.damaged else "not proven"
+        raise PreconditionFailed(
+            f"{backup_id} is {state} (level reached: {entry.level or 'none'}).",
+            hint=f"Prove it first with `keepwell backup verify {backup_id}`, take another, or pass --unproven.",
+        )
+    return entry.manifest
+
+
+def _require_target(platform: Platform, manifest: Manifest, name: str) -> tuple[Binaries, int]:
+    if not 0 < len(name.encode()) <= _NAME_BYTES:
+        raise PreconditionFailed("The new database's name must have 1 to 63 bytes.", hint="Choose a shorter name.")
+    with connect(platform.database, dbname=platform.database.maintenance_name) as connection:
+        server_major = connection.info.server_version // 10_000
+        roles = set(facts.read_role_names(connection))
+        out_of_reach = facts.read_roles_out_of_reach(connection, (*manifest.source.roles, manifest.source.owner))
+        with translated("looking for the database"):
+            taken = connection.execute("SELECT FROM pg_catalog.pg_database WHERE datname = %s", (name,)).fetchone()
+    if taken is not None:
+        raise PreconditionFailed(f"The database {name} exists already.", hint="Choose a name that is free.")
+    if server_major < manifest.source.server_major:
+        raise PreconditionFailed(
+            f"The server is PostgreSQL {server_major}, the set comes from {manifest.source.server_major}.",
+            hint="Restore onto a server of that version or newer.",
+        )
+    missing = [role for role in (*manifest.source.roles, manifest.source.owner) if role not in roles]
+    if missing:
+        raise PreconditionFailed(
+            f"The server lacks roles that own or may use what will be restored: {', '.join(missing)}.",
+            hint=f"Create them first; {layout.GLOBALS} in the set holds their definitions.",
+        )
+    if out_of_reach:
+        raise PreconditionFailed(
+            f"The role {platform.database.user} may not act as {', '.join(out_of_reach)} and restore what they own.",
+            hint="Restore as a superuser, or grant it membership in those roles.",
+        )
+    installations = find_installations(platform.backup.tools_directory)
+    archive_major = manifest.tools.archive_major
+    binaries = choose_restorer(installations, target_major=server_major, archive_major=archive_major)
+    if binaries.major >= _TRANSACTION_TIMEOUT_MAJOR > server_major:
+        raise PreconditionFailed(
+            f"pg_restore {binaries.major} speaks of settings that a server {server_major} does not know, and the set "
+            f"was written by pg_dump {archive_major}.",
+            hint=f"Restore onto PostgreSQL {binaries.major}; make sets with client tools of the server's own version.",
+        )
+    return binaries, server_major
+
+
+def _read_checked(
+    store: Store, manifest: Manifest, binaries: Binaries, spool: Path, progress: Progress
+) -> list[PartReadBack]:
+    """Read the set back, and check all that can be checked before anything is created."""
+    stored = list(store.list_objects(layout.set_folder(manifest.backup_id)))
+    _checked(read_back.check_uploaded(manifest, stored))
+    parts = read_back.read_all(store, manifest, spool, progress)
+    _checked(read_back.check_readable(manifest, parts))
+    _checked(read_back.check_complete(manifest, parts, binaries, spool))
+    return parts
+
+
+def _create_like(platform: Platform, name: str, manifest: Manifest) -> list[Finding]:
+    """A new database like the source's, owned as it was; what is not carried over is said."""
+    source = manifest.source
+    with connect(platform.database, dbname=platform.database.maintenance_name) as connection:
+        findings = list(rehearsal.create_like(connection, name, source))
+        with translated(f"giving the new database to {source.owner}"):
+            connection.execute(
+                sql.SQL("ALTER DATABASE {} OWNER TO {}").format(sql.Identifier(name), sql.Identifier(source.owner))
+            )
+    if source.has_grants or source.settings:
+        what = ", ".join((["its grants"] if source.has_grants else []) + list(source.settings))
+        findings.append(
+            Finding(
+                name="database properties",
+                verdict=Verdict.WARN,
+                message=f"Not carried over from the source database: {what}.",
+                hint="Set them with GRANT … ON DATABASE and ALTER DATABASE … SET before an application uses the copy.",
+            )
+        )
+    return findings
+
+
+def _rename(platform: Platform, temporary: str, name: str) -> None:
+    """Give a proven database its name; the server refuses if somebody took it meanwhile."""
+    with (
+        connect(platform.database, dbname=platform.database.maintenance_name) as connection,
+        translated(f"naming the restored database {name}"),
+    ):
+        connection.execute(
+            sql.SQL("ALTER DATABASE {} RENAME TO {}").format(sql.Identifier(temporary), sql.Identifier(name))
+        )
+
+
+def _drop(platform: Platform, name: str) -> None:
+    """Drop a database of ours by its temporary name, never another."""
+    if not name.startswith(_temporary(platform)):
+        message = f"{name} is not a temporary database of ours"
+        raise ValueError(message)
+    with (
+        connect(platform.database, dbname=platform.database.maintenance_name) as connection,
+        translated(f"dropping {name}"),
+    ):
+        connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+def _checked(found: Iterable[Finding]) -> list[Finding]:
+    """The findings, when nothing in them is wrong.
+
+    Raises:
+        VerificationFailed: Something is.
+    """
+    findings = list(found)
+    for finding in findings:
+        if finding.verdict in (Verdict.ALERT, Verdict.UNKNOWN):
+            raise VerificationFailed(finding.message, hint=finding.hint)
+    return findings

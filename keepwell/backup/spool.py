@@ -1,0 +1,104 @@
+"""Temporary space of a run: private, locked while the run lives, and swept by the next one when it died."""
+
+import errno
+import fcntl
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from keepwell.errors import KeepwellError, PreconditionFailed
+from keepwell.postgres.server import end_orphan, runs_as_another_user
+from keepwell.settings import Platform
+
+_PREFIX = "keepwell-spool-"
+_LOCK = "lock"
+SCRATCH = "scratch"
+_MOMENT_SECONDS = 600
+# What is always left free, so that our spool is never what stops the platform.
+_RESERVE_BYTES = 256 * 1024 * 1024
+
+
+def spool_place(platform: Platform) -> Path:
+    """Folder in which spools are made."""
+    return platform.backup.spool_directory or Path(tempfile.gettempdir())
+
+
+@contextmanager
+def open_spool(platform: Platform) -> Iterator[Path]:
+    """A private folder for one run; the lock in it shows that the run lives."""
+    place = spool_place(platform)
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place))
+    if runs_as_another_user():
+        # A scratch server must be able to pass through, though not to look.
+        folder.chmod(0o711)
+    descriptor = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield folder
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise KeepwellError(
+            f"The disk of {place} is full.", hint="Free some space, or set backup.spool_directory to a larger disk."
+        ) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(descriptor)
+
+
+def sweep_spools(platform: Platform) -> int:
+    """Remove what dead runs left, their scratch servers first.
+
+    Returns:
+        How many there were.
+    """
+    return sum(_sweep(folder) for folder in spool_place(platform).glob(f"{_PREFIX}*") if _is_ours(folder))
+
+
+def require_space(place: Path, needed_bytes: int, purpose: str) -> None:
+    """Stop before the disk would be full.
+
+    Args:
+        place: Existing folder on the disk in question.
+        needed_bytes: Estimated need.
+        purpose: For the message.
+
+    Raises:
+        PreconditionFailed: There is less than that, beside a reserve that is always left.
+    """
+    free_bytes = shutil.disk_usage(place).free
+    if free_bytes < needed_bytes + _RESERVE_BYTES:
+        raise PreconditionFailed(
+            f"{place} has {free_bytes / 1e6:,.0f} MB free; {purpose} needs about {needed_bytes / 1e6:,.0f} MB"
+            f" and leaves {_RESERVE_BYTES / 1e6:,.0f} MB alone.",
+            hint="Free some space, or set backup.spool_directory to a larger disk.",
+        )
+
+
+def _is_ours(folder: Path) -> bool:
+    return folder.is_dir() and not folder.is_symlink() and folder.stat().st_uid == os.geteuid()
+
+
+def _sweep(folder: Path) -> bool:
+    """Whether the folder was a dead run's; it is gone then."""
+    try:
+        descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        # Either half removed, or made this very moment by a run that is about to lock it.
+        if time.time() - folder.stat().st_mtime > _MOMENT_SECONDS:
+            shutil.rmtree(folder, ignore_errors=True)
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    else:
+        end_orphan(folder / SCRATCH / "data")
+        shutil.rmtree(folder, ignore_errors=True)
+        return True
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,27 @@
+"""What a dead run left in the store: known by its mark, and removed by the next run."""
+
+from keepwell.backup import layout
+from keepwell.objectstore.store import Store
+
+
+def sweep_unfinished(store: Store) -> list[str]:
+    """Remove sets that were begun and never finished; the caller holds the platform, so none is being written.
+
+    Only marked ones: objects without a manifest and without a mark may be the rest of a set that somebody damaged,
+    and are left for people to look at.
+
+    Returns:
+        Ids of the sets that were removed.
+    """
+    removed = []
+    for marker in list(store.list_objects(layout.UNFINISHED)):
+        backup_id = marker.key.removeprefix(layout.UNFINISHED)
+        if store.find(layout.manifest_key(backup_id)) is None:
+            # Should its writer live after all, it finds its mark gone and publishes nothing.
+            store.put_bytes(marker.key, b"swept")
+            folder = layout.set_folder(backup_id)
+            store.abort_uploads(folder)
+            store.delete(stored.key for stored in store.list_objects(folder))
+            removed.append(backup_id)
+        store.delete([marker.key])
+    return removed

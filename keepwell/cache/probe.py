@@ -1,0 +1,96 @@
+"""Asking the cache whether it serves us, with the real login."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import redis
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    NoPermissionError,
+    RedisError,
+    ResponseError,
+)
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.retry import Retry
+
+from keepwell.errors import AccessDenied, KeepwellError, ServiceUnavailable
+from keepwell.settings import RedisSettings
+
+
+@dataclass(frozen=True)
+class CacheFacts:
+    """What the cache says of itself.
+
+    Attributes:
+        version: As it reports it, such as `7.2.4`.
+        used_memory_bytes: Memory it uses now.
+        persistent: Whether it keeps an append-only file, or has saved a snapshot without an error.
+    """
+
+    version: str
+    used_memory_bytes: int
+    persistent: bool
+
+
+def read_facts(settings: RedisSettings, *, timeout_seconds: float = 5) -> CacheFacts:
+    """Log in, PING, and read what the cache says of itself; one try, nothing is changed.
+
+    Raises:
+        AccessDenied: Wrong or missing password, or a user who may not ask.
+        ServiceUnavailable: No answer in time, or it is still loading its data.
+        KeepwellError: It answered something else.
+    """
+    client = redis.Redis(
+        host=settings.host,
+        port=settings.port,
+        username=settings.user,
+        password=settings.password.get_secret_value() if settings.password else None,
+        socket_connect_timeout=timeout_seconds,
+        socket_timeout=timeout_seconds,
+        retry=Retry(NoBackoff(), 0),
+        decode_responses=True,
+    )
+    with translated(f"Redis on {settings.host}:{settings.port}"), client:
+        client.ping()
+        info = client.info()
+    return CacheFacts(
+        version=str(info.get("valkey_version") or info.get("redis_version", "")),
+        used_memory_bytes=int(info.get("used_memory", 0)),
+        persistent=bool(info.get("aof_enabled")) or info.get("rdb_last_bgsave_status") == "ok",
+    )
+
+
+@contextmanager
+def translated(what: str) -> Iterator[None]:
+    """Turn the driver's errors into ours.
+
+    Args:
+        what: What was being spoken to, for the message.
+    """
+    try:
+        yield
+    except RedisError as error:
+        raise translate(error, what) from error
+
+
+def translate(error: RedisError, what: str) -> KeepwellError:
+    """Our error for a driver's error; it names `what` and holds no password."""
+    said = (str(error).splitlines() or [""])[0] or type(error).__name__
+    if isinstance(error, AuthenticationError | NoPermissionError) or said.startswith(("NOAUTH", "WRONGPASS", "NOPERM")):
+        if "HELLO must be called" in said:
+            said = "it wants a login, and none is configured."
+        return AccessDenied(f"{what} refused us: {said}", hint="Check redis.user and redis.password_file.")
+    if isinstance(error, RedisTimeoutError):
+        return ServiceUnavailable(f"{what} did not answer in time.", hint="Is it up, and does a firewall drop packets?")
+    if isinstance(error, BusyLoadingError):
+        return ServiceUnavailable(f"{what} is still loading its data.", hint="Wait for it.")
+    if isinstance(error, RedisConnectionError):
+        return ServiceUnavailable(
+            f"{what} cannot be reached: {said}", hint="Check that it is up, and redis.host and redis.port."
+        )
+    hint = "Look at its log." if isinstance(error, ResponseError) else ""
+    return KeepwellError(f"{what}: {said}", hint=hint)

@@ -1,0 +1,338 @@
+"""`keepwell backup`: make, prove, list and restore backups, with or without the orchestrator."""
+
+# ruff: noqa: PLC0415 - heavy imports happen when a command needs them, so that the console starts fast
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from keepwell.cli import console
+from keepwell.cli.console import Outcome
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from keepwell.backup.catalogue import BackupEntry
+    from keepwell.backup.manifest import Manifest
+    from keepwell.backup.progress import Progress
+    from keepwell.backup.proof import Proof
+    from keepwell.backup.restore import Restored
+    from keepwell.settings import Platform
+    from keepwell.verdict import Verdict
+
+app = console.group("Make, prove, list and restore backups.")
+
+Which = Annotated[str, typer.Argument(help="A backup's id, `newest`, `newest-proven` or `random-older`.", metavar="ID")]
+
+
+@app.command("create")
+@console.command("backup.create")
+def create(
+    *,
+    proof: Annotated[bool, typer.Option(help="Prove it at once; without a proof it is no backup yet.")] = True,
+    platform: console.PlatformName = None,
+) -> Outcome:
+    """Dump the database into a new backup set, and prove that it restores equal."""
+    from keepwell.backup.create import create_backup
+    from keepwell.backup.verify import verify_backup
+    from keepwell.holding import hold_platform
+    from keepwell.interlock import Procedure
+    from keepwell.objectstore.store import open_store
+    from keepwell.verdict import Verdict
+
+    settings = console.load_platform(platform)
+    store = open_store(settings)
+    with _progress() as progress:
+        with hold_platform(settings, store, Procedure.BACKUP, on_wait=_tell_waiting):
+            manifest = create_backup(settings, store, progress)
+        if not proof:
+            return Outcome(
+                Verdict.WARN,
+                data={"backup": _summarize(manifest), "proof": None},
+                hint=f"Not proven yet: keepwell backup verify {manifest.backup_id}",
+                show=lambda screen: _show_set(screen, manifest, None),
+            )
+        proven = verify_backup(settings, store, manifest.backup_id, progress)
+    return _proof_outcome(settings, manifest, proven)
+
+
+@app.command("list")
+@console.command("backup.list")
+def list_backups(platform: console.PlatformName = None) -> Outcome:
+    """List the backup sets in the bucket, newest first, each with the level that was proven."""
+    from keepwell.backup.catalogue import read_catalogue
+    from keepwell.objectstore.store import open_store
+    from keepwell.verdict import Verdict
+
+    settings = console.load_platform(platform)
+    entries = read_catalogue(open_store(settings))
+    level = settings.backup.proven_level
+    proven = [entry for entry in entries if entry.is_proven(level)]
+    verdict = Verdict.OK if entries and entries[0].is_proven(level) else Verdict.WARN if proven else Verdict.ALERT
+    if any(entry.damaged for entry in entries):
+        verdict = Verdict.ALERT
+    return Outcome(
+        verdict,
+        data={"backups": [_describe(entry, settings) for entry in entries], "proven": len(proven)},
+        hint="" if proven else "There is no proven backup: make one with `keepwell backup create`.",
+        show=lambda screen: _show_list(screen, entries, settings),
+    )
+
+
+@app.command("show")
+@console.command("backup.show")
+def show(which: Which = "newest", platform: console.PlatformName = None) -> Outcome:
+    """Show one backup set: what it holds, how far it was proven, and how to restore it."""
+    from keepwell.backup.catalogue import read_entry
+    from keepwell.errors import PreconditionFailed
+    from keepwell.objectstore.store import open_store
+    from keepwell.verdict import Verdict
+
+    settings = console.load_platform(platform)
+    store = open_store(settings)
+    entry = read_entry(store, _choose(settings, store, which))
+    manifest = entry.manifest
+    if manifest is None:
+        raise PreconditionFailed(entry.fault, hint="List what there is: keepwell backup list.")
+    verdict = Verdict.ALERT if entry.damaged else Verdict.OK
+    if not entry.damaged and not entry.is_proven(settings.backup.proven_level):
+        verdict = Verdict.WARN
+    return Outcome(
+        verdict,
+        data={"manifest": manifest, "proof": entry.proof},
+        hint="It is damaged: restore another." if entry.damaged else _restore_hint(manifest),
+        show=lambda screen: _show_set(screen, manifest, entry.proof),
+    )
+
+
+@app.command("verify")
+@console.command("backup.verify")
+def verify(which: Which = "newest", platform: console.PlatformName = None) -> Outcome:
+    """Read a backup set back from the store, restore it on a scratch server, and compare it with its source."""
+    from keepwell.backup.catalogue import read_manifest
+    from keepwell.backup.verify import verify_backup
+    from keepwell.objectstore.store import open_store
+
+    settings = console.load_platform(platform)
+    store = open_store(settings)
+    backup_id = _choose(settings, store, which)
+    with _progress() as progress:
+        proven = verify_backup(settings, store, backup_id, progress)
+    return _proof_outcome(settings, read_manifest(store, backup_id), proven)
+
+
+@app.command("restore")
+@console.command("backup.restore")
+def restore(
+    which: Which,
+    *,
+    into: Annotated[str, typer.Option(help="Name of the new database; there must be none of that name.")],
+    unproven: Annotated[bool, typer.Option(help="Restore even a set that was never proven.")] = False,
+    platform: console.PlatformName = None,
+) -> Outcome:
+    """Restore a backup set into a new database beside the live one, and prove it equal there."""
+    from keepwell.backup.restore import restore_into
+    from keepwell.holding import hold_platform
+    from keepwell.interlock import Procedure
+    from keepwell.objectstore.store import open_store
+    from keepwell.verdict import Verdict
+
+    settings = console.load_platform(platform)
+    store = open_store(settings)
+    backup_id = _choose(settings, store, which)
+    with _progress() as progress, hold_platform(settings, store, Procedure.RESTORE, on_wait=_tell_waiting):
+        restored = restore_into(settings, store, backup_id, into, progress, allow_unproven=unproven)
+    return Outcome(Verdict.OK, data=restored, show=lambda screen: _show_restored(screen, restored))
+
+
+def _choose(settings: "Platform", store: Any, which: str) -> str:
+    """The id that the operator means; an id itself needs no catalogue."""
+    import random
+
+    from keepwell.backup.catalogue import choose_backup, read_catalogue
+    from keepwell.backup.manifest import is_backup_id
+
+    if is_backup_id(which):
+        return which
+    return choose_backup(
+        read_catalogue(store), which, proven_level=settings.backup.proven_level, dice=random.SystemRandom()
+    )
+
+
+def _tell_waiting(holder: Any) -> None:
+    console.say(f"Waiting: a {holder.procedure} is at work on this platform.")
+
+
+@contextmanager
+def _progress() -> "Iterator[Progress]":
+    """A bar on a terminal; one line for each new stage elsewhere."""
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+    from keepwell.backup.progress import Step
+
+    screen = console.stderr()
+    if not screen.is_terminal:
+        told: set[str] = set()
+
+        def tell(step: Step) -> None:
+            if step.stage not in told:
+                told.add(step.stage)
+                console.say(f"{step.stage} ...")
+
+        yield tell
+        return
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=screen, transient=True) as bars:
+        bar = bars.add_task("", total=None)
+        yield lambda step: bars.update(
+            bar, description=step.stage, completed=step.done, total=step.total or None, refresh=True
+        )
+
+
+def _proof_outcome(settings: "Platform", manifest: "Manifest", proof: "Proof") -> Outcome:
+    proven = proof.proves(settings.backup.proven_level)
+    hint = _restore_hint(manifest) if proven else "Do not rely on this set; the findings above say why."
+    return Outcome(
+        _proof_verdict(proof, proven=proven),
+        data={"backup": _summarize(manifest), "proof": proof, "level": proof.reached, "proven": proven},
+        hint=hint,
+        show=lambda screen: _show_set(screen, manifest, proof),
+    )
+
+
+def _proof_verdict(proof: "Proof", *, proven: bool) -> "Verdict":
+    from keepwell.verdict import Verdict, worst
+
+    return proof.verdict if proven else worst([Verdict.UNKNOWN, proof.verdict])
+
+
+def _summarize(manifest: "Manifest") -> dict[str, Any]:
+    return {
+        "backup_id": manifest.backup_id,
+        "snapshot_at": manifest.snapshot_at,
+        "database": manifest.source.database,
+        "server_version": manifest.source.server_version,
+        "tables": len(manifest.tables),
+        "rows": manifest.rows,
+        "bytes_source": manifest.source.size_bytes,
+        "bytes_stored": manifest.stored_bytes,
+        "seconds": manifest.seconds,
+    }
+
+
+def _describe(entry: "BackupEntry", settings: "Platform") -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "backup_id": entry.backup_id,
+        "level": entry.level,
+        "state": _state(entry, settings),
+        "proven_at": entry.proof.finished_at if entry.proof else None,
+        "fault": entry.fault,
+    }
+    return described | (_summarize(entry.manifest) if entry.manifest else {})
+
+
+def _state(entry: "BackupEntry", settings: "Platform") -> str:
+    if entry.damaged:
+        return "damaged"
+    return "proven" if entry.is_proven(settings.backup.proven_level) else "not proven"
+
+
+def _restore_hint(manifest: "Manifest") -> str:
+    from keepwell.backup.report import build_restore_command
+
+    return f"Restore it beside the live database: {build_restore_command(manifest, manifest.platform)}"
+
+
+def _show_list(screen: "Console", entries: "list[BackupEntry]", settings: "Platform") -> None:
+    looks = {"proven": "ok", "not proven": "unknown", "damaged": "alert"}
+    table = console.table("backup", "age", "state", "level", "rows", "database", "stored", "proven at (UTC)")
+    now = datetime.now(UTC)
+    for entry in entries:
+        state, manifest = _state(entry, settings), entry.manifest
+        word = console.styled(looks[state])
+        word.plain = state
+        table.add_row(
+            entry.backup_id,
+            _age(now, manifest.snapshot_at) if manifest else "?",
+            word,
+            entry.level or "-",
+            f"{manifest.rows:,}" if manifest else "?",
+            _size(manifest.source.size_bytes) if manifest else "?",
+            _size(manifest.stored_bytes) if manifest else "?",
+            f"{entry.proof.finished_at:%Y-%m-%d %H:%M}" if entry.proof else "-",
+        )
+    screen.print(table)
+    for entry in entries:
+        if entry.fault:
+            screen.print(f"{entry.backup_id}: {entry.fault}", markup=False)
+
+
+def _show_set(screen: "Console", manifest: "Manifest", proof: "Proof | None") -> None:
+    source = manifest.source
+    screen.print(
+        f"{manifest.backup_id}: {source.database} on PostgreSQL {source.server_version}, "
+        f"as of {manifest.snapshot_at:%Y-%m-%d %H:%M:%S} UTC",
+        markup=False,
+    )
+    screen.print(
+        f"{len(manifest.tables)} tables, {manifest.rows:,} rows, database {_size(source.size_bytes)}, "
+        f"stored {_size(manifest.stored_bytes)} in {len(manifest.parts)} objects, "
+        f"written in {manifest.seconds.total:.1f} s",
+        markup=False,
+    )
+    if proof is None:
+        screen.print("Never verified.")
+        return
+    table = console.table("level", "verdict", "what was shown", "seconds")
+    for outcome in proof.levels:
+        table.add_row(outcome.level, console.styled(outcome.verdict), _plain(outcome.summary), f"{outcome.seconds:.1f}")
+    screen.print(table)
+    worth_telling = [finding for finding in proof.findings if finding.verdict != "ok" or finding.hint]
+    if worth_telling:
+        screen.print(console.findings_table(worth_telling))
+    for finding in proof.findings:
+        if finding not in worth_telling:
+            screen.print(f"{finding.name}: {finding.message}", markup=False)
+    if proof.restore_seconds is not None:
+        screen.print(
+            f"Restored and compared on {proof.server} ({proof.isolation}) in {proof.restore_seconds:.1f} s.",
+            markup=False,
+        )
+
+
+def _show_restored(screen: "Console", restored: "Restored") -> None:
+    screen.print(
+        f"{restored.backup_id} is restored as the database {restored.database}: {restored.tables} tables and "
+        f"{restored.rows:,} rows, equal to their source, in {restored.seconds:.1f} s. The live database is untouched.",
+        markup=False,
+    )
+    for finding in restored.findings:
+        screen.print(f"{finding.name}: {finding.message}", markup=False)
+
+
+def _plain(text: str) -> Any:
+    from rich.text import Text
+
+    return Text(text)
+
+
+def _age(now: datetime, then: datetime) -> str:
+    hours = (now - then).total_seconds() / 3600
+    if hours < 1:
+        return f"{hours * 60:.0f} min"
+    return f"{hours:.0f} h" if hours < 48 else f"{hours / 24:.0f} d"
+
+
+def _size(size_bytes: int) -> str:
+    from keepwell.backup.report import describe_bytes
+
+    return describe_bytes(size_bytes)

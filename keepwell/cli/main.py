@@ -1,0 +1,48 @@
+"""The operator's console: `keepwell <command>`."""
+
+from typing import Annotated
+
+import typer
+
+from keepwell.cli import backup, console, notify, stack
+from keepwell.cli.doctor import doctor
+from keepwell.cli.guide import guide
+from keepwell.cli.init import init
+from keepwell.cli.run_flow import run_flow
+
+app = console.group("Your backups, proven; your maintenance guide, run.")
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib import metadata  # noqa: PLC0415 - 40 ms that only this option needs
+
+        typer.echo(f"keepwell {metadata.version('keepwell')}")
+        raise typer.Exit
+
+
+@app.callback()
+def keepwell(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Your backups, proven; your maintenance guide, run."""
+    del version
+
+
+app.command()(init)
+app.command()(doctor)
+app.add_typer(backup.app, name="backup")
+app.command("run")(run_flow)
+app.command()(guide)
+app.add_typer(notify.app, name="notify")
+app.command(context_settings=stack.HAND_ON)(stack.up)
+app.command(context_settings=stack.HAND_ON)(stack.status)
+app.command(context_settings=stack.HAND_ON)(stack.down)
+
+
+def run() -> None:
+    """Entry point of the `keepwell` program."""
+    app()

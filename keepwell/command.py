@@ -1,0 +1,171 @@
+"""The one place that starts programs: argv only, no shell, a clean environment, never an orphan.
+
+A worker may be ended by SIGKILL at any moment, with no `finally` and no hook. So a child dies with its parent
+(PR_SET_PDEATHSIG, through util-linux's `setpriv`), inherits no pipe that would keep a dead run looking alive, and
+gets no environment but what it is given.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import IO
+
+from keepwell.errors import CommandFailed, ConfigurationError, ServiceUnavailable
+
+_STDERR_TAIL_BYTES = 4_000
+# What programs need to run at all; everything else of our environment (keys, passwords) stays with us.
+_INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "TZDIR")
+
+
+@dataclass(frozen=True)
+class Command:
+    """A program call as a value: built by pure functions, executed here.
+
+    Attributes:
+        argv: Program and arguments; never holds a secret.
+        environment: Variables beyond the inherited minimum; may hold secrets, so it never shows in `repr`.
+    """
+
+    argv: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def __str__(self) -> str:
+        return " ".join(self.argv)
+
+
+def run(
+    command: Command, *, timeout_seconds: float | None = None, stdin: IO[bytes] | None = None, cwd: Path | None = None
+) -> bytes:
+    """Run a program to its end and return its standard output.
+
+    Args:
+        command: What to run.
+        timeout_seconds: It is ended after this time; None waits for ever.
+        stdin: A real file to read from; nothing by default.
+        cwd: Folder to run in.
+
+    Returns:
+        Standard output, whole: only for programs that print little.
+
+    Raises:
+        CommandFailed: Non-zero exit code or ended by a signal.
+        ConfigurationError: The program does not exist.
+        ServiceUnavailable: It did not end in time.
+    """
+    process = start(command, stdin=stdin, stdout=subprocess.PIPE, cwd=cwd)
+    try:
+        output, errors = process.communicate(timeout=timeout_seconds)
+    except subprocess.TimeoutExpired as error:
+        message = f"{command.argv[0]} did not end within {timeout_seconds:.0f} s and was stopped."
+        raise ServiceUnavailable(message, hint="Look for locks or a slow disk, then run it again.") from error
+    finally:
+        stop(process)
+    if process.returncode != 0:
+        raise CommandFailed(describe_failure(command, process.returncode, errors), exit_code=process.returncode)
+    return bytes(output)
+
+
+def start(
+    command: Command,
+    *,
+    stdin: IO[bytes] | int | None = None,
+    stdout: IO[bytes] | int | None = None,
+    stderr: IO[bytes] | int = subprocess.PIPE,
+    cwd: Path | None = None,
+    death_signal: signal.Signals = signal.SIGKILL,
+) -> subprocess.Popen[bytes]:
+    """Start a program that dies with the thread that started it; end it with `stop`.
+
+    Args:
+        command: What to run.
+        stdin: Nothing by default.
+        stdout: Discarded by default.
+        stderr: A pipe by default.
+        cwd: Folder to run in.
+        death_signal: What the kernel sends it when we die (Linux with util-linux; elsewhere nothing).
+
+    Raises:
+        ConfigurationError: The program does not exist.
+    """
+    if shutil.which(command.argv[0]) is None:
+        raise ConfigurationError(
+            f"The program {command.argv[0]} was not found.", hint="Install it, or set its folder in the platform file."
+        )
+    return subprocess.Popen(
+        (*_die_with_parent(death_signal), *command.argv),
+        env=_clean_environment() | dict(command.environment),
+        stdin=subprocess.DEVNULL if stdin is None else stdin,
+        stdout=subprocess.DEVNULL if stdout is None else stdout,
+        stderr=stderr,
+        cwd=cwd,
+    )
+
+
+def stop(
+    process: subprocess.Popen[bytes], *, polite: signal.Signals = signal.SIGTERM, grace_seconds: float = 5
+) -> None:
+    """End a program: politely, then by force; harmless when it has ended already."""
+    if process.poll() is None:
+        with suppress(ProcessLookupError):
+            process.send_signal(polite)
+        try:
+            process.wait(grace_seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    for stream in (process.stdin, process.stdout, process.stderr):
+        if stream is not None:
+            stream.close()
+
+
+class StderrTail:
+    """Drains a program's standard error in a thread and keeps its end, so that a full pipe never blocks it."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._kept = bytearray()
+        self._thread = threading.Thread(target=self._drain, args=(process.stderr,), daemon=True)
+        self._thread.start()
+
+    def _drain(self, stream: IO[bytes]) -> None:
+        with suppress(ValueError):  # closed under us: the program is being stopped
+            for line in stream:
+                self._kept += line
+                del self._kept[:-_STDERR_TAIL_BYTES]
+
+    def read(self) -> bytes:
+        """The end of standard error, once the program has closed it."""
+        self._thread.join(timeout=5)
+        return bytes(self._kept)
+
+
+def describe_failure(command: Command, exit_code: int, stderr: bytes) -> str:
+    """A failed program in one text: its name, how it ended, and the end of what it said."""
+    ended = f"was ended by signal {-exit_code}" if exit_code < 0 else f"ended with exit code {exit_code}"
+    said = stderr[-_STDERR_TAIL_BYTES:].decode(errors="replace").strip()
+    return f"{Path(command.argv[0]).name} {ended}: {said or 'it said nothing'}"
+
+
+def _clean_environment() -> dict[str, str]:
+    return {name: os.environ[name] for name in _INHERITED if name in os.environ} | {"LC_MESSAGES": "C"}
+
+
+@cache
+def _setpriv() -> str | None:
+    """util-linux's setpriv, where it knows --pdeathsig (busybox's does not)."""
+    found = shutil.which("setpriv")
+    if found is None:
+        return None
+    answer = subprocess.run([found, "--pdeathsig", "KILL", "true"], capture_output=True, check=False)
+    return found if answer.returncode == 0 else None
+
+
+def _die_with_parent(death_signal: signal.Signals) -> tuple[str, ...]:
+    found = _setpriv()
+    return (found, "--pdeathsig", death_signal.name.removeprefix("SIG")) if found else ()

@@ -1,0 +1,150 @@
+"""What stands around the database and the store: cache, uploads, orchestrator, and whoever gets told."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from itertools import islice
+
+from keepwell import notify, orchestrator
+from keepwell.cache import read_facts
+from keepwell.doctor.outcome import alert, from_error, guarded, not_applicable, not_checked, ok, warn
+from keepwell.errors import KeepwellError, PreconditionFailed
+from keepwell.orchestrator import WORK_POOL, Deployment, Orchestrator, Worker
+from keepwell.settings import Platform
+from keepwell.verdict import Finding
+
+_LOOKED_AT_FILES = 10_000
+_BAD_STATES = {"FAILED", "CRASHED", "CANCELLED"}
+
+
+def examine_cache(platform: Platform) -> Iterator[Finding]:
+    """PING with the real login."""
+    if platform.redis is None:
+        yield not_applicable("cache", "The platform file has no [redis] table.")
+        return
+    try:
+        found = read_facts(platform.redis)
+    except KeepwellError as error:
+        yield alert("cache", error.message, hint=error.hint)
+    else:
+        kept = "keeps its data on disk" if found.persistent else "keeps nothing on disk"
+        yield ok("cache", f"Version {found.version} answers, and {kept}.")
+
+
+def examine_uploads(platform: Platform) -> Iterator[Finding]:
+    """Whether the folder of uploads can be read; its files are not part of a backup set yet, and it says so."""
+    if platform.uploads is None:
+        yield not_applicable("uploads", "The platform file has no [uploads] table.")
+        return
+    folder = platform.uploads.directory
+    if not folder.is_dir():
+        hint = "Check uploads.directory; on a container host it is the outer side of the bind mount."
+        yield alert("uploads", f"There is no folder {folder}.", hint=hint)
+        return
+    unreadable: list[str] = []
+    walk = os.walk(folder, onerror=lambda error: unreadable.append(str(error.filename)))
+    files = islice((os.path.join(place, name) for place, _, names in walk for name in names), _LOOKED_AT_FILES)  # noqa: PTH118 - thousands of paths
+    count = 0
+    for file in files:
+        count += 1
+        if not os.access(file, os.R_OK):
+            unreadable.append(file)
+    if unreadable:
+        hint = "Run Keepwell as a user who may read them."
+        yield alert("uploads", f"{len(unreadable)} paths cannot be read, such as {unreadable[0]}.", hint=hint)
+        return
+    seen = f"{count:,} files" if count < _LOOKED_AT_FILES else f"the first {count:,} files"
+    yield warn(
+        "uploads",
+        f"{seen} in {folder} can be read, but uploads are not part of a backup set yet.",
+        hint="Keep copying that folder by the means you have.",
+    )
+
+
+def examine_orchestrator(platform: Platform) -> Iterator[Finding]:
+    """The Prefect API, a worker in our pool, and how each deployment's last run ended."""
+    client = orchestrator.connect(platform.orchestrator)
+    if client is None:
+        message = "Neither orchestrator.api_url nor PREFECT_API_URL names a Prefect server; nothing runs by itself."
+        yield not_applicable("orchestrator", message, hint="`keepwell up` starts one to try.")
+        return
+    with client:
+        try:
+            client.require_healthy()
+        except KeepwellError as error:
+            yield alert("orchestrator", error.message, hint=error.hint)
+            yield not_checked("schedule", "Workers and deployments were not checked: the server is out of reach.")
+            return
+        yield ok("orchestrator", f"The Prefect API answers at {_without_login(client.api_url)}.")
+        yield from guarded("worker", lambda: [_judge_pool(client)])
+        yield from guarded("deployments", lambda: _examine_deployments(client))
+
+
+def judge_workers(workers: Sequence[Worker], pool: str, now: datetime) -> Finding:
+    """Whether somebody takes runs out of the pool."""
+    online = [worker for worker in workers if worker.is_online]
+    if online:
+        return ok("worker", f"{len(online)} online in pool {pool}, such as {online[0].name}.")
+    beats = [worker.last_heartbeat_time for worker in workers if worker.last_heartbeat_time is not None]
+    seen = f"none has polled it for {(now - max(beats)).total_seconds():,.0f} s" if beats else "none ever polled it"
+    return alert(
+        "worker",
+        f"No worker is online in pool {pool}: {seen}, so no scheduled run will start.",
+        hint=f"Start one: prefect worker start --pool {pool}.",
+    )
+
+
+def _judge_pool(client: Orchestrator) -> Finding:
+    try:
+        workers = client.read_workers(WORK_POOL)
+    except PreconditionFailed:
+        hint = "Register the deployments: `keepwell up` does it for the local stack."
+        return alert("worker", f"The Prefect server has no work pool {WORK_POOL}.", hint=hint)
+    return judge_workers(workers, WORK_POOL, datetime.now(UTC))
+
+
+def _examine_deployments(client: Orchestrator) -> Iterable[Finding]:
+    deployments = [found for found in client.read_deployments() if found.work_pool_name == WORK_POOL]
+    if not deployments:
+        hint = "Register them: `prefect --no-prompt deploy --all`."
+        return [alert("deployments", f"No deployment uses the pool {WORK_POOL}.", hint=hint)]
+    return [_judge_deployment(client, deployment) for deployment in deployments]
+
+
+def _judge_deployment(client: Orchestrator, deployment: Deployment) -> Finding:
+    name = f"deployment {deployment.name}"
+    try:
+        last = client.read_last_run(deployment)
+    except KeepwellError as error:
+        return from_error(name, error)
+    if deployment.paused:
+        return warn(name, "It is paused: its schedule makes no runs.", hint="Resume it in the Prefect UI.")
+    if last is None:
+        return ok(name, "No run of it has ended yet.", hint=f"Try it: keepwell run {deployment.name}")
+    ended = f"Its last run, {last.name}, ended {last.state_name}" + (
+        f" at {last.end_time:%F %T} UTC." if last.end_time else "."
+    )
+    if last.state_type in _BAD_STATES:
+        return alert(name, ended, hint=f"Look at it: {client.address(last)}")
+    return ok(name, ended)
+
+
+def examine_messages(platform: Platform) -> Iterator[Finding]:
+    """Whether anybody would be told; nothing is sent."""
+    channels = notify.channel_names(platform.notify)
+    if channels:
+        yield ok("notifications", f"Configured: {', '.join(channels)}.", hint="Try them: keepwell notify test")
+    else:
+        hint = "Put Apprise addresses into a file named by notify.urls_file."
+        yield warn("notifications", "No channel is configured: nobody is told when a backup fails.", hint=hint)
+    if platform.notify.dead_mans_switch_url is not None:
+        yield ok("dead-man's switch", "Configured: it is asked after each proven backup.")
+    else:
+        hint = "Set notify.dead_mans_switch_url_file: only something outside notices when this machine falls silent."
+        yield warn("dead-man's switch", "None is configured: silence would go unnoticed.", hint=hint)
+
+
+def _without_login(url: str) -> str:
+    scheme, _, rest = url.partition("://")
+    place, slash, path = rest.partition("/")
+    return f"{scheme}://{place.rpartition('@')[2]}{slash}{path}"

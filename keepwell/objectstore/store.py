@@ -1,0 +1,285 @@
+"""One platform's folder in an S3 bucket.
+
+Keys are relative to `<prefix>/<platform>/` everywhere above this file. Never trust a success status alone: what was
+written is read back by those who rely on it.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import IO, Any
+
+import boto3
+from boto3.s3.transfer import TransferConfig
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    FlexibleChecksumError,
+    HTTPClientError,
+    IncompleteReadError,
+)
+from botocore.exceptions import ConnectionError as BotoConnectionError
+from urllib3.exceptions import HTTPError
+
+from keepwell.errors import (
+    AccessDenied,
+    ConfigurationError,
+    KeepwellError,
+    PreconditionFailed,
+    ServiceUnavailable,
+    Throttled,
+    VerificationFailed,
+)
+from keepwell.settings import BucketSettings, Platform
+
+_MIB = 1024 * 1024
+_CHUNK_BYTES = _MIB
+_PART_BYTES = 8 * _MIB
+_MOST_PARTS = 9_000
+_DELETE_BATCH = 1000
+_MISSING = {"404", "NoSuchKey", "NotFound"}
+_DENIED = {"403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"}
+_BUSY = {"SlowDown", "Throttling", "ThrottlingException", "TooManyRequests", "RequestLimitExceeded", "429"}
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """One object as the store lists it."""
+
+    key: str
+    size_bytes: int
+    modified_at: datetime
+
+
+class Store:
+    """The objects of one platform.
+
+    Attributes:
+        client: The boto3 S3 client.
+        bucket: Name of the bucket.
+    """
+
+    def __init__(self, client: Any, bucket: str, root: str) -> None:
+        self.client = client
+        self.bucket = bucket
+        self._root = root
+
+    def key(self, relative: str) -> str:
+        """The full key in the bucket."""
+        return f"{self._root}{relative}"
+
+    def put_bytes(self, relative: str, content: bytes) -> None:
+        """Write one small object whole."""
+        with translated(f"writing {relative}"):
+            self.client.put_object(Bucket=self.bucket, Key=self.key(relative), Body=content)
+
+    def put_file(self, relative: str, file: IO[bytes], *, most_bytes: int) -> None:
+        """Write one object from a file-like, in parts; the parts of a failed upload are given up.
+
+        Args:
+            relative: Its key.
+            file: What to write.
+            most_bytes: It is not larger than this; decides how large its parts are.
+        """
+        with translated(f"writing {relative}"):
+            self.client.upload_fileobj(file, self.bucket, self.key(relative), Config=_plan_transfer(most_bytes))
+
+    def get_bytes(self, relative: str) -> bytes:
+        """One small object whole.
+
+        Raises:
+            PreconditionFailed: There is no such object.
+        """
+        with translated(f"reading {relative}"):
+            answer = self.client.get_object(Bucket=self.bucket, Key=self.key(relative))
+            with closing(answer["Body"]) as body:
+                return bytes(body.read())
+
+    def stream(self, relative: str) -> Iterator[bytes]:
+        """One object of any size, a megabyte at a time."""
+        with translated(f"reading {relative}"):
+            answer = self.client.get_object(Bucket=self.bucket, Key=self.key(relative))
+            with closing(answer["Body"]) as body:
+                yield from body.iter_chunks(_CHUNK_BYTES)
+
+    def copy(self, source: str, target: str) -> None:
+        """Copy one object inside the store, of any size."""
+        with translated(f"copying {source}"):
+            origin = {"Bucket": self.bucket, "Key": self.key(source)}
+            self.client.copy(origin, self.bucket, self.key(target))
+
+    def find(self, relative: str) -> StoredObject | None:
+        """What the store says of one object; None when there is none."""
+        try:
+            with translated(f"looking at {relative}"):
+                head = self.client.head_object(Bucket=self.bucket, Key=self.key(relative))
+        except ObjectMissing:
+            return None
+        return StoredObject(relative, head["ContentLength"], head["LastModified"])
+
+    def list_objects(self, folder: str) -> Iterator[StoredObject]:
+        """Every object below a folder, in the order of their keys.
+
+        Args:
+            folder: Ends with a slash, or is empty for all.
+        """
+        with translated(f"listing {folder}"):
+            pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.key(folder))
+            for page in pages:
+                for entry in page.get("Contents", ()):
+                    relative = entry["Key"].removeprefix(self._root)
+                    yield StoredObject(relative, entry["Size"], entry["LastModified"])
+
+    def list_folders(self, folder: str) -> list[str]:
+        """Names of the folders directly below a folder, sorted."""
+        with translated(f"listing {folder}"):
+            pages = self.client.get_paginator("list_objects_v2").paginate(
+                Bucket=self.bucket, Prefix=self.key(folder), Delimiter="/"
+            )
+            found = [entry["Prefix"] for page in pages for entry in page.get("CommonPrefixes", ())]
+        return sorted(prefix.removeprefix(self.key(folder)).rstrip("/") for prefix in found)
+
+    def delete(self, relatives: Iterable[str]) -> None:
+        """Delete objects; those that are gone already do no harm.
+
+        Raises:
+            KeepwellError: The store kept at least one of them.
+        """
+        batch: list[str] = []
+        for relative in relatives:
+            batch.append(relative)
+            if len(batch) == _DELETE_BATCH:
+                self._delete_batch(batch)
+                batch = []
+        if batch:
+            self._delete_batch(batch)
+
+    def _delete_batch(self, relatives: Sequence[str]) -> None:
+        with translated(f"deleting {len(relatives)} objects"):
+            answer = self.client.delete_objects(
+                Bucket=self.bucket, Delete={"Objects": [{"Key": self.key(r)} for r in relatives], "Quiet": True}
+            )
+        for failed in answer.get("Errors", ()):
+            raise KeepwellError(
+                f"The store kept {failed['Key']}: {failed.get('Code')}.", hint="May this key delete objects?"
+            )
+
+    def abort_uploads(self, folder: str) -> int:
+        """Give up unfinished multipart uploads below a folder, whose parts would be kept and billed for ever.
+
+        Returns:
+            How many there were.
+        """
+        count = 0
+        with translated(f"looking for unfinished uploads below {folder}"):
+            pages = self.client.get_paginator("list_multipart_uploads").paginate(
+                Bucket=self.bucket, Prefix=self.key(folder)
+            )
+            for upload in (entry for page in pages for entry in page.get("Uploads", ())):
+                self.client.abort_multipart_upload(Bucket=self.bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+                count += 1
+        return count
+
+
+class ObjectMissing(PreconditionFailed):
+    """There is no such object."""
+
+
+class ChecksumMismatch(VerificationFailed):
+    """The store's own checksum does not fit what it sent."""
+
+
+def _plan_transfer(most_bytes: int) -> TransferConfig:
+    """How an object is sent: parts small enough for little memory, large enough that 10,000 of them suffice."""
+    part_bytes = max(_PART_BYTES, most_bytes // _MOST_PARTS)
+    plan = TransferConfig(multipart_threshold=part_bytes, multipart_chunksize=part_bytes, max_concurrency=2)
+    # Parts that wait in memory beside those in flight; the client's own default is ten.
+    plan.max_in_memory_upload_chunks = 2
+    return plan
+
+
+def open_store(platform: Platform) -> Store:
+    """The platform's folder in its bucket; nothing is asked of the store yet."""
+    outer = f"{platform.bucket.prefix}/" if platform.bucket.prefix else ""
+    return Store(_build_client(platform.bucket), platform.bucket.name, f"{outer}{platform.name}/")
+
+
+def _build_client(bucket: BucketSettings) -> Any:
+    return boto3.client(
+        "s3",
+        endpoint_url=bucket.endpoint_url,
+        region_name=bucket.region,
+        # None lets boto3 look where it always does: instance roles, its own files, AWS_* variables.
+        aws_access_key_id=bucket.access_key_id.get_secret_value() if bucket.access_key_id else None,
+        aws_secret_access_key=bucket.secret_access_key.get_secret_value() if bucket.secret_access_key else None,
+        verify=str(bucket.ca_bundle) if bucket.ca_bundle else None,
+        config=Config(
+            connect_timeout=10,
+            read_timeout=60,
+            retries={"mode": "standard", "total_max_attempts": 4},
+            s3={"addressing_style": bucket.addressing},
+            request_checksum_calculation=bucket.checksums,
+            response_checksum_validation=bucket.checksums,
+            max_pool_connections=32,
+        ),
+    )
+
+
+@contextmanager
+def translated(what: str) -> Iterator[None]:
+    """Turn the client's errors into ours, by code and HTTP status.
+
+    Args:
+        what: What was being done, for the message.
+    """
+    try:
+        yield
+    except (ClientError, BotoCoreError) as error:
+        raise translate(error, what) from error
+    except (HTTPError, ConnectionError, TimeoutError) as error:
+        # Not wrapped by the client: the connection broke while a body was being streamed.
+        raise ServiceUnavailable(
+            f"The connection to the object store broke while {what}: {type(error).__name__}.",
+            hint="Check the store and the network between.",
+        ) from error
+
+
+def translate(error: ClientError | BotoCoreError, what: str) -> KeepwellError:
+    """Our error for one of the client's; it names `what` and never a key."""
+    if isinstance(error, ClientError):
+        return _translate_answer(error, what)
+    if isinstance(error, FlexibleChecksumError):
+        return ChecksumMismatch(f"The object store's checksum does not fit ({what}).", hint="The object is damaged.")
+    if isinstance(error, BotoConnectionError | HTTPClientError | IncompleteReadError):
+        return ServiceUnavailable(
+            f"The object store did not answer while {what}: {type(error).__name__}.",
+            hint="Check bucket.endpoint_url, and that the store is up.",
+        )
+    return ConfigurationError(
+        f"The object store's client refused {what}: {error}.", hint="Check the [bucket] table and its credentials."
+    )
+
+
+def _translate_answer(error: ClientError, what: str) -> KeepwellError:
+    code = str(error.response.get("Error", {}).get("Code", ""))
+    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    if code == "NoSuchBucket":
+        return ConfigurationError(f"The bucket does not exist ({what}).", hint="Check bucket.name, or create it.")
+    if code in _MISSING:
+        return ObjectMissing(
+            f"The store has no such object ({what}).", hint="List what there is: keepwell backup list."
+        )
+    if code in _DENIED or status in (401, 403):
+        return AccessDenied(
+            f"The object store refused {what}: {code or status}.",
+            hint="Were the keys rotated? Check the access key and what its policy allows.",
+        )
+    if code in _BUSY or status == 429:
+        return Throttled(f"The object store asked us to slow down while {what}.", hint="Try again in a minute.")
+    if status >= 500:
+        return ServiceUnavailable(
+            f"The object store failed while {what}: {code or status}.", hint="Look at the store; try again later."
+        )
+    return KeepwellError(f"The object store refused {what}: {code or status}.", hint="Run `keepwell doctor`.")

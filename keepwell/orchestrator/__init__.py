@@ -1,0 +1,25 @@
+"""The Prefect server, spoken to by its REST API: Prefect itself is never imported."""
+
+from keepwell.orchestrator.client import (
+    WORK_POOL,
+    Deployment,
+    FlowRun,
+    LogLine,
+    Orchestrator,
+    Progress,
+    TaskRun,
+    Worker,
+    connect,
+)
+
+__all__ = [
+    "WORK_POOL",
+    "Deployment",
+    "FlowRun",
+    "LogLine",
+    "Orchestrator",
+    "Progress",
+    "TaskRun",
+    "Worker",
+    "connect",
+]

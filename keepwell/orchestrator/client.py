@@ -1,0 +1,333 @@
+"""A small client of Prefect's REST API: what the console and the doctor ask, and nothing more."""
+
+import base64
+import json
+import logging
+import os
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from http import HTTPStatus
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from urllib.parse import urlsplit
+
+import httpx
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from keepwell.errors import (
+    AccessDenied,
+    ConfigurationError,
+    KeepwellError,
+    PreconditionFailed,
+    ServiceUnavailable,
+    Throttled,
+)
+from keepwell.settings import OrchestratorSettings
+
+WORK_POOL = "keepwell"
+API_VARIABLE = "PREFECT_API_URL"
+AUTH_VARIABLE = "PREFECT_API_AUTH_STRING"
+_PAGE = 200
+_INFO = 20
+
+# One line per request would drown the run that is being followed.
+logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
+class _Answer(BaseModel):
+    """A part of one of the server's documents; the rest of it is none of our business."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+T = TypeVar("T", bound=_Answer)
+
+
+class Deployment(_Answer):
+    """What can be run."""
+
+    id: str
+    name: str
+    paused: bool = False
+    work_pool_name: str | None = None
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    parameter_openapi_schema: dict[str, Any] | None = None
+
+    def takes(self, parameter: str) -> bool:
+        """Whether the flow has such a parameter; True where the server does not know."""
+        properties = (self.parameter_openapi_schema or {}).get("properties")
+        return properties is None or parameter in properties
+
+
+class FlowRun(_Answer):
+    """One run of a deployment."""
+
+    id: str
+    name: str
+    deployment_id: str | None = None
+    state_type: str | None = None
+    state_name: str | None = None
+    state: dict[str, Any] | None = None
+    expected_start_time: datetime | None = None
+    start_time: datetime | None = None
+    end_time: datetime | None = None
+    total_run_time: float = Field(default=0, description="Seconds.")
+
+    @property
+    def message(self) -> str:
+        """What the state says of itself."""
+        return str((self.state or {}).get("message") or "")
+
+
+class TaskRun(_Answer):
+    """One step of a flow run."""
+
+    id: str
+    name: str
+    state_type: str | None = None
+    state_name: str | None = None
+
+
+class LogLine(_Answer):
+    """One line that a flow run logged."""
+
+    id: str
+    name: str = Field(default="", description="Of the logger.")
+    level: int
+    message: str
+    timestamp: datetime
+
+
+class Progress(_Answer):
+    """How far something has come."""
+
+    id: str
+    key: str | None = None
+    description: str | None = None
+    percent: float
+
+
+class Worker(_Answer):
+    """A process that takes runs out of a work pool."""
+
+    name: str
+    last_heartbeat_time: datetime | None = None
+    status: str | None = None
+
+    @property
+    def is_online(self) -> bool:
+        """As the server judges by its heartbeats."""
+        return self.status == "ONLINE"
+
+
+class Orchestrator:
+    """The server's API; close it, or use it in a `with` block. Each call is one request, never retried here."""
+
+    def __init__(self, api_url: str, auth_string: str | None, *, timeout_seconds: float = 10) -> None:
+        headers = {} if auth_string is None else {"Authorization": _basic(auth_string)}
+        self._client = httpx.Client(base_url=api_url.rstrip("/"), headers=headers, timeout=timeout_seconds)
+        self.api_url = api_url.rstrip("/")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._client.close()
+
+    def require_healthy(self) -> None:
+        """Ask whether the server serves us, with our login.
+
+        Raises:
+            ServiceUnavailable: No answer, or an ill one.
+            AccessDenied: The login is wrong.
+        """
+        self._ask("GET", "/health")
+        # The health address answers without a login, so ask something that needs one.
+        self._ask("GET", "/admin/version")
+
+    def read_deployments(self) -> list[Deployment]:
+        """Every deployment, by name."""
+        return _parse(Deployment, self._pages("/deployments/filter", {"sort": "NAME_ASC"}))
+
+    def read_workers(self, pool: str) -> list[Worker]:
+        """Workers that the server remembers of a pool.
+
+        Raises:
+            PreconditionFailed: There is no such pool.
+        """
+        return _parse(Worker, self._ask("POST", f"/work_pools/{pool}/workers/filter", {}))
+
+    def read_last_run(self, deployment: Deployment) -> FlowRun | None:
+        """The newest run of a deployment that has ended; None when none has."""
+        wanted = {
+            "flow_runs": {
+                "deployment_id": {"any_": [deployment.id]},
+                "state": {"type": {"any_": ["COMPLETED", "FAILED", "CRASHED", "CANCELLED"]}},
+            },
+            "sort": "EXPECTED_START_TIME_DESC",
+            "limit": 1,
+        }
+        found = _parse(FlowRun, self._ask("POST", "/flow_runs/filter", wanted))
+        return found[0] if found else None
+
+    def create_run(self, deployment: Deployment, parameters: Mapping[str, Any]) -> FlowRun:
+        """Ask for a run now.
+
+        Raises:
+            KeepwellError: The server refused the parameters; the message holds why.
+        """
+        made = self._ask("POST", f"/deployments/{deployment.id}/create_flow_run", {"parameters": dict(parameters)})
+        return _parse_one(FlowRun, made)
+
+    def read_run(self, run_id: str) -> FlowRun:
+        """One run as it stands."""
+        return _parse_one(FlowRun, self._ask("GET", f"/flow_runs/{run_id}"))
+
+    def read_task_runs(self, run_id: str) -> list[TaskRun]:
+        """The steps of a run so far, oldest first."""
+        wanted = {"flow_runs": {"id": {"any_": [run_id]}}, "sort": "EXPECTED_START_TIME_ASC"}
+        return _parse(TaskRun, self._pages("/task_runs/filter", wanted))
+
+    def read_log(self, run_id: str, *, since: datetime | None) -> list[LogLine]:
+        """What a run logged from a time on, oldest first, information and above."""
+        logs: dict[str, Any] = {"flow_run_id": {"any_": [run_id]}, "level": {"ge_": _INFO}}
+        if since is not None:
+            logs["timestamp"] = {"after_": since.isoformat()}
+        return _parse(LogLine, self._pages("/logs/filter", {"logs": logs, "sort": "TIMESTAMP_ASC"}))
+
+    def read_progress(self, run_id: str) -> list[Progress]:
+        """The progress artifacts of a run."""
+        artifacts = {"flow_run_id": {"any_": [run_id]}, "type": {"any_": ["progress"]}}
+        found = self._pages("/artifacts/filter", {"artifacts": artifacts})
+        return _parse(Progress, [artifact | {"percent": _percent(artifact.get("data"))} for artifact in found])
+
+    def address(self, run: FlowRun) -> str:
+        """Where a person looks at a run; it assumes that the pages are served beside the API."""
+        parts = urlsplit(self.api_url)
+        root = parts.path.removesuffix("/api")
+        # Credentials in the address stay with us.
+        place = parts.netloc.rpartition("@")[2]
+        return f"{parts.scheme}://{place}{root}/runs/flow-run/{run.id}"
+
+    def _pages(self, path: str, wanted: Mapping[str, Any]) -> list[Any]:
+        found: list[Any] = []
+        while True:
+            page = self._ask("POST", path, {**wanted, "limit": _PAGE, "offset": len(found)})
+            found += page
+            if len(page) < _PAGE:
+                return found
+
+    def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        with _translated():
+            answer = self._client.request(method, path, json=body)
+            if answer.status_code == HTTPStatus.FORBIDDEN and "CSRF" in answer.text and self._fetch_csrf_token():
+                answer = self._client.request(method, path, json=body)
+            _require_success(answer)
+            return answer.json()
+
+    def _fetch_csrf_token(self) -> bool:
+        """Get what a server with CSRF protection wants to see; True when it gave one."""
+        client = str(uuid.uuid4())
+        answer = self._client.get("/csrf-token", params={"client": client})
+        if answer.status_code != HTTPStatus.OK:
+            return False
+        self._client.headers["Prefect-Csrf-Client"] = client
+        self._client.headers["Prefect-Csrf-Token"] = str(answer.json()["token"])
+        return True
+
+
+def connect(settings: OrchestratorSettings | None, *, timeout_seconds: float = 10) -> Orchestrator | None:
+    """A client for the configured server; nothing is asked of it yet.
+
+    Args:
+        settings: Of the platform; None where there is no platform file.
+        timeout_seconds: Per request.
+
+    Returns:
+        None when neither the platform file nor PREFECT_API_URL names a server.
+    """
+    api_url = (settings.api_url if settings else None) or os.environ.get(API_VARIABLE)
+    if not api_url:
+        return None
+    secret = settings.auth_string.get_secret_value() if settings and settings.auth_string else None
+    return Orchestrator(api_url, secret or os.environ.get(AUTH_VARIABLE), timeout_seconds=timeout_seconds)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Turn the client's errors into ours; their texts may hold the address with its login, so only the kind is kept."""
+    try:
+        yield
+    except httpx.TransportError as error:
+        raise ServiceUnavailable(
+            f"The Prefect server does not answer: {type(error).__name__}.",
+            hint="Check that it is up, and orchestrator.api_url or PREFECT_API_URL.",
+        ) from None
+    except (httpx.InvalidURL, json.JSONDecodeError, KeyError) as error:
+        raise ConfigurationError(
+            f"What answers is not a Prefect API: {type(error).__name__}.",
+            hint="orchestrator.api_url ends with /api, such as http://127.0.0.1:4200/api.",
+        ) from None
+
+
+def _require_success(answer: httpx.Response) -> None:
+    status = answer.status_code
+    if answer.is_success:
+        return
+    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+        raise AccessDenied(
+            f"The Prefect server refused our login (HTTP {status}).",
+            hint="Check orchestrator.auth_string_file: user:password, as PREFECT_SERVER_API_AUTH_STRING has it.",
+        )
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        raise Throttled("The Prefect server asked us to slow down.", hint="Try again in a minute.")
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        raise ServiceUnavailable(f"The Prefect server failed (HTTP {status}).", hint="Look at its log.")
+    if status == HTTPStatus.NOT_FOUND:
+        raise PreconditionFailed(
+            f"The Prefect server knows nothing at {answer.request.url.path}.",
+            hint="Check that orchestrator.api_url ends with /api, and that the deployments are registered.",
+        )
+    raise KeepwellError(f"The Prefect server refused the request (HTTP {status}): {_said(answer)}")
+
+
+def _said(answer: httpx.Response) -> str:
+    try:
+        document = answer.json()
+    except ValueError:
+        return answer.text[:300]
+    detail = document.get("detail", document) if isinstance(document, dict) else document
+    return str(detail)[:500]
+
+
+def _parse(kind: type[T], documents: Iterable[Any]) -> list[T]:
+    try:
+        return [kind.model_validate(document) for document in documents]
+    except ValidationError as error:
+        raise _not_understood(error) from None
+
+
+def _parse_one(kind: type[T], document: Any) -> T:
+    return _parse(kind, [document])[0]
+
+
+def _not_understood(error: ValidationError) -> KeepwellError:
+    places = ", ".join(".".join(map(str, fault["loc"])) for fault in error.errors(include_input=False)[:3])
+    return KeepwellError(
+        f"The Prefect server's answer was not understood: {places}.", hint="Keepwell is tried with Prefect 3.8."
+    )
+
+
+def _percent(data: Any) -> float:
+    try:
+        return float(json.loads(data) if isinstance(data, str) else data)
+    except (TypeError, ValueError):
+        return 0.0
+
+
+def _basic(auth_string: str) -> str:
+    return f"Basic {base64.b64encode(auth_string.encode()).decode()}"

@@ -1,0 +1,223 @@
+"""pg_dump's directory format: how to write it, list it, check its streams and restore it.
+
+A restore that exits 0 proves little: a stream cut at a row boundary, or an empty one, passes in silence. So each
+stream must end with COPY's terminator and hold as many lines as the table had rows.
+"""
+
+import re
+import subprocess
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from psycopg.conninfo import make_conninfo
+
+from keepwell import command
+from keepwell.command import Command
+from keepwell.errors import CommandFailed, LockTimeout, ServiceUnavailable
+from keepwell.postgres.binaries import Binaries
+from keepwell.postgres.connection import DUMP_OPTIONS, conninfo, password_environment
+from keepwell.settings import DatabaseSettings
+
+TERMINATOR = b"\\.\n"
+CONTENTS_FILE = "toc.dat"
+_AMCHECK_FOUND_DAMAGE = 2
+_DAMAGE_BYTES = 2_000
+# PostgreSQL's programs begin each of their own lines with their name.
+_SAYS = re.compile(r"^(pg_\w+|psql)[:.\w]* ")
+_QUOTES = re.compile(r"\b(DETAIL|CONTEXT|STATEMENT|QUERY):|Command was:|detail:")
+_DATA_FILE = re.compile(r"^\d+\.dat$")
+_GRANTOR = re.compile(rb'^(GRANT .*) GRANTED BY (?:"(?:[^"]|"")+"|[^\s";]+);$', re.MULTILINE)
+_DATA_ENTRY = re.compile(r"^(?P<dump_id>\d+); \d+ (?P<table_oid>\d+) TABLE DATA ")
+# pg_dump bounds its wait for a lock by a statement timeout, and knows no other.
+_LOCK_WORDS = ("could not obtain lock", "lock timeout", "due to statement timeout", "deadlock detected")
+_SERVER_GONE_WORDS = (
+    "server closed the connection",
+    "terminating connection",
+    "could not connect",
+    "Connection refused",
+    "connection to server",
+    "the database system is",
+    "conflict with recovery",
+)
+# A failed login also begins with the words of a lost connection, and no retry would help it.
+_REFUSED_WORDS = ("does not exist", "authentication failed", "permission denied")
+
+
+@dataclass(frozen=True)
+class DataEntry:
+    """One entry of an archive's contents that carries rows: the table's oid at the source, and its file."""
+
+    table_oid: int
+    file_name: str
+
+
+def build_dump_command(
+    binaries: Binaries,
+    database: DatabaseSettings,
+    folder: Path,
+    *,
+    snapshot_id: str,
+    encoding: str,
+    jobs: int,
+    lock_wait_seconds: int,
+) -> Command:
+    """Dump the database as a shared snapshot shows it, uncompressed, into a new folder.
+
+    Compression is ours, so that each stream can be counted and hashed on its way.
+    """
+    argv = [binaries.program("pg_dump"), "--dbname", conninfo(database, application_name="keepwell pg_dump")]
+    argv += ["--format=directory", f"--file={folder}", f"--jobs={jobs}", "--compress=0", f"--snapshot={snapshot_id}"]
+    argv += [f"--lock-wait-timeout={lock_wait_seconds * 1000}", "--no-password", f"--encoding={encoding}"]
+    # Where the role may not read past row security, fail instead of dumping only the rows it may see: the default.
+    return Command(tuple(argv), password_environment(database) | {"PGOPTIONS": DUMP_OPTIONS})
+
+
+def build_globals_command(binaries: Binaries, database: DatabaseSettings, file: Path, *, passwords: bool) -> Command:
+    """Dump roles and their memberships, with their password hashes where we may read them."""
+    argv = [binaries.program("pg_dumpall"), "--dbname", conninfo(database, application_name="keepwell pg_dumpall")]
+    argv += ["--globals-only", "--no-tablespaces", f"--file={file}", "--no-password"]
+    # Given as a connection string, because a name that holds an equals sign would be taken for one.
+    argv += [f"--database={make_conninfo('', dbname=database.name)}"]
+    argv += [] if passwords else ["--no-role-passwords"]
+    return Command(tuple(argv), password_environment(database))
+
+
+def build_restore_command(
+    binaries: Binaries, folder: Path, target: str, environment: dict[str, str], *, jobs: int
+) -> Command:
+    """Restore an archive folder into an existing, empty database; the first error ends it."""
+    argv = [binaries.program("pg_restore"), "--dbname", target, f"--jobs={jobs}", "--exit-on-error"]
+    # A subscription of the copy would start to pull from wherever the source's pulls.
+    argv += ["--no-tablespaces", "--no-subscriptions", "--no-password", str(folder)]
+    return Command(tuple(argv), environment | {"PGOPTIONS": DUMP_OPTIONS})
+
+
+def without_grantors(globals_sql: bytes) -> bytes:
+    """A globals file whose memberships do not say who granted them.
+
+    Since version 16 a grantor other than the server's first superuser needs the ADMIN option; the source's first
+    superuser is only one of several on a scratch server, so the file as it stands would be refused.
+    """
+    return _GRANTOR.sub(rb"\1;", globals_sql)
+
+
+def build_roles_command(binaries: Binaries, file: Path, target: str) -> Command:
+    """Create the roles of a globals file on a scratch server."""
+    argv = [binaries.program("psql"), "--dbname", target, "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1"]
+    return Command((*argv, f"--file={file}"), {})
+
+
+def build_index_check_command(binaries: Binaries, target: str, *, jobs: int) -> Command:
+    """Check every table and index of a database, and that each index knows every row."""
+    argv = [binaries.program("pg_amcheck"), "--heapallindexed", f"--jobs={jobs}", "--no-password", target]
+    return Command(tuple(argv), {})
+
+
+def run_index_check(call: Command) -> str:
+    """Run pg_amcheck, which tells what it found on its standard output.
+
+    Returns:
+        The end of what it found; empty when everything is in order.
+
+    Raises:
+        CommandFailed: It could not check.
+    """
+    process = command.start(call, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    try:
+        said, _ = process.communicate()
+    finally:
+        command.stop(process)
+    if process.returncode not in (0, _AMCHECK_FOUND_DAMAGE):
+        message = command.describe_failure(call, process.returncode, said)
+        raise CommandFailed(message, exit_code=process.returncode)
+    if process.returncode == 0:
+        return ""
+    return said[-_DAMAGE_BYTES:].decode(errors="replace").strip() or "it did not say what"
+
+
+def run_tool(call: Command, *, timeout_seconds: float | None = None) -> bytes:
+    """Run one of PostgreSQL's programs, telling passing troubles from lasting ones by its words.
+
+    Raises:
+        LockTimeout: A lock was not to be had.
+        ServiceUnavailable: The server went away.
+        CommandFailed: Anything else.
+    """
+    try:
+        return command.run(call, timeout_seconds=timeout_seconds)
+    except CommandFailed as failure:
+        error = CommandFailed(without_rows(failure.message), exit_code=failure.exit_code)
+        if any(words in error.message for words in _LOCK_WORDS):
+            hint = "A change of the schema is waiting or at work: try again when it is done."
+            raise LockTimeout(error.message, hint=hint) from None
+        refused = any(words in error.message for words in _REFUSED_WORDS)
+        if not refused and any(words in error.message for words in _SERVER_GONE_WORDS):
+            raise ServiceUnavailable(error.message, hint="Check that the server is up.") from None
+        raise error from None
+
+
+def without_rows(said: str) -> str:
+    """What a program said, without what may quote rows or passwords: details, contexts, statements.
+
+    It ends up in proofs, artifacts and messages.
+    """
+    kept: list[str] = []
+    quoting = False
+    for line in said.splitlines():
+        starts_anew = _SAYS.match(line) is not None
+        quoting = (quoting and not starts_anew) or _QUOTES.search(line) is not None
+        if not quoting:
+            kept.append(line)
+    return "\n".join(kept)
+
+
+def list_data_entries(binaries: Binaries, folder: Path) -> list[DataEntry]:
+    """Which tables an archive carries rows of, by its table of contents.
+
+    Raises:
+        CommandFailed: The contents cannot be parsed.
+    """
+    listing = command.run(Command((binaries.program("pg_restore"), "--list", str(folder))), timeout_seconds=600)
+    return list(parse_data_entries(listing.decode(errors="replace").splitlines()))
+
+
+def parse_data_entries(lines: Iterable[str]) -> Iterator[DataEntry]:
+    """The TABLE DATA entries of a `pg_restore --list`; they bear the table's oid, so no name is parsed."""
+    for line in lines:
+        entry = _DATA_ENTRY.match(line)
+        if entry:
+            yield DataEntry(int(entry["table_oid"]), f"{entry['dump_id']}.dat")
+
+
+def is_table_data(file_name: str) -> bool:
+    """Whether a file of an archive folder holds a table's COPY stream, and so a terminator."""
+    return _DATA_FILE.match(file_name) is not None
+
+
+class StreamCheck:
+    """Follows one COPY stream: counts its rows and sees whether it ends with the terminator."""
+
+    def __init__(self) -> None:
+        self._lines = 0
+        self._tail = b"\n"  # as if a line had ended before the first
+
+    def update(self, chunk: bytes) -> None:
+        """Take the next bytes of the stream."""
+        self._lines += chunk.count(b"\n")
+        self._tail = (self._tail + chunk)[-64:]
+
+    @property
+    def terminated(self) -> bool:
+        """Whether the terminator stands alone on the last line that is not empty."""
+        return self._tail.endswith(b"\n") and self._tail.rstrip(b"\n").endswith(b"\n" + TERMINATOR.rstrip())
+
+    @property
+    def trailer(self) -> bytes:
+        """The terminator with the empty lines behind it; empty when there is none."""
+        return self._tail[self._tail.rindex(TERMINATOR) :] if self.terminated else b""
+
+    @property
+    def rows(self) -> int:
+        """Lines before the terminator; each row is one line, since COPY escapes line breaks."""
+        return self._lines - self.trailer.count(b"\n")

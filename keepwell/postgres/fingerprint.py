@@ -1,0 +1,101 @@
+"""Row counts and content hashes: how a restored table is shown equal to its source.
+
+A table's hash is the sum of one 64-bit hash per row. A sum sees every row, in any order; an exclusive-or would not
+({x, x} equals {y, y}). The session's output must be canonical on both sides (`connection.CANONICAL_OUTPUT`).
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import psycopg
+from psycopg import sql
+
+from keepwell.postgres.connection import translated
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """How many rows, and the sum of their hashes as decimal text (it exceeds 64 bits)."""
+
+    rows: int
+    content_hash: str
+
+
+def fingerprint_table(
+    connection: psycopg.Connection, schema: str, name: str, columns: Sequence[str], condition: str = ""
+) -> Fingerprint:
+    """Count and hash one table's own rows (not those of its children).
+
+    Args:
+        connection: In the snapshot to be described.
+        schema: Of the table.
+        name: Of the table.
+        columns: Which columns, in which order; empty for a table that has none. Generated ones are left out by the
+            caller, because a restore computes them anew.
+        condition: SQL of an extension's configuration table, as PostgreSQL keeps it; from its catalogue only.
+
+    Raises:
+        KeepwellError: The table cannot be read.
+    """
+    hashed: sql.Composable = sql.SQL("0")
+    if columns:
+        row = sql.SQL('ROW({})::text COLLATE "C"').format(sql.SQL(", ").join(map(sql.Identifier, columns)))
+        hashed = sql.SQL("pg_catalog.sum(pg_catalog.hashtextextended({}, 0)::numeric)").format(row)
+    query = sql.SQL("SELECT pg_catalog.count(*), coalesce({}, 0)::text FROM ONLY {} {}").format(
+        hashed, sql.Identifier(schema, name), _trusted(condition)
+    )
+    with translated(f"hashing {schema}.{name}"):
+        found = connection.execute(query).fetchone()
+    return Fingerprint(found[0], found[1]) if found else Fingerprint(0, "0")
+
+
+def fingerprint_large_objects(connection: psycopg.Connection) -> Fingerprint:
+    """Count and hash all large objects, each by its number and content.
+
+    Raises:
+        KeepwellError: One cannot be read, or is larger than a value may be (1 GB).
+    """
+    with translated("hashing large objects"):
+        found = connection.execute(
+            """
+            SELECT pg_catalog.count(*), coalesce(pg_catalog.sum(pg_catalog.hashtextextended(
+                oid::text || ':' || pg_catalog.encode(pg_catalog.sha256(pg_catalog.lo_get(oid)), 'hex'), 0
+            )::numeric), 0)::text
+            FROM pg_catalog.pg_largeobject_metadata
+            """
+        ).fetchone()
+    return Fingerprint(found[0], found[1]) if found else Fingerprint(0, "0")
+
+
+def read_copy_stream(
+    connection: psycopg.Connection, schema: str, name: str, columns: Sequence[str], condition: str = ""
+) -> Iterator[bytes]:
+    """A table's COPY text, a row's line at a time, as pg_dump writes it: without the terminator.
+
+    Args:
+        connection: In the snapshot to be described, with canonical output.
+        schema: Of the table.
+        name: Of the table.
+        columns: As for `fingerprint_table`.
+        condition: As for `fingerprint_table`.
+    """
+    listed, relation = sql.SQL(", ").join(map(sql.Identifier, columns)), sql.Identifier(schema, name)
+    if condition:
+        source: sql.Composable = sql.SQL("(SELECT {} FROM ONLY {} {})").format(listed, relation, _trusted(condition))
+    else:
+        source = sql.SQL("{} ({})").format(relation, listed) if columns else relation
+    query = sql.SQL("COPY {} TO STDOUT").format(source)
+    with translated(f"reading {schema}.{name}"), connection.cursor() as cursor, cursor.copy(query) as copy:
+        for line in copy:
+            yield bytes(line)
+
+
+def sum_line_hashes(lines: Iterable[bytes]) -> int:
+    """A hash of lines in any order, in which each counts as often as it occurs."""
+    return sum(int.from_bytes(hashlib.blake2b(line, digest_size=8).digest()) for line in lines)
+
+
+def _trusted(condition: str) -> sql.SQL:
+    """SQL that PostgreSQL's own catalogue handed out; there is no value in it to quote."""
+    return sql.SQL(condition)

@@ -1,0 +1,38 @@
+"""The published JSON schemas of our documents, generated from their models.
+
+python -m keepwell.schemas docs/schemas
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from keepwell.backup.manifest import Manifest
+from keepwell.backup.proof import Proof
+from keepwell.evidence import Evidence
+
+# Name and format version; an old version's file is never changed again once it was released.
+PUBLISHED: dict[str, type[BaseModel]] = {"manifest-1": Manifest, "proof-1": Proof, "evidence-1": Evidence}
+
+
+def render_schema(name: str) -> str:
+    """One schema as it is published.
+
+    Raises:
+        KeyError: There is no document of that name.
+    """
+    schema = PUBLISHED[name].model_json_schema(mode="serialization")
+    return json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema"} | schema, indent=2) + "\n"
+
+
+def write_schemas(folder: Path) -> None:
+    """Write every schema into a folder, which is made when it is missing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in PUBLISHED:
+        (folder / f"{name}.json").write_text(render_schema(name), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write_schemas(Path(sys.argv[1]))

@@ -1,0 +1,355 @@
+"""The platform file: what one platform is, validated whole before anything is touched.
+
+Precedence: environment (`KEEPWELL_`, nesting by `__`) over secret file over TOML over the defaults here. A secret is
+never read from the TOML itself: its `<name>_file` names a file, read anew at every load, or the environment holds it.
+"""
+
+import difflib
+import os
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
+
+from keepwell.errors import ConfigurationError
+
+CONFIG_VARIABLE = "KEEPWELL_CONFIG"
+DEFAULT_FILE = Path("keepwell.toml")
+_PREFIX = "KEEPWELL_"
+_NESTED = "__"
+
+ProofLevel = Literal["uploaded", "readable", "complete", "restored", "equal", "sound", "serving"]
+# Below `equal` nothing was compared with its source, so nothing was proven.
+ProvenLevel = Literal["equal", "sound", "serving"]
+
+
+class Section(BaseModel):
+    """A table of the platform file: frozen, and strict about names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class DatabaseSettings(Section):
+    """The PostgreSQL database that is maintained."""
+
+    host: str = Field(default="127.0.0.1", min_length=1, description="Host name, address, or folder of its socket.")
+    port: int = Field(default=5432, ge=1, le=65535, description="TCP port; not a transaction pooler's.")
+    name: str = Field(min_length=1, max_length=63, description="Database to back up.")
+    user: str = Field(min_length=1, max_length=63, description="Role that may read every table.")
+    password: SecretStr | None = Field(default=None, description="Secret.")
+    password_file: Path | None = Field(default=None, description="File that holds the password.")
+    maintenance_name: str = Field(
+        default="postgres", description="Another database of the same server, which holds our locks."
+    )
+    sslmode: Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"] = Field(
+        default="prefer", description="As libpq knows it."
+    )
+    ssl_root_certificate: Path | None = Field(default=None, description="Certificate authority for verify-*.")
+
+
+class BucketSettings(Section):
+    """The object store that keeps backup sets and evidence."""
+
+    name: str = Field(min_length=1, description="Bucket.")
+    endpoint_url: str | None = Field(
+        default=None, pattern=r"^https?://", description="Any S3 endpoint; AWS by default."
+    )
+    region: str = Field(default="us-east-1", description="Region for request signing.")
+    prefix: str = Field(
+        default="", pattern=r"^$|^[^/].*[^/]$|^[^/]$", description="Folder in the bucket, no outer slash."
+    )
+    access_key_id: SecretStr | None = Field(default=None, description="Secret.")
+    access_key_id_file: Path | None = Field(default=None, description="File that holds the access key id.")
+    secret_access_key: SecretStr | None = Field(default=None, description="Secret.")
+    secret_access_key_file: Path | None = Field(default=None, description="File that holds the secret access key.")
+    addressing: Literal["auto", "path", "virtual"] = Field(default="auto", description="How the bucket is addressed.")
+    checksums: Literal["when_supported", "when_required"] = Field(
+        default="when_supported", description="`when_required` for stores that refuse flexible checksums."
+    )
+    ca_bundle: Path | None = Field(default=None, description="Certificate authority of a private endpoint.")
+
+
+class RedisSettings(Section):
+    """The cache beside the database."""
+
+    host: str = Field(default="127.0.0.1", min_length=1, description="Host name or address.")
+    port: int = Field(default=6379, ge=1, le=65535, description="TCP port.")
+    user: str | None = Field(default=None, description="ACL user; the default user otherwise.")
+    password: SecretStr | None = Field(default=None, description="Secret.")
+    password_file: Path | None = Field(default=None, description="File that holds the password.")
+
+
+class UploadsSettings(Section):
+    """Files that users sent in."""
+
+    directory: Path = Field(description="Folder on this machine.")
+
+
+class SmokeQuery(Section):
+    """A question whose answer shows that the application could work on a restored database."""
+
+    name: str = Field(min_length=1, description="What it shows, for the evidence.")
+    sql: str = Field(min_length=1, description="One SELECT; the first value of its first row counts.")
+    at_least: float | None = Field(default=None, description="The value must be a number this large or larger.")
+
+
+class BackupSettings(Section):
+    """How backups are made and proven."""
+
+    jobs: int = Field(default=2, ge=1, le=32, description="Parallel connections to dump, hash and restore with.")
+    compression_level: int = Field(default=3, ge=1, le=19, description="zstd level.")
+    spool_directory: Path | None = Field(default=None, description="Temporary space; the system's by default.")
+    tools_directory: Path | None = Field(default=None, description="Folder of pg_dump and its kin, tried first.")
+    lock_wait_seconds: int = Field(default=30, ge=1, le=3600, description="How long a dump may queue for a table.")
+    interlock_wait_seconds: int = Field(
+        default=600, ge=0, le=86400, description="How long to wait for another procedure to end."
+    )
+    max_age_hours: float = Field(default=26, gt=0, description="How old the newest proven backup may get.")
+    proven_level: ProvenLevel = Field(default="equal", description="Level from which a set counts as proven.")
+    smoke_queries: tuple[SmokeQuery, ...] = Field(default=(), description="Asked of the restored database.")
+
+
+class NotifySettings(Section):
+    """Where messages go. Addresses hold tokens, so they are secrets."""
+
+    urls: tuple[SecretStr, ...] = Field(default=(), description="Secret. Apprise addresses.")
+    urls_file: Path | None = Field(default=None, description="File with one Apprise address a line.")
+    dead_mans_switch_url: SecretStr | None = Field(
+        default=None, description="Secret. Asked after a proven backup only."
+    )
+    dead_mans_switch_url_file: Path | None = Field(default=None, description="File that holds the switch's address.")
+
+
+class OrchestratorSettings(Section):
+    """The Prefect server."""
+
+    api_url: str | None = Field(default=None, pattern=r"^https?://", description="Its API; PREFECT_API_URL otherwise.")
+    auth_string: SecretStr | None = Field(default=None, description="Secret. user:password of basic authentication.")
+    auth_string_file: Path | None = Field(default=None, description="File that holds user:password.")
+
+
+class Platform(BaseSettings):
+    """One platform, as its file and the environment describe it."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=_PREFIX, env_nested_delimiter=_NESTED, frozen=True, extra="forbid", hide_input_in_errors=True
+    )
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$", description="Short name: a-z, 0-9 and dashes.")]
+    database: DatabaseSettings
+    bucket: BucketSettings
+    redis: RedisSettings | None = None
+    uploads: UploadsSettings | None = None
+    backup: BackupSettings = BackupSettings()
+    notify: NotifySettings = NotifySettings()
+    orchestrator: OrchestratorSettings = OrchestratorSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Environment over secret files over TOML."""
+        del init_settings, dotenv_settings, file_secret_settings
+        toml = _TomlWithoutSecrets(settings_cls)
+        return env_settings, _SecretFiles(settings_cls, env_settings, toml), toml
+
+
+def load_platform(name: str | None = None) -> Platform:
+    """Read the platform file and the environment anew.
+
+    Args:
+        name: Which platform, where the configuration is a folder of files; None when there is only one.
+
+    Raises:
+        ConfigurationError: No file, unknown or wrong values, a secret in the TOML, or no such platform.
+    """
+    files = list(_config_files())
+    if name is None and len(files) == 1:
+        return load_platform_file(files[0])
+    platforms = {platform.name: platform for platform in map(load_platform_file, files)}
+    if name is None:
+        known = ", ".join(sorted(platforms))
+        raise ConfigurationError("There are several platforms.", hint=f"Name one with --platform: {known}.")
+    if name not in platforms:
+        raise ConfigurationError(
+            f"There is no platform {name!r}; the platform files describe: {', '.join(sorted(platforms))}.",
+            hint=_nearest(name, platforms) or f"Check the name, or {CONFIG_VARIABLE}.",
+        )
+    return platforms[name]
+
+
+def _config_files() -> Iterator[Path]:
+    place = Path(os.environ.get(CONFIG_VARIABLE, DEFAULT_FILE))
+    if place.is_dir():
+        found = sorted(place.glob("*.toml"))
+        if not found:
+            raise ConfigurationError(f"{place} holds no platform file.", hint="Write one with `keepwell init`.")
+        yield from found
+    elif place.is_file():
+        yield place
+    else:
+        raise ConfigurationError(
+            f"There is no platform file at {place}.",
+            hint=f"Write one with `keepwell init`, or name one with {CONFIG_VARIABLE}.",
+        )
+
+
+def load_platform_file(path: Path) -> Platform:
+    """Read one platform file and the environment anew.
+
+    Raises:
+        ConfigurationError: Unknown or wrong values, or a secret in the TOML.
+    """
+    _refuse_unknown_variables()
+    bound = type("Platform", (Platform,), {"model_config": SettingsConfigDict(toml_file=path), "__module__": __name__})
+    try:
+        return bound()  # type: ignore[no-any-return]
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"{path} is not TOML: {error}.", hint="Look at the named line.") from error
+    except SettingsError as error:
+        # A variable for a list that is not JSON; the error's cause quotes its value, which may be a secret.
+        raise ConfigurationError(
+            f"A variable of the environment cannot be read: {error}.", hint="Lists are written as JSON."
+        ) from None
+    except ValidationError as error:
+        raise ConfigurationError(f"{path}: {_describe(error)}.", hint=_hint(error)) from None
+
+
+def _refuse_unknown_variables() -> None:
+    """Pydantic passes over unknown top-level variables in silence; a misspelt one must not."""
+    known = {f"{_PREFIX}{name.upper()}" for name in Platform.model_fields} | {CONFIG_VARIABLE}
+    for variable in os.environ:
+        if variable.startswith(_PREFIX) and variable.split(_NESTED)[0] not in known:
+            raise ConfigurationError(
+                f"The environment variable {variable} is not one of ours.",
+                hint=_nearest(variable, known) or f"Known are: {', '.join(sorted(known))}.",
+            )
+
+
+def _describe(error: ValidationError) -> str:
+    """All faults in one sentence; never the values, which may be secrets."""
+    return "; ".join(
+        f"unknown key {_dotted(fault['loc'])}"
+        if fault["type"] == "extra_forbidden"
+        else f"{_dotted(fault['loc'])} is missing"
+        if fault["type"] == "missing"
+        else f"{_dotted(fault['loc'])}: {fault['msg']}"
+        for fault in error.errors(include_input=False, include_url=False)
+    )
+
+
+def _hint(error: ValidationError) -> str:
+    for fault in error.errors(include_input=False, include_url=False):
+        if fault["type"] == "extra_forbidden":
+            *parents, unknown = fault["loc"]
+            hint = _nearest(str(unknown), _known_keys(parents))
+            if hint:
+                return hint
+    return "`keepwell init` writes a file with every key explained."
+
+
+def _known_keys(location: list[int | str]) -> list[str]:
+    model: Any = Platform
+    for part in location:
+        if isinstance(part, int):
+            continue
+        annotation = model.model_fields[part].annotation
+        candidates = [annotation, *get_args(annotation)]
+        model = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+        if model is None:
+            return []
+    return list(model.model_fields)
+
+
+def _dotted(location: tuple[int | str, ...]) -> str:
+    return ".".join(map(str, location))
+
+
+def _nearest(word: str, known: Any) -> str:
+    match = difflib.get_close_matches(word, list(known), n=1)
+    return f"Did you mean {match[0]}?" if match else ""
+
+
+def _secret_fields(section: type[BaseModel]) -> list[str]:
+    return [name for name in section.model_fields if f"{name}_file" in section.model_fields]
+
+
+def _sections() -> Iterator[tuple[str, type[BaseModel]]]:
+    for name, field in Platform.model_fields.items():
+        for candidate in (field.annotation, *get_args(field.annotation)):
+            if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+                yield name, candidate
+
+
+class _TomlWithoutSecrets(TomlConfigSettingsSource):
+    """The TOML file, refused when it holds a secret itself."""
+
+    def __call__(self) -> dict[str, Any]:
+        values = super().__call__()
+        for name, section in _sections():
+            for field in _secret_fields(section):
+                if field in _table(values, name):
+                    raise ConfigurationError(
+                        f"{name}.{field} is a secret and does not belong in the platform file.",
+                        hint=f"Put it into a file named by {name}.{field}_file, or into "
+                        f"{_PREFIX}{name.upper()}{_NESTED}{field.upper()}; and change it, since it was readable here.",
+                    )
+        return values
+
+
+class _SecretFiles(PydanticBaseSettingsSource):
+    """Secrets from the files that the environment or the TOML names."""
+
+    def __init__(
+        self, settings_cls: type[BaseSettings], env: PydanticBaseSettingsSource, toml: PydanticBaseSettingsSource
+    ) -> None:
+        super().__init__(settings_cls)
+        self._env, self._toml = env, toml
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002
+        """Required by the base class, never asked: this source answers as a whole."""
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        env, toml = self._env(), self._toml()
+        found: dict[str, Any] = {}
+        for name, section in _sections():
+            for field in _secret_fields(section):
+                in_env, in_toml = _table(env, name), _table(toml, name)
+                named = (in_toml | in_env).get(f"{field}_file")
+                if named is not None and field not in in_env:
+                    found.setdefault(name, {})[field] = _read_secret(Path(named), lines=field == "urls")
+        return found
+
+
+def _table(values: dict[str, Any], name: str) -> dict[str, Any]:
+    table = values.get(name)
+    return table if isinstance(table, dict) else {}
+
+
+def _read_secret(path: Path, *, lines: bool) -> str | list[str]:
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise ConfigurationError(
+            f"The secret file {path} cannot be read: {error.strerror}.", hint="Check its path and permissions."
+        ) from None
+    # Only a list may hold comments: a password may begin with any sign.
+    content = [line.strip() for line in text.splitlines() if line.strip() and not (lines and line.startswith("#"))]
+    if not content:
+        raise ConfigurationError(f"The secret file {path} is empty.", hint="Write the secret into it, one line.")
+    return content if lines else content[0]

@@ -1,0 +1,161 @@
+"""Recording what a run found: a document in the bucket that outlives the orchestrator, and a page on the run."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+
+from prefect import get_run_logger
+from prefect.runtime import flow_run
+
+from keepwell.backup.catalogue import BackupEntry, read_catalogue
+from keepwell.backup.freshness import build_limits, describe_sets, judge_size
+from keepwell.backup.manifest import Manifest
+from keepwell.backup.proof import Proof
+from keepwell.backup.report import render_backup, render_check, render_verification
+from keepwell.evidence import Evidence, write_evidence
+from keepwell.objectstore.store import open_store
+from keepwell.settings import Platform, ProofLevel
+from keepwell.verdict import Finding, Verdict, worst
+from tasks import platforms
+from tasks.artifacts import show_markdown
+from tasks.redaction import redact
+from tasks.retries import MINUTE_SECONDS, step
+
+BACKUP_ITEMS = ("BK-1", "DB-6")
+VERIFICATION_ITEMS = ("MONTHLY-6",)
+CHECK_ITEMS = ("DAILY-5", "BK-5")
+
+
+@step("record evidence", timeout_seconds=10 * MINUTE_SECONDS)
+def record_backup(platform: str, proof: Proof, started_at: datetime, noticed: Sequence[Finding]) -> Evidence:
+    """Record what a backup run wrote and proved, beside the sizes of earlier sets.
+
+    Args:
+        platform: Its name.
+        proof: Of the set that was written.
+        started_at: When the run began.
+        noticed: What was found before the dump began.
+
+    Returns:
+        The document as it was stored.
+    """
+    loaded = platforms.load(platform)
+    store = open_store(loaded)
+    entries = [entry for entry in read_catalogue(store) if entry.backup_id <= proof.backup_id]
+    manifest, earlier = _split(entries, proof.backup_id)
+    wanted = loaded.backup.proven_level
+    size = judge_size(describe_sets(entries, wanted), build_limits(loaded.backup))
+    evidence = Evidence(
+        items=BACKUP_ITEMS,
+        platform=platform,
+        verdict=_judge(proof, wanted, [*noticed, *([size] if size else [])]),
+        summary=f"{proof.backup_id} reached {proof.reached or 'no level'}; {wanted} is wanted.",
+        findings=(*noticed, *proof.findings, *([size] if size else [])),
+        numbers=_measure(manifest, proof),
+        started_at=started_at,
+        finished_at=datetime.now(UTC),
+        flow_run=flow_run.id,
+    )
+    _keep(loaded, evidence)
+    if manifest is not None:
+        page = render_backup(manifest, proof, earlier, platform=platform, proven_level=wanted)
+        show_markdown(f"{platform}-backup-evidence", page, evidence.summary)
+    return evidence
+
+
+@step("record evidence", timeout_seconds=10 * MINUTE_SECONDS)
+def record_verification(platform: str, outcomes: Mapping[str, Proof | str], started_at: datetime) -> Evidence:
+    """Record what a verification of stored sets proved.
+
+    Args:
+        platform: Its name.
+        outcomes: Backup id to its proof, or to why there is none.
+        started_at: When the run began.
+
+    Returns:
+        The document as it was stored.
+    """
+    loaded = platforms.load(platform)
+    wanted = loaded.backup.proven_level
+    faulty = [entry for entry in read_catalogue(open_store(loaded)) if entry.manifest is None]
+    findings = [_describe_outcome(name, outcome, wanted) for name, outcome in outcomes.items()]
+    findings += [Finding(name=entry.backup_id, verdict=Verdict.WARN, message=entry.fault) for entry in faulty]
+    proven = sum(1 for outcome in outcomes.values() if isinstance(outcome, Proof) and outcome.proves(wanted))
+    evidence = Evidence(
+        items=VERIFICATION_ITEMS,
+        platform=platform,
+        verdict=worst(finding.verdict for finding in findings),
+        summary=f"{proven} of {len(outcomes)} chosen sets were restored and proven {wanted} or better.",
+        findings=tuple(findings),
+        numbers={
+            f"restore_seconds {name}": outcome.restore_seconds
+            for name, outcome in outcomes.items()
+            if isinstance(outcome, Proof)
+        },
+        started_at=started_at,
+        finished_at=datetime.now(UTC),
+        flow_run=flow_run.id,
+    )
+    _keep(loaded, evidence)
+    page = render_verification(outcomes, evidence, platform=platform, proven_level=wanted)
+    show_markdown(f"{platform}-verification-evidence", page, evidence.summary)
+    return evidence
+
+
+@step("record evidence", timeout_seconds=10 * MINUTE_SECONDS)
+def record_check(platform: str, evidence: Evidence) -> Evidence:
+    """Record what a check found, with what people were told of it, and show it."""
+    loaded = platforms.load(platform)
+    stored = _keep(loaded, evidence)
+    for finding in stored.findings:
+        get_run_logger().info("%s: %s: %s", finding.verdict, finding.name, finding.message)
+    show_markdown(f"{platform}-backup-check", render_check(stored, platform=platform), stored.summary)
+    return stored
+
+
+def _keep(platform: Platform, evidence: Evidence) -> Evidence:
+    findings = tuple(
+        finding.model_copy(update={"message": redact(finding.message), "hint": redact(finding.hint)})
+        for finding in evidence.findings
+    )
+    clean = evidence.model_copy(update={"summary": redact(evidence.summary), "findings": findings})
+    write_evidence(open_store(platform), clean)
+    return clean
+
+
+def _split(entries: Sequence[BackupEntry], backup_id: str) -> tuple[Manifest | None, list[Manifest]]:
+    """One set's manifest, and those of older sets that are not known to be bad."""
+    manifest = next((entry.manifest for entry in entries if entry.backup_id == backup_id), None)
+    earlier = [e.manifest for e in entries if e.backup_id != backup_id and e.manifest is not None and not e.damaged]
+    return manifest, earlier
+
+
+def _judge(proof: Proof, wanted: ProofLevel, others: Sequence[Finding]) -> Verdict:
+    own = proof.verdict if proof.proves(wanted) else worst([proof.verdict, Verdict.UNKNOWN])
+    return worst([own, *(finding.verdict for finding in others)])
+
+
+def _describe_outcome(name: str, outcome: Proof | str, wanted: ProofLevel) -> Finding:
+    if isinstance(outcome, str):
+        return Finding(name=name, verdict=Verdict.UNKNOWN, message=outcome)
+    message = f"It reached {outcome.reached or 'no level'}; {wanted} is wanted."
+    return Finding(name=name, verdict=_judge(outcome, wanted, []), message=message)
+
+
+def _measure(manifest: Manifest | None, proof: Proof) -> dict[str, float | str | None]:
+    numbers: dict[str, float | str | None] = {
+        "backup_id": proof.backup_id,
+        "level": proof.reached,
+        "restore_seconds": proof.restore_seconds,
+        "proof_seconds": (proof.finished_at - proof.started_at).total_seconds(),
+    }
+    if manifest is not None:
+        numbers |= {
+            "rows": manifest.rows,
+            "tables": len(manifest.tables),
+            "stored_bytes": manifest.stored_bytes,
+            "content_bytes": manifest.content_bytes,
+            "database_bytes": manifest.source.size_bytes,
+            "dump_seconds": manifest.seconds.dump,
+            "backup_seconds": manifest.seconds.total,
+        }
+    return numbers

@@ -1,0 +1,108 @@
+"""Telling of a run that failed, crashed or never began: its cause, what is still safe, and what to type next."""
+
+from datetime import UTC, datetime
+from uuid import UUID
+
+from prefect import get_run_logger
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun
+from prefect.utilities.urls import url_for
+
+from keepwell.backup.catalogue import read_catalogue
+from keepwell.backup.report import FailureFacts, build_failure_message, describe_safety, render_failure
+from keepwell.errors import KeepwellError
+from keepwell.evidence import Evidence, read_last_evidence, write_evidence
+from keepwell.guide import read_guide
+from keepwell.notify import Message
+from keepwell.objectstore.store import open_store
+from keepwell.settings import Platform
+from keepwell.verdict import Finding, Verdict
+from tasks import platforms
+from tasks.artifacts import show_markdown
+from tasks.redaction import redact
+from tasks.retries import MINUTE_SECONDS, step
+
+_LONGEST_CAUSE = 1500
+
+
+@step("read what happened", timeout_seconds=10 * MINUTE_SECONDS)
+def read_failure(flow_run_id: UUID) -> FailureFacts:
+    """Read a run's end from the orchestrator and what is still safe from the bucket.
+
+    Raises:
+        KeepwellError: The platform's settings cannot be loaded, so nobody can be told.
+    """
+    with get_client(sync_client=True) as client:
+        run = client.read_flow_run(flow_run_id)
+        procedure = client.read_flow(run.flow_id).name
+    platform = platforms.load(_platform_of(run))
+    return FailureFacts(
+        platform=platform.name,
+        procedure=procedure,
+        run_name=run.name,
+        state=(run.state.name if run.state else None) or "unknown",
+        cause=redact(_cause(run))[:_LONGEST_CAUSE],
+        safe=_describe_safety(platform),
+        next_command=f"keepwell run {procedure} --platform {platform.name}",
+        run_url=url_for("flow-run", obj_id=flow_run_id) or "",
+    )
+
+
+@step("record evidence", timeout_seconds=10 * MINUTE_SECONDS)
+def record_failure(flow_run_id: UUID, facts: FailureFacts) -> Message:
+    """Leave evidence for the items that the run was to answer, unless it did so itself, and show a page.
+
+    Returns:
+        What to tell people. A store that does not answer keeps nobody from being told.
+    """
+    loaded = platforms.load(facts.platform)
+    try:
+        _keep(loaded, flow_run_id, facts)
+    except KeepwellError as error:
+        get_run_logger().warning("The evidence could not be kept: %s", error)
+    show_markdown(f"{facts.platform}-failure", render_failure(facts), facts.cause[:200])
+    return build_failure_message(facts)
+
+
+def _keep(platform: Platform, flow_run_id: UUID, facts: FailureFacts) -> None:
+    store, now = open_store(platform), datetime.now(UTC)
+    items = tuple(item.id for item in read_guide() if item.deployment == facts.procedure)
+    if not items:
+        return
+    previous = read_last_evidence(store, items[0])
+    if previous is not None and previous.flow_run == str(flow_run_id):
+        return
+    finding = Finding(name=facts.procedure, verdict=Verdict.ALERT, message=facts.cause, hint=facts.next_command)
+    evidence = Evidence(
+        items=items,
+        platform=platform.name,
+        verdict=Verdict.ALERT,
+        summary=f"The run {facts.run_name} ended {facts.state}.",
+        findings=(finding,),
+        started_at=now,
+        finished_at=now,
+        flow_run=str(flow_run_id),
+    )
+    write_evidence(store, evidence)
+
+
+def _platform_of(run: FlowRun) -> str | None:
+    named = (run.parameters or {}).get("platform")
+    return str(named) if named else None
+
+
+def _cause(run: FlowRun) -> str:
+    state = run.state
+    if state is None:
+        return "The orchestrator does not know how it ended."
+    if state.name == "Late":
+        due = run.expected_start_time
+        return f"It was due {due:%Y-%m-%d %H:%M} UTC and has not started. Is a worker of its pool up?"
+    return state.message or "It left no message, as a process that was killed does."
+
+
+def _describe_safety(platform: Platform) -> str:
+    try:
+        return describe_safety(read_catalogue(open_store(platform)), platform.backup.proven_level)
+    except KeepwellError as error:
+        return f"not known, since the store could not be asked: {redact(error.message)}"

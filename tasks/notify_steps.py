@@ -1,0 +1,67 @@
+"""Telling people, and the watcher that watches us."""
+
+from prefect import get_run_logger
+
+from keepwell.notify import Delivery, Message, ping_dead_mans_switch, send
+from tasks import platforms
+from tasks.redaction import redact
+from tasks.retries import MINUTE_SECONDS, step
+
+
+@step("tell: {message.title}", timeout_seconds=10 * MINUTE_SECONDS)
+def tell(platform: str, message: Message) -> Delivery:
+    """Send a message to every channel of the platform.
+
+    Returns:
+        What became of it on each channel; never raises for a channel, so that none is told twice by a retry.
+    """
+    loaded = platforms.load(platform)
+    delivery = send(loaded.notify, _clean(message))
+    if not delivery.outcomes:
+        get_run_logger().warning("No notification channel is configured, so nobody was told: %s", message.title)
+    for outcome in delivery.outcomes:
+        level = "info" if outcome.delivered else "error"
+        said = "took the message" if outcome.delivered else outcome.reason
+        getattr(get_run_logger(), level)("Channel %s %s.", outcome.channel, said)
+    return delivery
+
+
+@step("require delivery", timeout_seconds=MINUTE_SECONDS)
+def require_delivered(delivery: Delivery | None) -> None:
+    """Go on only when no channel refused the message; without any channel there is nothing to require.
+
+    Args:
+        delivery: Of `tell`; None when there was nothing to tell.
+
+    Raises:
+        PartialFailure: A channel did not take it.
+    """
+    if delivery is not None and delivery.outcomes:
+        delivery.require()
+
+
+@step("ping the dead-man's switch", timeout_seconds=10 * MINUTE_SECONDS)
+def ping(platform: str) -> bool:
+    """Tell the outside watcher that a proven backup exists: it alerts when we fall silent.
+
+    Returns:
+        False when no switch is configured.
+
+    Raises:
+        KeepwellError: The watcher was not reached, or refused.
+    """
+    pinged = ping_dead_mans_switch(platforms.load(platform))
+    if not pinged:
+        get_run_logger().warning("No dead-man's switch is configured: nobody notices when all of this stops.")
+    return pinged
+
+
+def _clean(message: Message) -> Message:
+    return Message(
+        title=redact(message.title),
+        cause=redact(message.cause),
+        still_safe=redact(message.still_safe),
+        next_command=redact(message.next_command),
+        verdict=message.verdict,
+        details=tuple(map(redact, message.details)),
+    )

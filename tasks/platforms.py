@@ -1,0 +1,25 @@
+"""How every step gets its platform: read anew, its secrets hidden before anything can log them."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from keepwell.settings import Platform, load_platform
+from tasks import redaction
+
+# A flow's docstring describes it to the run form: Prefect takes no description from here.
+PlatformName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
+
+
+def load(name: str | None) -> Platform:
+    """Read the platform file, the environment and the secret files.
+
+    Args:
+        name: Which platform; None when there is only one.
+
+    Raises:
+        ConfigurationError: As `keepwell.settings.load_platform`.
+    """
+    platform = load_platform(name)
+    redaction.hide(platform)
+    return platform

@@ -1,0 +1,119 @@
+"""Manifests and proofs for tests that need what they say, not what they describe."""
+
+from datetime import UTC, datetime, timedelta
+
+from keepwell.backup import layout
+from keepwell.backup.manifest import LargeObjects, Manifest, Part, Seconds, Source, Table, Tools
+from keepwell.backup.proof import LEVELS, LevelOutcome, Proof
+from keepwell.settings import ProofLevel
+from keepwell.verdict import Finding, Verdict
+
+SNAPSHOT = datetime(2026, 3, 2, 2, 0, tzinfo=UTC)
+
+
+def backup_id(at: datetime = SNAPSHOT) -> str:
+    return f"{at:%Y%m%dT%H%M%SZ}-abcdef"
+
+
+def a_table(name: str = "events", *, rows: int | None = 100, size: int = 8192, unproven: str | None = None) -> Table:
+    return Table(
+        oid=1,
+        table_schema="public",
+        name=name,
+        kind="table",
+        columns=("id",),
+        size_bytes=size,
+        rows=rows,
+        content_hash=None if unproven else "1",
+        part=None,
+        unproven=unproven,
+    )
+
+
+def a_manifest(at: datetime = SNAPSHOT, *, tables: tuple[Table, ...] | None = None, size: int = 1000) -> Manifest:
+    part = Part(
+        name="database/1.dat.zst",
+        size_bytes=size // 4,
+        sha256="0" * 64,
+        compression="zstd",
+        content_size_bytes=size,
+        content_sha256="0" * 64,
+    )
+    return Manifest(
+        backup_id=backup_id(at),
+        platform="esn",
+        snapshot_at=at,
+        finished_at=at + timedelta(seconds=30),
+        source=Source(
+            database="esn_db",
+            server_version="15.18",
+            server_major=15,
+            encoding="UTF8",
+            collate="C",
+            ctype="C",
+            locale_provider="libc",
+            collation_version=None,
+            locale=None,
+            owner="postgres",
+            has_grants=False,
+            settings=(),
+            size_bytes=12_000_000,
+            standby=False,
+            extensions={},
+            stale_collations=(),
+            tablespaces={},
+            roles=("esn",),
+            migration_head=None,
+        ),
+        tools=Tools(keepwell="0.1.0", pg_dump="15.18", archive_major=15),
+        tables=tables if tables is not None else (a_table(),),
+        sequences=(),
+        large_objects=LargeObjects(count=0, content_hash=None),
+        role_passwords=True,
+        schema_digest="0" * 64,
+        parts=(part,),
+        seconds=Seconds(dump=1.0, fingerprint=1.0, upload=1.0, total=3.0),
+    )
+
+
+def a_proof(
+    at: datetime = SNAPSHOT,
+    *,
+    reached: ProofLevel | None = "serving",
+    stopped_by: Verdict | None = None,
+    findings: tuple[Finding, ...] = (),
+) -> Proof:
+    """A proof up to a level; with `stopped_by`, the level after it ended the ladder by that verdict."""
+    passed = LEVELS.index(reached) + 1 if reached else 0
+    outcomes = [
+        LevelOutcome(level=level, verdict=Verdict.OK, summary="checked", seconds=0.5) for level in LEVELS[:passed]
+    ]
+    if stopped_by is not None:
+        outcomes.append(
+            LevelOutcome(
+                level=LEVELS[passed],
+                verdict=stopped_by,
+                summary="1 finding: it differs",
+                findings=findings,
+                seconds=0.5,
+            )
+        )
+    restored = len(outcomes) > LEVELS.index("restored")
+    return Proof(
+        backup_id=backup_id(at),
+        started_at=at + timedelta(minutes=1),
+        finished_at=at + timedelta(minutes=2),
+        levels=tuple(outcomes),
+        server="PostgreSQL 15.18" if restored else None,
+        same_major=True if restored else None,
+        isolation="another user" if restored else None,
+        restore_seconds=12.5 if restored else None,
+    )
+
+
+def documents(manifest: Manifest, *proofs: Proof) -> dict[str, bytes]:
+    """A set as it lies in the store."""
+    stored = {layout.manifest_key(manifest.backup_id): manifest.to_json()}
+    for number, proof in enumerate(proofs):
+        stored[f"{layout.proofs_folder(manifest.backup_id)}{number}.json"] = proof.to_json()
+    return stored

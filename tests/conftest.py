@@ -1,0 +1,111 @@
+"""Real servers for the tests: each suite starts what it asks for, once, and ends it with the session."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+
+import pytest
+from pydantic import SecretStr
+from real_servers import BUCKET, Server, bucket_settings, build_platform, fresh_database, running_postgres
+
+from deployments.local.objectstore import RunningObjectStore, create_bucket, running_objectstore
+from deployments.local.redis_server import RunningRedis, running_redis
+from keepwell.objectstore.store import Store, open_store
+from keepwell.settings import (
+    Platform,
+    RedisSettings,
+)
+
+
+def find_chromium() -> str | None:
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    return next((found for name in names if (found := shutil.which(name))), None)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what needs a browser where there is none, in one line at the top; never where CI is set."""
+    left_out = [item for item in items if item.get_closest_marker("chromium")]
+    if not left_out or find_chromium() is not None or os.environ.get("CI"):
+        return
+    items[:] = [item for item in items if item not in left_out]
+    config.hook.pytest_deselected(items=left_out)
+    config.get_terminal_writer().line(f"Left out: {len(left_out)} tests that open the UI; no Chromium answers here.")
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Path of a browser; where CI is set, its absence is a failure."""
+    return find_chromium() or pytest.fail("No Chromium was found, and the UI must be tested here.")
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[int], Server]]:
+    """Servers by major version, each started when first asked for."""
+    started: dict[int, Server] = {}
+    contexts = []
+
+    def server(major: int) -> Server:
+        if major not in started:
+            context = running_postgres(major, tmp_path_factory.mktemp(f"pg{major}"))
+            contexts.append(context)
+            started[major] = context.__enter__()
+        return started[major]
+
+    yield server
+    for context in contexts:
+        context.__exit__(None, None, None)
+
+
+@pytest.fixture
+def server(servers: Callable[[int], Server]) -> Server:
+    """The server that most tests use; parametrize `major` for both."""
+    return servers(17)
+
+
+@pytest.fixture(scope="session")
+def objectstore(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningObjectStore]:
+    with running_objectstore(tmp_path_factory.mktemp("store")) as running:
+        create_bucket(running.endpoint_url, running.access_key_id, running.secret_access_key, BUCKET)
+        yield running
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningRedis]:
+    with running_redis(tmp_path_factory.mktemp("redis")) as running:
+        yield running
+
+
+@pytest.fixture
+def redis_url(redis_server: RunningRedis) -> str:
+    return f"redis://:{redis_server.password}@127.0.0.1:{redis_server.port}/0"
+
+
+@pytest.fixture
+def database(server: Server) -> Iterator[str]:
+    """Name of a fresh, empty database."""
+    with fresh_database(server) as name:
+        yield name
+
+
+@pytest.fixture
+def database_url(server: Server, database: str) -> str:
+    return server.url(database)
+
+
+@pytest.fixture
+def platform(
+    server: Server,
+    database: str,
+    objectstore: RunningObjectStore,
+    redis_server: RunningRedis,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Platform:
+    """A platform with a fresh database, a fresh folder of the bucket and a spool of its own."""
+    spool = tmp_path_factory.mktemp("spool")
+    redis = RedisSettings(host="127.0.0.1", port=redis_server.port, password=SecretStr(redis_server.password))
+    return build_platform(server, database, bucket_settings(objectstore), spool, redis=redis)
+
+
+@pytest.fixture
+def store(platform: Platform) -> Store:
+    return open_store(platform)

@@ -1,0 +1,140 @@
+"""The engine as flows see it, replaced at its seam: it records what is called, and each answer can be set."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from backup_documents import a_manifest, a_proof, documents
+from pydantic import SecretStr
+
+from keepwell.backup.manifest import Manifest
+from keepwell.backup.preflight import Readiness
+from keepwell.backup.progress import Step
+from keepwell.backup.proof import Proof
+from keepwell.evidence import Evidence, read_last_evidence
+from keepwell.notify import ChannelOutcome, Delivery, Message
+from keepwell.objectstore.store import ObjectMissing, StoredObject
+from keepwell.settings import BackupSettings, BucketSettings, DatabaseSettings, NotifySettings, Platform
+
+SECRET = "marked-secret/of the database%7"
+URL_TOKEN = "Marked0Token0Of0A0Channel"
+
+
+class MemoryStore:
+    """The objects of one platform, in memory."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, bytes] = {}
+
+    def put_bytes(self, relative: str, content: bytes) -> None:
+        self.objects[relative] = content
+
+    def get_bytes(self, relative: str) -> bytes:
+        if relative not in self.objects:
+            raise ObjectMissing("There is no such object.")
+        return self.objects[relative]
+
+    def list_objects(self, folder: str) -> Iterator[StoredObject]:
+        for key in sorted(self.objects):
+            if key.startswith(folder):
+                yield StoredObject(key, len(self.objects[key]), datetime.now(UTC))
+
+    def list_folders(self, folder: str) -> list[str]:
+        below = {key.removeprefix(folder).split("/")[0] for key in self.objects if key.startswith(folder)}
+        return sorted(below)
+
+
+@dataclass
+class Engine:
+    """What the flows call, recorded; each answer can be replaced."""
+
+    store: MemoryStore = field(default_factory=MemoryStore)
+    calls: list[str] = field(default_factory=list)
+    held: bool = False
+    ready: Callable[[], None] = lambda: None
+    write: Callable[[], Manifest] = field(default=lambda: a_manifest(datetime.now(UTC).replace(microsecond=0)))
+    proof: Callable[[datetime], Proof] = field(default=a_proof)
+    pinged: int = 0
+    sent: list[Message] = field(default_factory=list)
+    channels: tuple[bool, ...] = (True,)
+
+    def add_set(self, age: timedelta = timedelta(hours=7), **proof: Any) -> str:
+        """A stored and, unless told otherwise, proven set."""
+        at = (datetime.now(UTC) - age).replace(microsecond=0)
+        manifest = a_manifest(at)
+        self.store.objects |= documents(manifest, a_proof(at, **proof))
+        return manifest.backup_id
+
+    def evidence(self, item: str) -> Evidence:
+        found = read_last_evidence(self.store, item)
+        assert found is not None
+        return found
+
+    @contextmanager
+    def hold(self, *_: object, **__: object) -> Iterator[str]:
+        self.calls.append("hold")
+        self.held = True
+        try:
+            yield "token"
+        finally:
+            self.held = False
+            self.calls.append("release")
+
+    def require_ready(self, platform: Platform) -> Readiness:
+        self.calls.append("require ready")
+        self.ready()
+        return Readiness(client=None, database=None, findings=())  # type: ignore[arg-type]
+
+    def create(self, platform: Platform, store: object, progress: Callable[[Step], None]) -> Manifest:
+        self.calls.append("write")
+        assert self.held
+        progress(Step("dumping", 1, 2, "bytes"))
+        manifest = self.write()
+        self.store.objects |= documents(manifest)
+        return manifest
+
+    def verify(self, platform: Platform, store: object, backup_id: str, progress: Callable[[Step], None]) -> Proof:
+        self.calls.append("prove")
+        assert not self.held
+        progress(Step("proving", 1, 7, "levels"))
+        manifest = Manifest.from_json(self.store.objects[f"backups/{backup_id}/manifest.json"])
+        proof = self.proof(manifest.snapshot_at)
+        self.store.objects |= documents(manifest, proof)
+        return proof
+
+    def ping(self, platform: Platform) -> bool:
+        self.calls.append("ping")
+        self.pinged += 1
+        return True
+
+    def send(self, settings: NotifySettings, message: Message) -> Delivery:
+        self.sent.append(message)
+        return Delivery(tuple(ChannelOutcome(f"{n} json", taken, "refused") for n, taken in enumerate(self.channels)))
+
+
+def a_platform() -> Platform:
+    return Platform.model_construct(
+        name="esn",
+        database=DatabaseSettings(name="esn_db", user="esn", password=SecretStr(SECRET)),
+        bucket=BucketSettings(
+            name="b", access_key_id=SecretStr("AKIDMARKED"), secret_access_key=SecretStr("s3-marked-key")
+        ),
+        redis=None,
+        uploads=None,
+        backup=BackupSettings(),
+        notify=NotifySettings(urls=(SecretStr(f"json://user:marked-pass@chat.example/{URL_TOKEN}/"),)),
+    )
+
+
+def failing(*errors: Exception, then: Callable[[], Any]) -> Callable[[], Any]:
+    """Raise each error once, then answer."""
+    waiting = list(errors)
+
+    def answer() -> Any:
+        if waiting:
+            raise waiting.pop(0)
+        return then()
+
+    return answer

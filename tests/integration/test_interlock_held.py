@@ -1,0 +1,167 @@
+"""Two runs at once, a holder that was killed, and a lease from elsewhere."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from real_servers import Server
+
+from keepwell.errors import Busy
+from keepwell.holding import hold_platform
+from keepwell.interlock import Holder, Procedure
+from keepwell.objectstore.lease import LEASES, keep_lease, read_leases
+from keepwell.objectstore.store import Store, open_store
+from keepwell.postgres.advisory_locks import open_locks
+from keepwell.settings import Platform
+
+HOLD = """
+import pickle, sys, time
+from keepwell.holding import hold_platform
+from keepwell.interlock import Procedure
+from keepwell.objectstore.store import open_store
+platform = pickle.load(open(sys.argv[1], "rb"))
+with hold_platform(platform, open_store(platform), Procedure.BACKUP):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def waiting(platform: Platform, seconds: int) -> Platform:
+    backup = platform.backup.model_copy(update={"interlock_wait_seconds": seconds})
+    return platform.model_copy(update={"backup": backup})
+
+
+def put_lease(store: Store, *, cluster: str, lifetime: timedelta, procedure: str = "backup") -> None:
+    fields = {
+        "procedure": procedure,
+        "token": "elsewhere-1",
+        "cluster": cluster,
+        "expires_at": (datetime.now(UTC) + lifetime).isoformat(),
+    }
+    store.put_bytes(f"{LEASES}{procedure}-elsewhere-1.json", json.dumps(fields).encode())
+
+
+def test_a_second_run_is_told_who_is_at_work_and_since_when(platform: Platform, store: Store) -> None:
+    with (
+        hold_platform(platform, store, Procedure.BACKUP),
+        pytest.raises(Busy, match=r"A restore cannot start: a backup is at work .* since 20\d\d-") as raised,
+        hold_platform(waiting(platform, 0), store, Procedure.RESTORE),
+    ):
+        pytest.fail("both hold the platform")
+    assert raised.value.hint
+
+
+def test_a_second_run_waits_for_the_first_and_says_so_once(platform: Platform, store: Store) -> None:
+    seen: list[Holder] = []
+    order: list[str] = []
+    started = threading.Event()
+
+    def first() -> None:
+        with hold_platform(platform, store, Procedure.BACKUP):
+            started.set()
+            time.sleep(1.5)
+            order.append("first ends")
+
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(first)
+        started.wait(20)
+        with hold_platform(waiting(platform, 20), open_store(platform), Procedure.BACKUP, on_wait=seen.append):
+            order.append("second starts")
+        running.result()
+    assert order == ["first ends", "second starts"]
+    assert [holder.procedure for holder in seen] == [Procedure.BACKUP]
+
+
+def test_the_place_and_the_lease_are_given_back_with_the_block(platform: Platform, store: Store) -> None:
+    for _ in range(2):
+        with hold_platform(waiting(platform, 0), store, Procedure.BACKUP):
+            assert len(read_leases(store, datetime.now(UTC))) == 1
+        assert read_leases(store, datetime.now(UTC)) == []
+
+
+def test_a_nested_procedure_with_its_parents_token_is_not_in_its_own_way(platform: Platform, store: Store) -> None:
+    at_once = waiting(platform, 0)
+    with (
+        hold_platform(at_once, store, Procedure.RESTORE) as token,
+        hold_platform(at_once, store, Procedure.BACKUP, token=token) as nested,
+    ):
+        assert nested == token
+
+
+def test_platforms_do_not_stand_in_each_others_way(platform: Platform, store: Store) -> None:
+    other = waiting(platform, 0).model_copy(update={"name": "other"})
+    with (
+        hold_platform(platform, store, Procedure.BACKUP),
+        hold_platform(other, open_store(other), Procedure.RESTORE),
+        open_locks(other.database, other.name, "look") as locks,
+    ):
+        assert [holder.procedure for holder in locks.holders()] == [Procedure.RESTORE]
+
+
+def test_a_killed_holders_place_is_free_at_once_though_its_lease_is_still_there(
+    platform: Platform, store: Store, tmp_path: Path
+) -> None:
+    import pickle
+
+    pickled = tmp_path / "platform.pickle"
+    pickled.write_bytes(pickle.dumps(platform))
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, pickled], stdout=subprocess.PIPE, cwd=Path.cwd())
+    with holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(Busy), hold_platform(waiting(platform, 0), store, Procedure.BACKUP):
+            pytest.fail("both hold the platform")
+        os.kill(holder.pid, signal.SIGKILL)
+        holder.wait()
+    assert len(read_leases(store, datetime.now(UTC))) == 1
+    with hold_platform(platform, store, Procedure.BACKUP):
+        pass
+
+
+def test_a_lease_of_another_server_stands_in_the_way_until_it_runs_out(platform: Platform, store: Store) -> None:
+    put_lease(store, cluster="another server", lifetime=timedelta(seconds=3))
+    with (
+        pytest.raises(Busy, match="holds the store's lease from another server") as raised,
+        hold_platform(waiting(platform, 0), store, Procedure.BACKUP),
+    ):
+        pytest.fail("the lease was ignored")
+    assert "ends by itself" in raised.value.hint
+    with hold_platform(waiting(platform, 20), store, Procedure.BACKUP):
+        assert "elsewhere-1" not in {lease.token for lease in read_leases(store, datetime.now(UTC))}
+
+
+def test_a_lease_of_the_same_server_does_not_outlive_its_lock(platform: Platform, store: Store, server: Server) -> None:
+    with open_locks(platform.database, platform.name, "look") as locks:
+        cluster = locks.cluster()
+    put_lease(store, cluster=cluster, lifetime=timedelta(hours=1))
+    with hold_platform(waiting(platform, 0), store, Procedure.BACKUP):
+        pass
+
+
+def test_torn_and_foreign_documents_among_the_leases_are_passed_over(store: Store) -> None:
+    naive = {"procedure": "backup", "token": "t", "cluster": "c", "expires_at": "2999-01-01T00:00:00"}
+    for number, content in enumerate([b"", b"{", b"[]", b"null", b'{"a": 1}', json.dumps(naive).encode()]):
+        store.put_bytes(f"{LEASES}{number}.json", content)
+    put_lease(store, cluster="c", lifetime=timedelta(seconds=30))
+    put_lease(store, cluster="c", lifetime=timedelta(seconds=-1), procedure="restore")
+    assert [lease.token for lease in read_leases(store, datetime.now(UTC))] == ["elsewhere-1"]
+
+
+def test_a_lease_is_renewed_while_its_block_lasts(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("keepwell.objectstore.lease._RENEW_SECONDS", 0.05)
+    with keep_lease(store, "backup", "mine", "c"):
+        (first,) = read_leases(store, datetime.now(UTC))
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline and read_leases(store, datetime.now(UTC))[0] == first:
+            time.sleep(0.05)
+        (later,) = read_leases(store, datetime.now(UTC))
+    assert later.expires_at > first.expires_at
+    assert read_leases(store, datetime.now(UTC)) == []

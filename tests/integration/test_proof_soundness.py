@@ -1,0 +1,290 @@
+"""The last levels on a scratch server whose restored database was damaged: what no archive could show."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from real_servers import installation
+
+from keepwell.backup import create
+from keepwell.backup.manifest import Manifest
+from keepwell.backup.rehearsal import Target, check_serving, check_sound, create_like
+from keepwell.postgres import facts
+from keepwell.postgres.fingerprint import Fingerprint, fingerprint_table
+from keepwell.postgres.server import throwaway_server
+from keepwell.settings import SmokeQuery
+from keepwell.verdict import Finding, Verdict
+
+GOLDEN = Path(__file__).parent.parent / "cases" / "manifest-1.json"
+RESTORED = """
+CREATE TABLE people (id serial PRIMARY KEY, name text);
+INSERT INTO people (name) SELECT 'marker-' || to_char(n, 'FM0000') FROM generate_series(1, 200) n;
+CREATE INDEX people_name ON people (name);
+CREATE MATERIALIZED VIEW counted AS SELECT count(*) AS n FROM people;
+CREATE SEQUENCE down INCREMENT -1 MINVALUE -100 MAXVALUE -1 START -1;
+SELECT nextval('down'), nextval('down');
+CHECKPOINT;
+"""
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """A throwaway server with a restored database `whole`, which tests copy and damage."""
+
+    conninfo: str
+    folder: Path
+
+    def connect(self, database: str) -> psycopg.Connection:
+        return psycopg.connect(make_conninfo(self.conninfo, dbname=database), autocommit=True)
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scratch]:
+    folder = tmp_path_factory.mktemp("scratch")
+    with throwaway_server(installation(17), folder) as conninfo:
+        running = Scratch(conninfo, folder)
+        with running.connect("postgres") as connection:
+            connection.execute("CREATE DATABASE whole")
+        with running.connect("whole") as connection:
+            for statement in RESTORED.split(";\n"):
+                connection.execute(statement)
+        yield running
+
+
+@pytest.fixture
+def copy(scratch: Scratch, request: pytest.FixtureRequest) -> str:
+    """Name of a copy of the restored database."""
+    return copy_database(scratch, "whole", f"copy_{abs(hash(request.node.name))}")
+
+
+def copy_database(scratch: Scratch, template: str, name: str) -> str:
+    """A copy made from the files on the disk, so that nothing of it is in the server's memory."""
+    with scratch.connect("postgres") as connection:
+        connection.execute(
+            sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy").format(
+                sql.Identifier(name), sql.Identifier(template)
+            )
+        )
+    return name
+
+
+@pytest.fixture
+def manifest(scratch: Scratch) -> Manifest:
+    """A manifest that describes the restored database truly."""
+    golden = Manifest.from_json(GOLDEN.read_bytes())
+    with scratch.connect("whole") as connection:
+        relations = [table for table in facts.read_tables(connection) if table.kind != "S"]
+        sequences = facts.read_sequences(connection)
+    return golden.model_copy(
+        update={
+            "tables": tuple(create._describe_table(table, None, None) for table in relations),
+            "sequences": tuple(map(create._describe_sequence, sequences)),
+            "source": golden.source.model_copy(update={"stale_collations": ()}),
+        }
+    )
+
+
+def soundness(scratch: Scratch, database: str, manifest: Manifest) -> list[Finding]:
+    target = Target(make_conninfo(scratch.conninfo, dbname=database), 17, 2)
+    return list(check_sound(manifest, installation(17), target))
+
+
+def damage_file(scratch: Scratch, database: str, relation: str, pattern: bytes, replacement: bytes) -> None:
+    """Change bytes of a relation on the disk, where the server has not read them yet."""
+    with scratch.connect(database) as connection:
+        row = connection.execute("SELECT pg_relation_filepath(%s::regclass)", (relation,)).fetchone()
+        connection.execute("CHECKPOINT")
+    assert row is not None
+    file = scratch.folder / "data" / row[0]
+    content = file.read_bytes()
+    assert content.count(pattern) >= 1
+    file.write_bytes(content.replace(pattern, replacement))
+
+
+def test_a_whole_database_is_sound(scratch: Scratch, copy: str, manifest: Manifest) -> None:
+    assert soundness(scratch, copy, manifest) == []
+
+
+def test_an_index_that_is_out_of_order_is_not_sound(scratch: Scratch, copy: str, manifest: Manifest) -> None:
+    damage_file(scratch, copy, "people_name", b"marker-0100", b"zarker-0100")
+    (finding,) = soundness(scratch, copy_database(scratch, copy, f"{copy}_read"), manifest)
+    assert (finding.name, finding.verdict) == ("indexes", Verdict.ALERT)
+    assert "people_name" in finding.message
+
+
+def test_a_row_that_its_index_does_not_know_is_not_sound(scratch: Scratch, copy: str, manifest: Manifest) -> None:
+    """The index is in order; only comparing it with the table shows it."""
+    damage_file(scratch, copy, "people", b"marker-0100", b"marker-xxxx")
+    (finding,) = soundness(scratch, copy_database(scratch, copy, f"{copy}_read"), manifest)
+    assert finding.verdict is Verdict.ALERT
+    assert "lacks matching index tuple" in finding.message
+
+
+def test_a_page_that_cannot_be_read_is_not_sound(scratch: Scratch, copy: str, manifest: Manifest) -> None:
+    with scratch.connect(copy) as connection:
+        row = connection.execute("SELECT pg_relation_filepath('people_pkey')").fetchone()
+        connection.execute("CHECKPOINT")
+    assert row is not None
+    file = scratch.folder / "data" / row[0]
+    file.write_bytes(b"\xff" * len(file.read_bytes()))
+    findings = soundness(scratch, copy_database(scratch, copy, f"{copy}_read"), manifest)
+    assert {finding.verdict for finding in findings} == {Verdict.ALERT}
+    assert [finding.name for finding in findings] == ["indexes", "public.people_id_seq"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        ("SELECT setval('people_id_seq', 199)", "public.people_id_seq"),
+        ("SELECT setval('down', -1)", "public.down"),
+        ("DROP SEQUENCE down", "public.down"),
+        ("REFRESH MATERIALIZED VIEW counted WITH NO DATA", "public.counted"),
+        ("DROP MATERIALIZED VIEW counted", "public.counted"),
+    ],
+)
+def test_what_came_back_behind_empty_or_not_at_all_is_not_sound(
+    scratch: Scratch, copy: str, manifest: Manifest, damage: str, named: str
+) -> None:
+    with scratch.connect(copy) as connection:
+        connection.execute(damage)
+    alerts = [finding for finding in soundness(scratch, copy, manifest) if finding.verdict is Verdict.ALERT]
+    assert [finding.name for finding in alerts] == [named]
+
+
+@pytest.mark.parametrize("ahead", ["SELECT setval('people_id_seq', 5000)", "SELECT setval('down', -50)"])
+def test_a_sequence_that_is_ahead_of_its_snapshot_is_sound(
+    scratch: Scratch, copy: str, manifest: Manifest, ahead: str
+) -> None:
+    with scratch.connect(copy) as connection:
+        connection.execute(ahead)
+    assert soundness(scratch, copy, manifest) == []
+
+
+def test_rows_beyond_their_sequence_are_a_warning_since_the_source_is_like_that(
+    scratch: Scratch, copy: str, manifest: Manifest
+) -> None:
+    with scratch.connect(copy) as connection:
+        connection.execute("INSERT INTO people VALUES (9000, 'by hand')")
+    (finding,) = soundness(scratch, copy, manifest)
+    assert (finding.name, finding.verdict, "9000" in finding.message) == ("public.people_id_seq", Verdict.WARN, True)
+
+
+def test_a_stale_collation_of_the_source_is_a_warning(scratch: Scratch, copy: str, manifest: Manifest) -> None:
+    stale = manifest.source.model_copy(update={"stale_collations": ("public.german",)})
+    (finding,) = soundness(scratch, copy, manifest.model_copy(update={"source": stale}))
+    assert (finding.name, finding.verdict) == ("public.german", Verdict.WARN)
+
+
+def test_where_indexes_cannot_be_checked_nothing_is_known(scratch: Scratch, copy: str, manifest: Manifest) -> None:
+    """A role that may not install amcheck stands for a machine that lacks it."""
+    with scratch.connect(copy) as connection:
+        connection.execute("DO $$ BEGIN CREATE ROLE plain LOGIN; EXCEPTION WHEN duplicate_object THEN END $$")
+        connection.execute("GRANT pg_read_all_data TO plain")
+    target = Target(make_conninfo(scratch.conninfo, dbname=copy, user="plain"), 17, 2)
+    findings = list(check_sound(manifest, installation(17), target))
+    assert [(finding.name, finding.verdict) for finding in findings] == [("indexes", Verdict.UNKNOWN)]
+
+
+def ask(scratch: Scratch, database: str, statement: str, at_least: float | None = None) -> str:
+    target = Target(make_conninfo(scratch.conninfo, dbname=database), 17, 2)
+    found = list(check_serving((SmokeQuery(name="asked", sql=statement, at_least=at_least),), target))
+    return found[0].message if found else "fine"
+
+
+@pytest.mark.parametrize(
+    ("statement", "at_least", "answer"),
+    [
+        ("SELECT count(*) FROM people", 200, "fine"),
+        ("SELECT true", None, "fine"),
+        ("SELECT 'text'", None, "fine"),
+        ("SELECT 0", None, "fine"),
+        ("SELECT '100%'", None, "fine"),
+        ("SELECT count(*) FROM people", 201, "The smoke query “asked” answered 200, less than 201."),
+        ("SELECT false", None, "The smoke query “asked” answered False."),
+        ("SELECT NULL", None, "The smoke query “asked” answered None."),
+        ("SELECT 1 WHERE false", None, "The smoke query “asked” answered nothing."),
+        ("SELECT 'many'", 1, "The smoke query “asked” did not answer with a number."),
+    ],
+)
+def test_smoke_queries_are_judged_by_the_first_value_of_their_first_row(
+    scratch: Scratch, statement: str, at_least: float | None, answer: str
+) -> None:
+    assert ask(scratch, "whole", statement, at_least) == answer
+
+
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        ("SELECT 1 FROM absent", "does not exist"),
+        ("DELETE FROM people", "read-only transaction"),
+        ("SELECT 1/0", "division by zero"),
+        ("VACUUM", "cannot run inside a transaction"),
+    ],
+)
+def test_a_smoke_query_that_fails_or_writes_is_told_in_the_servers_words(
+    scratch: Scratch, statement: str, said: str
+) -> None:
+    assert said in ask(scratch, "whole", statement)
+
+
+def test_a_collation_that_this_machine_lacks_is_replaced_and_said(scratch: Scratch, manifest: Manifest) -> None:
+    source = manifest.source.model_copy(update={"collate": "xx_YY.UTF-8", "ctype": "xx_YY.UTF-8"})
+    with scratch.connect("postgres") as connection:
+        findings = list(create_like(connection, "elsewhere", source))
+        row = connection.execute("SELECT datcollate FROM pg_database WHERE datname = 'elsewhere'").fetchone()
+    assert [finding.name for finding in findings] == ["collation"]
+    assert row == ("C.UTF-8",)
+
+
+# Fingerprints.
+
+
+def rows_hashed(connection: psycopg.Connection, values: str) -> Fingerprint:
+    connection.execute("DROP TABLE IF EXISTS hashed; CREATE TABLE hashed (a text, b int)")
+    connection.execute(f"INSERT INTO hashed VALUES {values}")
+    return fingerprint_table(connection, "public", "hashed", ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("('x', 1), ('x', 1)", "('y', 1), ('y', 1)"),
+        ("('x', 1)", "('x', 1), ('x', 1)"),
+        ("('x', 1), ('x', 1), ('x', 1)", "('x', 1)"),
+        ("('x', 1), ('y', 2)", "('x', 2), ('y', 1)"),
+        ("('', 1)", "(NULL, 1)"),
+        ("('1', NULL)", "(NULL, 1)"),
+        ("(',', 1)", "('\",\"', 1)"),
+    ],
+)
+def test_different_rows_have_different_fingerprints(scratch: Scratch, copy: str, one: str, other: str) -> None:
+    with scratch.connect(copy) as connection:
+        assert rows_hashed(connection, one) != rows_hashed(connection, other)
+
+
+def test_the_order_of_rows_does_not_matter_to_a_fingerprint(scratch: Scratch, copy: str) -> None:
+    with scratch.connect(copy) as connection:
+        first = rows_hashed(connection, "('x', 1), ('y', 2), ('x', 1)")
+        assert first == rows_hashed(connection, "('x', 1), ('x', 1), ('y', 2)")
+        assert first.rows == 3
+
+
+def test_a_throwaway_server_has_no_network_and_none_of_our_environment(scratch: Scratch) -> None:
+    pid = int((scratch.folder / "data" / "postmaster.pid").read_text().split("\n")[0])
+    environment = Path(f"/proc/{pid}/environ").read_bytes()
+    assert not re.search(rb"AWS_|KEEPWELL_|PASSWORD", environment)
+    assert conninfo_to_dict(scratch.conninfo)["host"].startswith("/")
+    with scratch.connect("postgres") as connection:
+        assert connection.execute("SHOW listen_addresses").fetchone() == ("",)
+
+
+def test_a_throwaway_server_is_gone_with_its_block(tmp_path: Path) -> None:
+    with throwaway_server(installation(15), tmp_path) as conninfo:
+        psycopg.connect(conninfo).close()
+        pid = int((tmp_path / "data" / "postmaster.pid").read_text().split("\n")[0])
+    assert not Path(f"/proc/{pid}").exists()

@@ -1,0 +1,139 @@
+"""A server that answers like Prefect's API, from a script of states, over real HTTP."""
+
+import base64
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+NOW = datetime(2026, 11, 24, 2, 0, tzinfo=UTC)
+
+
+@dataclass
+class FakePrefect:
+    """What the server knows; tests change it as they go."""
+
+    url: str = ""
+    deployments: list[dict[str, Any]] = field(default_factory=list)
+    workers: list[dict[str, Any]] = field(default_factory=list)
+    # One state per look at the run; the last one stays.
+    states: list[str] = field(default_factory=lambda: ["PENDING", "RUNNING", "COMPLETED"])
+    lines: list[tuple[str, int, str]] = field(default_factory=list)
+    progress: list[float] = field(default_factory=list)
+    last_run: dict[str, Any] | None = None
+    auth_string: str | None = None
+    csrf: bool = False
+    failing: Callable[["FakePrefect"], int | None] = lambda _: None
+    looks: int = 0
+    created: list[dict[str, Any]] = field(default_factory=list)
+
+    def answer(self, path: str, body: dict[str, Any]) -> Any:
+        """The document for one request; None when there is nothing at that path."""
+        if path.startswith("/flow_runs/") and path != "/flow_runs/filter":
+            state = self.states[min(self.looks, len(self.states) - 1)]
+            self.looks += 1
+            return self._run(state)
+        answers: dict[str, Callable[[], Any]] = {
+            "/health": lambda: True,
+            "/admin/version": lambda: "3.8.8",
+            "/deployments/filter": lambda: self.deployments,
+            "/work_pools/keepwell/workers/filter": lambda: self.workers,
+            "/deployments/d1/create_flow_run": lambda: self._create(body),
+            "/task_runs/filter": lambda: [
+                {"id": "t1", "name": "dump-0", "state_type": "COMPLETED", "state_name": "Completed"}
+            ],
+            "/logs/filter": self._lines,
+            "/artifacts/filter": lambda: [{"id": "p1", "key": "dump", "data": json.dumps(p)} for p in self.progress],
+            "/flow_runs/filter": lambda: [self.last_run] if self.last_run else [],
+        }
+        return answers[path]() if path in answers else None
+
+    def _lines(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "id": f"l{n}",
+                "name": name,
+                "level": level,
+                "message": text,
+                "timestamp": (NOW + timedelta(seconds=n)).isoformat(),
+            }
+            for n, (name, level, text) in enumerate(self.lines)
+        ]
+
+    def _create(self, body: dict[str, Any]) -> dict[str, Any]:
+        self.created.append(body["parameters"])
+        return self._run("SCHEDULED")
+
+    def _run(self, state: str) -> dict[str, Any]:
+        said = {"type": state, "name": state.title(), "message": "it broke" if state == "FAILED" else None}
+        return {
+            "id": "r1", "name": "brave-owl", "deployment_id": "d1", "state_type": state, "state_name": state.title(),
+            "state": said, "total_run_time": 3.0, "unknown_to_us": True,
+        }  # fmt: skip
+
+
+def deployment(name: str = "backup-and-verify", **changes: Any) -> dict[str, Any]:
+    schema = {"properties": {"platform": {"type": "string"}}}
+    known = {"id": "d1", "name": name, "paused": False, "work_pool_name": "keepwell", "parameters": {}}
+    return known | {"parameter_openapi_schema": schema} | changes
+
+
+def worker(**changes: Any) -> dict[str, Any]:
+    beat = datetime.now(UTC).isoformat()
+    return {"name": "one", "status": "ONLINE", "last_heartbeat_time": beat} | changes
+
+
+@contextmanager
+def fake_prefect() -> Iterator[FakePrefect]:
+    """A server on loopback for the length of a block."""
+    fake = FakePrefect(deployments=[deployment()], workers=[worker()])
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self._serve()
+
+        def do_POST(self) -> None:
+            self._serve()
+
+        def _serve(self) -> None:
+            length = int(self.headers.get("content-length") or 0)
+            body = json.loads(self.rfile.read(length) or b"{}")
+            path = self.path.removeprefix("/api").partition("?")[0]
+            status, document = self._decide(path, body)
+            content = json.dumps(document).encode()
+            self.send_response(status)
+            self.send_header("content-length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def _decide(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
+            wanted = fake.auth_string and "Basic " + base64.b64encode(fake.auth_string.encode()).decode()
+            if wanted and path != "/health" and self.headers.get("authorization") != wanted:
+                return 401, {"exception_message": "Unauthorized"}
+            if path == "/csrf-token":
+                return (200, {"token": "tok"}) if fake.csrf else (422, {"detail": "CSRF protection is disabled."})
+            if fake.csrf and self.command == "POST" and self.headers.get("prefect-csrf-token") != "tok":
+                return 403, {"detail": "Missing CSRF token."}
+            failure = fake.failing(fake)
+            if failure is not None:
+                return failure, {"detail": "failing"}
+            document = fake.answer(path, body)
+            return (404, {"detail": "Not Found"}) if document is None else (200, document)
+
+        def log_message(self, *_: Any) -> None:
+            """Tests are quiet."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    fake.url = f"http://127.0.0.1:{server.server_port}/api"
+    try:
+        yield fake
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

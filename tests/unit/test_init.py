@@ -1,0 +1,191 @@
+import json
+import stat
+import tomllib
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel, SecretStr
+from typer.testing import CliRunner, Result
+
+from keepwell.cli import init as init_module
+from keepwell.cli.main import app
+from keepwell.cli.platform_file import known_keys, render_platform_file
+from keepwell.errors import ConfigurationError
+from keepwell.settings import Platform, load_platform
+
+REQUIRED = ("--name", "esn", "--database-name", "esn_db", "--database-user", "backup", "--bucket", "backups")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("KEEPWELL_CONFIG", raising=False)
+    return tmp_path
+
+
+def _init(*words: str) -> Result:
+    return CliRunner().invoke(app, ["init", *words])
+
+
+def test_the_file_loads_and_is_private(folder: Path) -> None:
+    result = _init(
+        *REQUIRED, "--endpoint-url", "http://127.0.0.1:9000", "--redis-host", "cache", "--database-port", "5433"
+    )
+    assert result.exit_code == 0
+    assert "keepwell doctor" in result.stdout
+    written = folder / "keepwell.toml"
+    assert stat.S_IMODE(written.stat().st_mode) == 0o600
+    platform = load_platform()
+    assert (platform.name, platform.database.port, platform.database.user) == ("esn", 5433, "backup")
+    assert platform.redis is not None
+    assert platform.redis.host == "cache"
+    assert [path.name for path in folder.iterdir()] == ["keepwell.toml"]
+
+
+def test_the_minimal_file_means_the_defaults() -> None:
+    assert _init(*REQUIRED).exit_code == 0
+    platform = load_platform()
+    assert (platform.redis, platform.uploads) == (None, None)
+    assert platform.backup == Platform.model_fields["backup"].default
+
+
+def test_every_key_of_the_settings_is_explained() -> None:
+    text = render_platform_file("esn", {})
+    for section, key in known_keys():
+        field = _model(section).model_fields[key]
+        assert key in text
+        assert (field.description or "?").split()[0] in text
+    assert {section for section, _ in known_keys()} == set(Platform.model_fields) - {"name"}
+
+
+def test_every_commented_key_may_be_uncommented(folder: Path) -> None:
+    """Each shown default is of the right type and name: the file loads with all of them in force."""
+    lines = render_platform_file("esn", {}).splitlines()
+    bare = [line.removeprefix("# ") if _is_code(line.removeprefix("# ")) else line for line in lines]
+    values = tomllib.loads("\n".join(bare))
+    for section, key in known_keys():
+        if SecretStr not in _flat(_model(section), key):
+            assert key in values[section], f"{section}.{key}"
+    values["database"] |= {"name": "n", "user": "u"}
+    values["bucket"] |= {"name": "b", "prefix": "p"}
+    for table in values.values():
+        if isinstance(table, dict):
+            for key in [key for key in table if key.endswith("_file")]:
+                del table[key]
+    values["backup"]["smoke_queries"] = [{"name": "n", "sql": "SELECT 1", "at_least": 1.0}]
+    (folder / "keepwell.toml").write_text(_toml(values))
+    load_platform()
+
+
+def _is_code(line: str) -> bool:
+    key, equals, _ = line.partition(" = ")
+    return line.startswith("[") or bool(equals and key.isidentifier())
+
+
+def _toml(values: dict[str, object]) -> str:
+    lines = [f"name = {json.dumps(values['name'])}"]
+    for section, table in values.items():
+        if isinstance(table, dict):
+            plain = {key: value for key, value in table.items() if not isinstance(value, list)}
+            lines += [f"[{section}]", *(f"{key} = {json.dumps(value)}" for key, value in plain.items())]
+    return "\n".join(lines)
+
+
+def _model(section: str) -> type[BaseModel]:
+    from keepwell.cli.platform_file import _model_in
+
+    model = _model_in(Platform.model_fields[section].annotation)
+    assert model is not None
+    return model
+
+
+def _flat(model: type[BaseModel], key: str) -> tuple[object, ...]:
+    from typing import get_args
+
+    annotation = model.model_fields[key].annotation
+    return (annotation, *get_args(annotation))
+
+
+def test_no_secret_ever_has_a_key_of_its_own() -> None:
+    text = render_platform_file("esn", {})
+    assert "\n# password = " not in text
+    assert "\npassword = " not in text
+
+
+def test_missing_flags_are_named() -> None:
+    result = _init("--name", "esn")
+    assert result.exit_code == 1
+    assert "--database-name, --database-user, --bucket" in result.stderr
+
+
+def test_a_file_that_is_there_is_kept_unless_forced(folder: Path) -> None:
+    (folder / "keepwell.toml").write_text("mine")
+    result = _init(*REQUIRED)
+    assert result.exit_code == 1
+    assert "--force" in result.stderr
+    assert (folder / "keepwell.toml").read_text() == "mine"
+    assert _init(*REQUIRED, "--force").exit_code == 0
+    assert load_platform().name == "esn"
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--prefix", "/outer/"),
+        ("--endpoint-url", "ftp://x"),
+        ("--database-port", "0"),
+        ("--database-password-file", "/no/such/file"),
+    ],
+)
+def test_what_would_not_load_is_never_written(folder: Path, flags: tuple[str, str]) -> None:
+    (folder / "keepwell.toml").write_text("mine")
+    result = _init(*REQUIRED, *flags, "--force")
+    assert result.exit_code == 1
+    assert "would not load" in result.stderr
+    assert (folder / "keepwell.toml").read_text() == "mine"
+    assert [path.name for path in folder.iterdir()] == ["keepwell.toml"]
+
+
+def test_a_folder_that_is_not_there() -> None:
+    result = _init(*REQUIRED, "--output", "no/such/keepwell.toml")
+    assert result.exit_code == 1
+    assert "cannot be written" in result.stderr
+
+
+def test_another_place_is_named_in_the_next_command() -> None:
+    assert "KEEPWELL_CONFIG=other.toml keepwell doctor" in _init(*REQUIRED, "--output", "other.toml").stdout
+
+
+def test_json_names_the_file() -> None:
+    envelope = json.loads(_init(*REQUIRED, "--json").stdout)
+    assert envelope["schema"] == "keepwell.init/1"
+    assert envelope["data"]["path"].endswith("/keepwell.toml")
+
+
+def test_values_are_quoted_for_toml() -> None:
+    text = render_platform_file("esn", {"database": {"name": 'a"b\\c', "user": "ü"}, "bucket": {"name": "b"}})
+    values = tomllib.loads(text)
+    assert values["database"]["name"] == 'a"b\\c'
+    assert values["database"]["user"] == "ü"
+
+
+def test_answers_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("keepwell.cli.console.is_interactive", lambda: True)
+    typed = "esn\n\n5433\nesn_db\nbackup\n\nbackups\nhttp://127.0.0.1:9\n\n\n"
+    result = CliRunner().invoke(app, ["init"], input=typed)
+    assert result.exit_code == 0, result.stderr
+    platform = load_platform()
+    assert (platform.database.host, platform.database.port, platform.bucket.name) == ("127.0.0.1", 5433, "backups")
+
+
+def test_nothing_is_asked_with_yes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("keepwell.cli.console.is_interactive", lambda: True)
+    assert _init(*REQUIRED, "--yes").exit_code == 0
+
+
+def test_every_answer_is_a_key_of_the_settings() -> None:
+    keys = {".".join(pair) for pair in known_keys()} | {"name"}
+    assert {key for key, *_ in init_module._QUESTIONS} <= keys
+    assert set(init_module._REQUIRED) <= keys
+    with pytest.raises(ConfigurationError):
+        init_module.require_answers(dict.fromkeys(init_module._REQUIRED))

@@ -1,0 +1,118 @@
+import sys
+from importlib import import_module
+from importlib.machinery import PathFinder
+from pathlib import Path
+
+import pytest
+import yaml
+from prefect import Flow
+from prefect.cli.deploy._models import PrefectYamlModel
+from prefect.utilities.callables import parameter_schema
+
+from deployments.automations import build_automations
+from deployments.deployment_file import DEPLOYMENT_FILE, DeploymentSpec, read_deployment_file
+from deployments.register import build_schedules
+from keepwell.errors import ConfigurationError
+from keepwell.guide import read_guide
+
+ROOT = DEPLOYMENT_FILE.parent
+DEPLOYMENTS = {spec.name: spec for spec in read_deployment_file().deployments}
+
+
+def flow_of(spec: DeploymentSpec) -> Flow:
+    found = getattr(import_module(f"flows.{spec.flow}"), spec.flow)
+    assert isinstance(found, Flow)
+    return found
+
+
+@pytest.mark.parametrize("spec", DEPLOYMENTS.values(), ids=DEPLOYMENTS)
+def test_each_deployment_bears_its_flow_s_name_and_knows_its_parameters(spec: DeploymentSpec) -> None:
+    flow = flow_of(spec)
+    assert flow.name == spec.name
+    assert set(spec.parameters) <= set(parameter_schema(flow.fn).properties)
+    if spec.parameters:
+        flow.validate_parameters(spec.parameters)
+
+
+@pytest.mark.parametrize("spec", DEPLOYMENTS.values(), ids=DEPLOYMENTS)
+def test_the_run_form_explains_every_parameter(spec: DeploymentSpec) -> None:
+    for name, described in parameter_schema(flow_of(spec).fn).model_dump_for_openapi()["properties"].items():
+        assert described.get("description"), name
+
+
+@pytest.mark.parametrize("spec", DEPLOYMENTS.values(), ids=DEPLOYMENTS)
+def test_a_flow_keeps_no_result_and_says_what_it_does(spec: DeploymentSpec) -> None:
+    flow = flow_of(spec)
+    assert flow.persist_result is False
+    assert not flow.log_prints
+    assert flow.description
+
+
+def test_prefect_reads_the_same_file() -> None:
+    model = PrefectYamlModel.model_validate(yaml.safe_load(DEPLOYMENT_FILE.read_text()))
+    assert [deployment.name for deployment in model.deployments] == list(DEPLOYMENTS)
+
+
+def test_every_flow_is_deployed() -> None:
+    files = {path.stem.replace("_", "-") for path in (ROOT / "flows").glob("[a-z]*.py")}
+    assert files == set(DEPLOYMENTS)
+
+
+def test_the_guide_s_deployments_exist() -> None:
+    named = {item.deployment for item in read_guide() if item.deployment}
+    assert named <= set(DEPLOYMENTS)
+
+
+def write_changed(folder: Path, change: str, into: str) -> Path:
+    text = DEPLOYMENT_FILE.read_text()
+    assert change in text
+    changed = folder / "prefect.yaml"
+    changed.write_text(text.replace(change, into, 1))
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("change", "into", "says"),
+    [
+        ("    schedules:\n", "    schedule:\n", "schedules"),
+        ("enforce_parameter_schema: true", "enforce_parameters_schema: true", "enforce_parameter"),
+        ("collision_strategy: ENQUEUE", "collision_strategy: CANCEL_NEW", "collision_strategy"),
+        ('cron: "0 2 * * *"', 'cron: "0 2 * *"', "cron"),
+        ("job_variables: {}", "job_variables: {env: {PASSWORD: x}}", "job_variables"),
+        ("tags: [keepwell, report]", "tags: [keepwell, report, watched]", "report itself"),
+        ("entrypoint: flows.report_failure.", "entrypoint: flows.check_backups.", "report_failure"),
+        ("name: keepwell\npull: []", "name: keepwell\npull: [{prefect.deployments.steps.git_clone: {}}]", "pull"),
+    ],
+)
+def test_what_prefect_would_pass_over_is_refused(tmp_path: Path, change: str, into: str, says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        read_deployment_file(write_changed(tmp_path, change, into))
+
+
+def test_each_platform_has_its_own_schedules_and_what_was_switched_off_stays_off() -> None:
+    spec = DEPLOYMENTS["backup-and-verify"]
+    made = build_schedules(spec.schedules, ["esn", "other"], frozenset({"nightly-other"}))
+    assert [(one.slug, one.parameters, one.active) for one in made] == [
+        ("nightly-esn", {"platform": "esn"}, True),
+        ("nightly-other", {"platform": "other"}, False),
+    ]
+
+
+def test_automations_watch_only_what_cannot_report_itself() -> None:
+    from uuid import uuid4
+
+    for automation in build_automations(uuid4()):
+        related = automation.trigger.match_related.model_dump()  # type: ignore[union-attr]
+        assert related["prefect.resource.id"] == "prefect.tag.watched"
+        assert automation.trigger.for_each == {"prefect.resource.id"}  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("folder", ["flows", "tasks", "deployments"])
+def test_no_file_bears_the_name_of_an_importable_package(folder: str) -> None:
+    elsewhere = [place for place in sys.path if Path(place or ".").resolve() not in {ROOT, ROOT / folder}]
+    names = [path.stem for path in (ROOT / folder).rglob("*.py") if not path.stem.startswith("__")]
+    assert names
+    shadowing = [
+        name for name in names if name in sys.stdlib_module_names or PathFinder.find_spec(name, elsewhere) is not None
+    ]
+    assert not shadowing

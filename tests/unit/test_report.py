@@ -1,0 +1,180 @@
+from datetime import timedelta
+
+import pytest
+from backup_documents import SNAPSHOT, a_manifest, a_proof, a_table
+
+from keepwell.backup.catalogue import BackupEntry
+from keepwell.backup.freshness import Notice
+from keepwell.backup.manifest import Manifest
+from keepwell.backup.proof import Proof
+from keepwell.backup.report import (
+    FailureFacts,
+    build_check_message,
+    build_failure_message,
+    build_restore_command,
+    describe_safety,
+    escape,
+    render_backup,
+    render_failure,
+)
+from keepwell.notify import render_body
+from keepwell.verdict import Finding, Verdict
+
+FINE = a_proof()
+DAMAGED = a_proof(
+    reached="restored",
+    stopped_by=Verdict.ALERT,
+    findings=(
+        Finding(name="public.events", verdict=Verdict.ALERT, message="public.events: 99 rows restored, not 100."),
+    ),
+)
+UNJUDGED = a_proof(reached="complete", stopped_by=Verdict.UNKNOWN)
+
+
+def render(manifest: Manifest, proof: Proof, earlier: list[Manifest] | None = None) -> str:
+    return render_backup(manifest, proof, earlier or [], platform="esn", proven_level="equal")
+
+
+def first_lines(page: str) -> list[str]:
+    return page.split("\n\n")[1].splitlines()
+
+
+def test_says_first_what_is_safe_since_when_and_how_long_a_restore_takes() -> None:
+    safe, since, restore = first_lines(render(a_manifest(), FINE))
+    assert safe.startswith("- **Safe:**")
+    assert "100 rows" in safe
+    assert "*serving*" in safe
+    assert "2026-03-02 02:00:00 UTC" in since
+    assert "12.5 s, measured" in restore
+
+
+@pytest.mark.parametrize(("proof", "sign"), [(DAMAGED, "✗ ALERT"), (UNJUDGED, "? unknown")])
+def test_a_set_that_is_not_proven_never_looks_safe(proof: Proof, sign: str) -> None:
+    page = render(a_manifest(), proof)
+    assert page.startswith(f"# {sign}")
+    assert first_lines(page)[0].startswith("- **NOT SAFE:**")
+    assert "**Safe:**" not in page
+
+
+def test_levels_that_were_not_tried_are_unknown() -> None:
+    page = render(a_manifest(), DAMAGED)
+    assert "| equal | ✗ ALERT |" in page
+    assert "| sound | ? unknown | not tried" in page
+    assert "| serving | ? unknown | not tried" in page
+
+
+def test_the_table_that_differs_is_named_and_the_others_are_equal() -> None:
+    page = render(a_manifest(tables=(a_table(), a_table("users"))), DAMAGED)
+    assert "| public.events | 100 | 8.2 kB | ✗ ALERT |" in page
+    assert "| public.users | 100 | 8.2 kB | ✓ ok |" in page
+
+
+def test_without_a_comparison_no_table_is_equal() -> None:
+    page = render(a_manifest(), UNJUDGED)
+    assert "| public.events | 100 | 8.2 kB | ? unknown: not compared |" in page
+
+
+def test_the_largest_tables_are_shown_and_every_unproven_one() -> None:
+    tables = tuple(a_table(f"t{number:03}", size=1000 * (100 - number)) for number in range(60))
+    page = render(a_manifest(tables=(*tables, a_table("tiny", size=1, unproven="a foreign table"))), FINE)
+    assert "public.t024" in page
+    assert "public.t025" not in page
+    assert "| public.tiny | 100 | 1 bytes | ? unknown: a foreign table |" in page
+    assert "and 35 smaller ones, each ✓ ok." in page
+    assert "except 1 named below" in page
+
+
+def test_sizes_stand_beside_those_of_earlier_sets() -> None:
+    earlier = [a_manifest(SNAPSHOT - timedelta(days=n), size=2000) for n in range(1, 15)]
+    page = render(a_manifest(size=1000), FINE, earlier)
+    assert "50% of the median of 14 earlier sets" in page
+    assert page.count("| 12.0 MB |") == 10
+    assert "and 5 older ones." in page
+
+
+def test_the_first_set_has_nothing_to_compare_with() -> None:
+    assert "No earlier set to compare with." in render(a_manifest(), FINE)
+
+
+HOSTILE = 'a|b`c*<img src=x onerror="alert(1)">[x](javascript:y)\n# head'
+
+
+def test_names_cannot_break_out_of_their_cell() -> None:
+    page = render(a_manifest(tables=(a_table(HOSTILE),)), FINE)
+    (row,) = [line for line in page.splitlines() if line.startswith("| public.a")]
+    assert row.replace("\\|", "").count("|") == 5
+    assert "<img" not in page
+    assert "\n# head" not in page
+    assert "\\[x\\]" in page
+
+
+@pytest.mark.parametrize(
+    ("text", "escaped"),
+    [("plain", "plain"), ("user_data", "user\\_data"), ("- x", "\\- x"), ("a-b", "a-b"), ("a & b", "a &amp; b")],
+)
+def test_escaping(text: str, escaped: str) -> None:
+    assert escape(text) == escaped
+
+
+def test_the_restore_command_can_be_pasted_whatever_the_database_is_called() -> None:
+    manifest = a_manifest()
+    named = manifest.model_copy(update={"source": manifest.source.model_copy(update={"database": "my db; rm -rf /"})})
+    assert build_restore_command(manifest, "esn").endswith("--into esn_db_restored_20260302 --platform esn")
+    assert "--into 'my db; rm -rf /_restored_20260302' --platform" in build_restore_command(named, "esn")
+
+
+def entry(proof: Proof | None) -> BackupEntry:
+    return BackupEntry(a_manifest().backup_id, a_manifest(), "", proof, proof)
+
+
+def test_safety_rests_on_proven_sets_only() -> None:
+    assert "as of 2026-03-02 02:00:00 UTC" in describe_safety([entry(None), entry(FINE)], "equal")
+    for bad in (DAMAGED, UNJUDGED, None):
+        assert describe_safety([entry(bad)], "equal").startswith("nothing is proven: none of 1")
+    assert "none of 0" in describe_safety([], "equal")
+
+
+FACTS = FailureFacts(
+    platform="esn",
+    procedure="backup-and-verify",
+    run_name="quick-fox",
+    state="Crashed",
+    cause="The process fell silent.",
+    safe="the data as of yesterday",
+    next_command="keepwell run backup-and-verify --platform esn",
+    run_url="http://127.0.0.1:4200/runs/flow-run/1",
+)
+
+
+def test_a_failure_says_cause_what_is_still_safe_and_the_next_command() -> None:
+    for text in (render_failure(FACTS), render_body(build_failure_message(FACTS))):
+        assert "The process fell silent." in text
+        assert "the data as of yesterday" in text
+        assert "keepwell run backup-and-verify --platform esn" in text
+        assert "http://127.0.0.1:4200/runs/flow-run/1" in text
+    assert build_failure_message(FACTS).title == "esn: backup-and-verify was killed or crashed"
+
+
+def test_a_code_block_holds_whatever_stands_in_it() -> None:
+    from dataclasses import replace
+
+    page = render_failure(replace(FACTS, next_command="echo '```' x"))
+    assert "````\necho '```' x\n````" in page
+
+
+def test_a_check_s_message_names_what_is_bad_and_what_to_do() -> None:
+    findings = (
+        Finding(name="age", verdict=Verdict.ALERT, message="It is too old.", hint="Run a backup."),
+        Finding(name="schedule", verdict=Verdict.OK, message="It is fine."),
+    )
+    message = build_check_message(findings, Notice.STILL_BAD, platform="esn", safe="x", bad_since=SNAPSHOT)
+    assert message.cause == "It is too old."
+    assert message.next_command == "Run a backup."
+    assert "still, since 2026-03-02 02:00:00 UTC" in message.title
+    assert message.details == ("✗ ALERT age: It is too old.",)
+
+
+def test_a_recovery_is_no_alarm() -> None:
+    message = build_check_message((), Notice.RECOVERED, platform="esn", safe="x", bad_since=None)
+    assert message.verdict is Verdict.OK
+    assert "fine again" in message.title

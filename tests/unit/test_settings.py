@@ -1,0 +1,132 @@
+from pathlib import Path
+
+import pytest
+
+from keepwell.errors import ConfigurationError
+from keepwell.settings import load_platform
+
+MINIMAL = """
+name = "esn"
+[database]
+name = "esn_db"
+user = "backup"
+[bucket]
+name = "backups"
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("KEEPWELL_CONFIG", raising=False)
+    (tmp_path / "keepwell.toml").write_text(MINIMAL)
+    return tmp_path
+
+
+def _extend(folder: Path, text: str) -> None:
+    (folder / "keepwell.toml").write_text(MINIMAL + text)
+
+
+def test_defaults() -> None:
+    platform = load_platform()
+    assert platform.database.port == 5432
+    assert platform.redis is None
+    assert platform.backup.proven_level == "equal"
+
+
+def test_environment_over_secret_file_over_toml(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "password").write_text("from the file\n")
+    text = MINIMAL.replace('user = "backup"', f'user = "backup"\nport = 1\npassword_file = "{folder}/password"')
+    (folder / "keepwell.toml").write_text(text)
+    monkeypatch.setenv("KEEPWELL_DATABASE__PORT", "2")
+    platform = load_platform()
+    assert platform.database.port == 2
+    assert platform.database.password is not None
+    assert platform.database.password.get_secret_value() == "from the file"
+    monkeypatch.setenv("KEEPWELL_DATABASE__PASSWORD", "from the environment")
+    password = load_platform().database.password
+    assert password is not None
+    assert password.get_secret_value() == "from the environment"
+
+
+def test_secret_files_are_read_at_every_load(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = folder / "password"
+    monkeypatch.setenv("KEEPWELL_DATABASE__PASSWORD_FILE", str(secret))
+    for word in ("old", "new"):
+        secret.write_text(word)
+        password = load_platform().database.password
+        assert password is not None
+        assert password.get_secret_value() == word
+
+
+@pytest.mark.parametrize(
+    ("text", "says", "hint"),
+    [
+        ("[bakup]\njobs = 2", "bakup", "backup"),
+        ("[backup]\njbos = 2", "backup.jbos", "jobs"),
+        ("[backup]\njobs = 0", "backup.jobs", ""),
+        ('[backup]\nproven_level = "readable"', "backup.proven_level", ""),
+        ("[backup", "is not TOML", ""),
+    ],
+)
+def test_what_is_wrong_is_named(folder: Path, text: str, says: str, hint: str) -> None:
+    _extend(folder, text)
+    with pytest.raises(ConfigurationError) as caught:
+        load_platform()
+    assert says in caught.value.message
+    assert hint in caught.value.hint
+
+
+def test_a_secret_in_the_file_is_refused_and_never_shown(folder: Path) -> None:
+    _extend(folder, '[redis]\npassword = "hush"')
+    with pytest.raises(ConfigurationError, match=r"redis\.password is a secret") as caught:
+        load_platform()
+    assert "hush" not in str(caught.value)
+
+
+def test_a_misspelt_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KEEPWELL_DATABSE__PORT", "1")
+    with pytest.raises(ConfigurationError, match="KEEPWELL_DATABSE__PORT") as caught:
+        load_platform()
+    assert "KEEPWELL_DATABASE" in caught.value.hint
+
+
+@pytest.mark.parametrize(("content", "says"), [(None, "cannot be read"), ("\n \n", "is empty")])
+def test_a_secret_file_without_a_secret(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, content: str | None, says: str
+) -> None:
+    secret = folder / "password"
+    if content is not None:
+        secret.write_text(content)
+    monkeypatch.setenv("KEEPWELL_DATABASE__PASSWORD_FILE", str(secret))
+    with pytest.raises(ConfigurationError, match=says):
+        load_platform()
+
+
+def test_no_file_at_all(folder: Path) -> None:
+    (folder / "keepwell.toml").unlink()
+    with pytest.raises(ConfigurationError) as caught:
+        load_platform()
+    assert "keepwell init" in caught.value.hint
+
+
+def test_a_folder_of_platforms(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    several = folder / "platforms"
+    several.mkdir()
+    for name in ("esn", "shop"):
+        (several / f"{name}.toml").write_text(MINIMAL.replace('"esn"', f'"{name}"'))
+    monkeypatch.setenv("KEEPWELL_CONFIG", str(several))
+    assert load_platform("shop").name == "shop"
+    with pytest.raises(ConfigurationError, match="several platforms"):
+        load_platform()
+    with pytest.raises(ConfigurationError) as caught:
+        load_platform("shp")
+    assert "shop" in caught.value.hint
+
+
+def test_values_never_show_in_an_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KEEPWELL_NOTIFY__URLS", '["slack://hush-token"')
+    _extend(folder, "")
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - whatever it is, it must not tell
+        load_platform()
+    assert "hush" not in str(caught.value)

@@ -1,0 +1,102 @@
+import errno
+import fcntl
+import os
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from keepwell.backup import spool
+from keepwell.backup.spool import open_spool, require_space, sweep_spools
+from keepwell.errors import KeepwellError, PreconditionFailed
+from keepwell.postgres.server import runs_as_another_user
+from keepwell.settings import BackupSettings, Platform
+
+
+@pytest.fixture
+def platform(tmp_path: Path) -> Platform:
+    return Platform.model_construct(name="esn", backup=BackupSettings(spool_directory=tmp_path))
+
+
+def test_a_spool_is_private_and_gone_with_its_block(platform: Platform) -> None:
+    with open_spool(platform) as folder:
+        (folder / "x").mkdir()
+        assert folder.stat().st_mode & 0o777 == (0o711 if runs_as_another_user() else 0o700)
+    assert not folder.exists()
+
+
+def test_a_living_runs_spool_is_left_alone(platform: Platform) -> None:
+    with open_spool(platform) as folder:
+        assert sweep_spools(platform) == 0
+        assert folder.exists()
+
+
+def test_a_dead_runs_spool_is_removed(platform: Platform, tmp_path: Path) -> None:
+    dead = tmp_path / "keepwell-spool-dead"
+    (dead / "database").mkdir(parents=True)
+    (dead / "lock").touch()
+    assert sweep_spools(platform) == 1
+    assert not dead.exists()
+
+
+def test_a_spool_without_its_lock_is_removed_only_when_it_is_old(platform: Platform, tmp_path: Path) -> None:
+    """It may have been made this very moment by a run that is about to lock it."""
+    young, old = tmp_path / "keepwell-spool-young", tmp_path / "keepwell-spool-old"
+    young.mkdir()
+    old.mkdir()
+    os.utime(old, (time.time() - 3600,) * 2)
+    assert sweep_spools(platform) == 0
+    assert (young.exists(), old.exists()) == (True, False)
+
+
+def test_neither_links_nor_others_names_are_swept(platform: Platform, tmp_path: Path) -> None:
+    other = tmp_path / "somebody-elses"
+    other.mkdir()
+    (other / "lock").touch()
+    (tmp_path / "keepwell-spool-link").symlink_to(other)
+    assert sweep_spools(platform) == 0
+    assert (other / "lock").exists()
+
+
+def test_a_dead_runs_spool_that_names_another_process_ends_nobody(platform: Platform, tmp_path: Path) -> None:
+    """Process numbers are reused: only the server of that very folder is ended."""
+    data = tmp_path / "keepwell-spool-dead" / "scratch" / "data"
+    data.mkdir(parents=True)
+    (data / "postmaster.pid").write_text(f"{os.getpid()}\n")
+    (tmp_path / "keepwell-spool-dead" / "lock").touch()
+    assert sweep_spools(platform) == 1
+
+
+def test_a_held_lock_outweighs_everything(platform: Platform, tmp_path: Path) -> None:
+    held = tmp_path / "keepwell-spool-held"
+    held.mkdir()
+    with (held / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert sweep_spools(platform) == 0
+    assert sweep_spools(platform) == 1
+
+
+@pytest.mark.parametrize(("free_mb", "enough"), [(100, False), (300, False), (357, True), (1000, True)])
+def test_space_is_asked_for_beside_a_reserve_that_stays_free(
+    free_mb: int, enough: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spool.shutil, "disk_usage", lambda place: SimpleNamespace(free=free_mb * 2**20))
+    if enough:
+        require_space(tmp_path, 100 * 2**20, "the dump")
+    else:
+        with pytest.raises(PreconditionFailed, match="the dump needs about 105 MB") as raised:
+            require_space(tmp_path, 100 * 2**20, "the dump")
+        assert "spool_directory" in raised.value.hint
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_disk_that_fills_up_is_told_in_our_words(number: int, platform: Platform) -> None:
+    with pytest.raises(KeepwellError, match="is full") as raised, open_spool(platform):
+        raise OSError(number, "injected")
+    assert "spool_directory" in raised.value.hint
+
+
+def test_other_troubles_of_the_disk_are_not_renamed(platform: Platform) -> None:
+    with pytest.raises(OSError, match="injected"), open_spool(platform):
+        raise OSError(errno.EIO, "injected")
