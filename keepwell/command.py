@@ -168,4 +168,8 @@ def _setpriv() -> str | None:
 
 def _die_with_parent(death_signal: signal.Signals) -> tuple[str, ...]:
     found = _setpriv()
-    return (found, "--pdeathsig", death_signal.name.removeprefix("SIG")) if found else ()
+    if found is None:
+        return ()
+    # A parent killed before the signal was asked for sends none: so look, once it was, whether it is still there.
+    still_there = ("sh", "-c", 'test "$PPID" = "$1" && shift && exec "$@"', "sh", str(os.getpid()))
+    return (found, "--pdeathsig", death_signal.name.removeprefix("SIG"), *still_there)

@@ -106,6 +106,15 @@ def test_a_child_dies_with_its_killed_parent() -> None:
     assert not _lives(child)
 
 
+def test_a_child_whose_parent_was_killed_before_it_could_ask_for_the_signal_never_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "getpid", lambda: 1)  # as if the parent had been another one
+    with pytest.raises(CommandFailed):
+        command.run(Command(("touch", str(tmp_path / "begun"))))
+    assert not (tmp_path / "begun").exists()
+
+
 def _lives(pid: int) -> bool:
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
