@@ -3,16 +3,28 @@
 backups/<id>/database/…       the archive: toc.dat as it is, streams as <file>.zst
 backups/<id>/globals.sql      roles
 backups/<id>/schema.jsonl       the schema as comparable lines
+backups/<id>/uploads.jsonl      what lay in the uploads folder
+backups/<id>/redis.jsonl        the keys of Redis
+backups/<id>/RESTORE.md         how to restore this set, with and without Keepwell; never sealed
+backups/<id>/platform.toml      the platform file without secrets
 backups/<id>/manifest.json    written last
 backups/<id>/proofs/<time>…   one document for each verification
 unfinished/<id>               present from before the first object until the manifest is there
+uploads/<aa>/<sha256>…        contents of uploaded files, each once, for all sets together
+damaged-uploads/<sha256>…     present from when a proof found such a content damaged until it was sent anew
 """
 
 BACKUPS = "backups/"
 UNFINISHED = "unfinished/"
+UPLOADS = "uploads/"
+DAMAGED_UPLOADS = "damaged-uploads/"
 DATABASE = "database/"
 GLOBALS = "globals.sql"
 SCHEMA = "schema.jsonl"
+UPLOADS_INDEX = "uploads.jsonl"
+CACHE_KEYS = "redis.jsonl"
+RESTORE_PAGE = "RESTORE.md"
+PLATFORM_FILE = "platform.toml"
 PROOFS = "proofs/"
 MANIFEST = "manifest.json"
 
@@ -35,3 +47,13 @@ def proofs_folder(backup_id: str) -> str:
 def unfinished_key(backup_id: str) -> str:
     """The mark of a set that is being written."""
     return f"{UNFINISHED}{backup_id}"
+
+
+def content_folder(sha256: str) -> str:
+    """Folder of one content of an uploaded file: 256 of them, so that none gets long."""
+    return f"{UPLOADS}{sha256[:2]}/"
+
+
+def damaged_upload_key(content_key: str) -> str:
+    """The mark of a content that was found damaged."""
+    return f"{DAMAGED_UPLOADS}{content_key.rpartition('/')[2]}"

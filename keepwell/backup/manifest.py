@@ -117,6 +117,46 @@ class Tools(Document):
     archive_major: int = Field(description="A pg_restore of this major version or newer reads it.")
 
 
+class UploadedFiles(Document):
+    """The platform's uploads folder, as `uploads.jsonl` lists it; its contents lie in `uploads/`, for all sets together.
+
+    Read after the database's snapshot, so that a file which a row speaks of was there to be read unless it was removed.
+    """
+
+    began_at: AwareDatetime = Field(description="The folder was read from then on, by this machine's clock.")
+    finished_at: AwareDatetime
+    files: int = Field(ge=0)
+    folders: int = Field(ge=0, description="Below the uploads folder, empty ones too.")
+    links: int = Field(ge=0, description="Symbolic links: kept as such, never followed.")
+    size_bytes: int = Field(ge=0, description="Of all files.")
+    contents: int = Field(ge=0, description="Different ones, each one object.")
+    stored_bytes: int = Field(ge=0, description="Of those objects in the store.")
+    sent_contents: int = Field(ge=0, description="Those that the store did not have before this set.")
+    sent_bytes: int = Field(ge=0, description="Of the objects that were sent.")
+    left_out: int = Field(ge=0, description="What lies in the folder and could not be included; the index names each.")
+    named_left_out: tuple[str, ...] = Field(default=(), description="The first of them, each with its reason.")
+    seconds: float = Field(ge=0)
+
+
+class CacheKeys(Document):
+    """The keys of the Redis beside the database, as `redis.jsonl` holds them.
+
+    Each key is as it was at one moment, but not all at the same moment.
+    """
+
+    began_at: AwareDatetime = Field(description="Keys were read from then on, by this machine's clock.")
+    finished_at: AwareDatetime
+    product: Literal["redis", "valkey"]
+    server_version: str
+    records: int = Field(ge=0, description="Lines of redis.jsonl; a key that moved meanwhile may have two.")
+    databases: dict[str, int] = Field(description="Number of each database to its records.")
+    types: dict[str, int] = Field(description="Type to its records.")
+    expiring: int = Field(ge=0, description="Records of keys that expire.")
+    unproven: dict[str, int] = Field(default={}, description="Why a key cannot be compared, to how many there are.")
+    not_included: tuple[str, ...] = Field(default=(), description="What the server holds beside keys.")
+    seconds: float = Field(ge=0)
+
+
 class Seconds(Document):
     """How long each step took."""
 
@@ -142,6 +182,8 @@ class Manifest(Document):
     role_passwords: bool = Field(description="Whether globals.sql holds password hashes; else they must be set anew.")
     schema_digest: str = Field(pattern="^[0-9a-f]{64}$", description="SHA-256 of schema.jsonl.")
     parts: tuple[Part, ...]
+    uploads: UploadedFiles | None = Field(default=None, description="None where no uploads folder is configured.")
+    cache: CacheKeys | None = Field(default=None, description="None where no Redis is configured.")
     spooled_bytes: int = Field(default=0, ge=0, description="Rows that lay on a disk of ours on their way.")
     blocked_others_seconds: float = Field(
         default=0, ge=0, description="Longest that somebody waited for a lock behind this dump."
@@ -184,6 +226,11 @@ class Manifest(Document):
         named += [(what, "pg_dump leaves it out") for what in self.source.undumped]
         if self.large_objects.unproven:
             named.append(("large objects", self.large_objects.unproven))
+        if self.uploads is not None and self.uploads.left_out:
+            named.append((f"{self.uploads.left_out} entries of the uploads folder", self.uploads.named_left_out[0]))
+        if self.cache is not None:
+            named += [(f"{count} keys of Redis", why) for why, count in self.cache.unproven.items()]
+            named += [(what, "only keys are read from Redis") for what in self.cache.not_included]
         return tuple(named)
 
 

@@ -26,6 +26,8 @@ from keepwell.verdict import Finding, Verdict
 _DOWNLOADS = 4
 # pg_restore opens as many streams as it has jobs; a few more hide the store's latency.
 _MORE_STREAMS = 2
+# They grow with the platform, so they are read as they come and never lie on a disk of ours.
+_LISTS = (layout.UPLOADS_INDEX, layout.CACHE_KEYS)
 
 
 class PartDamaged(VerificationFailed):
@@ -87,8 +89,8 @@ class SetReader:
         return self._reads.get(name or "")
 
     def fetch_files(self) -> list[PartReadBack]:
-        """Read back what is not rows, into files; rows come later, when somebody restores them."""
-        files = [part for part in self._manifest.parts if not _is_stream(part)]
+        """Read back what a restore needs as files; rows come later, when somebody restores them, and so do lists."""
+        files = [part for part in self._manifest.parts if not _is_stream(part) and part.content_name not in _LISTS]
         with ThreadPoolExecutor(_DOWNLOADS, "reading back") as readers:
             return list(readers.map(self._fetch, files))
 
@@ -121,6 +123,19 @@ class SetReader:
         finally:
             for name in feeds:
                 (folder / name).unlink(missing_ok=True)
+
+    def feed(self, name: str, target: Callable[[bytes], object]) -> PartReadBack | None:
+        """Read one part back into somebody's hands; what is wrong with it is remembered for the proof.
+
+        Args:
+            name: Of its content, such as `redis.jsonl`.
+            target: Gets the content as it comes; whether it was whole shows at the end.
+
+        Returns:
+            What came; None when the set has no such part.
+        """
+        part = next((part for part in self._manifest.parts if part.content_name == name), None)
+        return self._read(part, target) if part else None
 
     def drain(self) -> None:
         """Read back whatever nobody has read, only to measure it."""

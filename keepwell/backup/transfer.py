@@ -57,6 +57,7 @@ def send(
     level: int | None,
     check: StreamCheck | None = None,
     taken: Taken,
+    sealed: bool = True,
 ) -> Part:
     """Store one stream, compressed and sealed on its way; there is an object only if it came to its end.
 
@@ -69,14 +70,15 @@ def send(
         level: zstd level; None stores it uncompressed.
         check: Follows the stream's rows, where it has some.
         taken: Told of the stream's bytes.
+        sealed: False stores it so that it can be read without a key, though the store seals.
 
     Returns:
         What was stored, measured while it was sent.
     """
     content = _Content(source, check, taken)
     compressed = content if level is None else _compress(content, level)
-    recipients = store.seal.recipients
-    full_name = name + (_COMPRESSED if level is not None else "") + (_SEALED if recipients else "")
+    recipients = store.seal.recipients if sealed else ()
+    full_name = stored_name(name, compressed=level is not None, sealed=bool(recipients))
     writer = store.open_writer(folder + full_name, uploads)
     stored = _MeasuredWriter(writer.write)
     try:
@@ -98,6 +100,11 @@ def send(
         content_size_bytes=content.measured.size_bytes,
         content_sha256=content.measured.sha256,
     )
+
+
+def stored_name(name: str, *, compressed: bool, sealed: bool) -> str:
+    """A name with the suffixes that stock tools take off again."""
+    return name + (_COMPRESSED if compressed else "") + (_SEALED if sealed else "")
 
 
 @dataclass
