@@ -86,6 +86,9 @@ class RedisSettings(Section):
     user: str | None = Field(default=None, description="ACL user; the default user otherwise.")
     password: SecretStr | None = Field(default=None, description="Secret.")
     password_file: Path | None = Field(default=None, description="File that holds the password.")
+    server_program: Path | None = Field(
+        default=None, description="redis-server or valkey-server to prove its keys with; the system's by default."
+    )
 
 
 class UploadsSettings(Section):

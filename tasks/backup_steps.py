@@ -69,8 +69,13 @@ def write(platform: str) -> str:
 
 
 @step("prove {backup_id}", timeout_seconds=24 * HOUR_SECONDS)
-def prove(platform: str, backup_id: str) -> Proof:
+def prove(platform: str, backup_id: str, *, all_uploads: bool = False) -> Proof:
     """Read a set back from the store, restore it on a scratch server, and compare it with its source.
+
+    Args:
+        platform: Its name.
+        backup_id: Which set.
+        all_uploads: Read every uploaded file back; a night reads those that it sent, and a slice of the rest.
 
     Returns:
         The proof; damage is what it says, not an error.
@@ -80,19 +85,19 @@ def prove(platform: str, backup_id: str) -> Proof:
     """
     loaded = platforms.load(platform)
     with shown_progress(f"{platform}-proof-progress") as progress:
-        proof = verify_backup(loaded, open_store(loaded), backup_id, progress)
+        proof = verify_backup(loaded, open_store(loaded), backup_id, progress, all_uploads=all_uploads)
     get_run_logger().info("%s reached %s; verdict %s.", backup_id, proof.reached or "no level", proof.verdict)
     return proof
 
 
 def try_to_prove(platform: str, backup_id: str) -> Proof | str:
-    """As `prove`, but a set that cannot be verified does not keep the others from it.
+    """As `prove`, every uploaded file included, but a set that cannot be verified does not keep the others from it.
 
     Returns:
         The proof, or why there is none.
     """
     try:
-        return prove(platform, backup_id)
+        return prove(platform, backup_id, all_uploads=True)
     except KeepwellError as error:
         return str(error)
 

@@ -15,10 +15,13 @@ from pathlib import Path
 from threading import Lock
 
 from keepwell.backup import layout, manifest
+from keepwell.backup.companions import Companions, require_companions, store_companions
 from keepwell.backup.dumping import DatabaseDump
 from keepwell.backup.manifest import Manifest, Part
+from keepwell.backup.platform_copy import render_without_secrets
 from keepwell.backup.preflight import Readiness, require_ready
 from keepwell.backup.progress import Progress, Step
+from keepwell.backup.restore_page import render_restore_page
 from keepwell.backup.schema import digest_schema, write_schema
 from keepwell.backup.spool import open_spool, sweep_spools
 from keepwell.backup.sweep import sweep_unfinished
@@ -38,7 +41,13 @@ from keepwell.settings import Platform
 # A few connections hide the store's latency without flooding it, and bound what waits in memory.
 _UPLOADS = 4
 # What makes the rest of a set readable goes last: the archive's table of contents at the very end.
-_LAST = (layout.GLOBALS, layout.SCHEMA, layout.DATABASE + archive.CONTENTS_FILE)
+_LAST = (
+    layout.GLOBALS,
+    layout.SCHEMA,
+    layout.PLATFORM_FILE,
+    layout.RESTORE_PAGE,
+    layout.DATABASE + archive.CONTENTS_FILE,
+)
 
 
 @dataclass(frozen=True)
@@ -66,8 +75,9 @@ def create_backup(platform: Platform, store: Store, progress: Progress) -> Manif
     1. Sweep what dead runs left.
     2. Look whether this run could finish.
     3. Mark the set as unfinished.
-    4. Lock, then take the snapshot; dump it into the store, count and hash what it shows.
-    5. Store what makes it readable, then the manifest, then take the mark away.
+    4. Lock, then take the snapshot; dump it into the store, count and hash what it shows; let go of it.
+    5. Store the uploaded files that the store does not have, and the keys of Redis.
+    6. Store what makes it readable, then the manifest, then take the mark away.
 
     Returns:
         The manifest as it was read back from the store.
@@ -81,6 +91,7 @@ def create_backup(platform: Platform, store: Store, progress: Progress) -> Manif
     sweep_unfinished(store)
     require_able_to_seal(platform.sealing, store.seal)
     ready = require_ready(platform)
+    require_companions(platform)
     backup_id = manifest.new_backup_id(ready.database.now_at)
     mark = secrets.token_bytes(16)
     store.put_bytes(layout.unfinished_key(backup_id), mark)
@@ -133,9 +144,12 @@ def _write(
             prints = _fingerprint_all(
                 platform, snapshot, progress, standby=described.source.standby, watch=blocking.require_patience
             )
+        # After the snapshot: no table is locked meanwhile, and whatever file its rows speak of was there by then.
+        beside = store_companions(platform, store, uploads, backup_id, progress)
         _write_globals(platform, ready, described, work)
+        _write_restore_page(platform, store, backup_id, ready=ready, described=described, beside=beside, work=work)
         last = [_store_file(store, uploads, backup_id, work, name) for name in _LAST]
-    parts = (*dumped.parts, *last)
+    parts = (*dumped.parts, *beside.parts, *last)
     return Manifest(
         backup_id=backup_id,
         platform=platform.name,
@@ -153,6 +167,8 @@ def _write(
         role_passwords=described.role_passwords,
         schema_digest=digest_schema(described.schema),
         parts=parts,
+        uploads=beside.uploads,
+        cache=beside.cache,
         spooled_bytes=dumped.spooled_bytes,
         blocked_others_seconds=blocking.longest_seconds,
         seconds=manifest.Seconds(
@@ -172,6 +188,31 @@ def _write_globals(platform: Platform, ready: Readiness, described: _Described, 
         )
     )
     write_schema(work / layout.SCHEMA, described.schema)
+
+
+def _write_restore_page(
+    platform: Platform,
+    store: Store,
+    backup_id: str,
+    *,
+    ready: Readiness,
+    described: _Described,
+    beside: Companions,
+    work: Path,
+) -> None:
+    """What somebody needs who finds nothing but this set, as files."""
+    (work / layout.PLATFORM_FILE).write_text(render_without_secrets(platform), encoding="utf-8")
+    page = render_restore_page(
+        backup_id=backup_id,
+        platform=platform.name,
+        source=described.source,
+        archive_major=ready.client.major,
+        sealed=bool(store.seal.recipients),
+        role_passwords=described.role_passwords,
+        uploads=beside.uploads,
+        cache=beside.cache,
+    )
+    (work / layout.RESTORE_PAGE).write_text(page, encoding="utf-8")
 
 
 def _describe(snapshot: Snapshot) -> _Described:
@@ -302,9 +343,12 @@ def _fingerprint_large_objects(snapshot: Snapshot) -> manifest.LargeObjects:
 
 
 def _store_file(store: Store, uploads: Uploads, backup_id: str, work: Path, name: str) -> Part:
-    """Store one small file as it is, so that stock tools read it once it is opened."""
+    """Store one small file as it is, so that stock tools read it once it is opened; the page on that, without a key."""
+    sealed = name != layout.RESTORE_PAGE
     with (work / name).open("rb") as file:
-        return send(store, uploads, layout.set_folder(backup_id), name, file, level=None, taken=_uncounted)
+        return send(
+            store, uploads, layout.set_folder(backup_id), name, file, level=None, taken=_uncounted, sealed=sealed
+        )
 
 
 def _uncounted(size_bytes: int) -> None:

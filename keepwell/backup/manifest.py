@@ -118,7 +118,7 @@ class Tools(Document):
 
 
 class UploadedFiles(Document):
-    """The platform's uploads folder, as `uploads.jsonl` lists it; its contents lie in `uploads/`, for all sets together.
+    """The platform's uploads folder, as `uploads.jsonl` lists it; contents lie in `uploads/`, for all sets together.
 
     Read after the database's snapshot, so that a file which a row speaks of was there to be read unless it was removed.
     """

@@ -12,7 +12,7 @@ from statistics import median
 
 from keepwell.backup.catalogue import BackupEntry
 from keepwell.backup.freshness import Notice, is_bad
-from keepwell.backup.manifest import Manifest, Table
+from keepwell.backup.manifest import Manifest, Table, UploadedFiles
 from keepwell.backup.proof import LEVELS, LevelOutcome, Proof
 from keepwell.evidence import Evidence
 from keepwell.notify import Message
@@ -83,6 +83,7 @@ def render_backup(
             "## Levels\n\n" + _render_levels(proof),
             *_render_findings(proof.findings),
             "## Tables\n\n" + _render_tables(manifest, proof),
+            "## Beside the database\n\n" + "\n".join(f"- {escape(line)}" for line in describe_companions(manifest)),
             "## Size\n\n" + _render_sizes(manifest, earlier),
             "## How it was done\n\n" + _render_means(manifest, proof),
         ]
@@ -193,6 +194,40 @@ def build_restore_command(manifest: Manifest, platform: str) -> str:
     return shlex.join(argv)
 
 
+def describe_companions(manifest: Manifest) -> list[str]:
+    """What a set holds beside its database, one sentence each; what is not in it is said to be not in it."""
+    passwords = (
+        "in the set."
+        if manifest.role_passwords
+        else "NOT in the set, since the backup's role may not read them; set them anew after a restore."
+    )
+    files = _describe_uploads(manifest.uploads)
+    return [f"Roles: in the set; their passwords: {passwords}", f"Uploaded files: {files}", _describe_cache(manifest)]
+
+
+def _describe_uploads(files: UploadedFiles | None) -> str:
+    if files is None:
+        return "NOT in the set, since no uploads folder is configured."
+    left_out = f" {files.left_out} entries could NOT be included: {files.named_left_out[0]}." if files.left_out else ""
+    return (
+        f"{files.files:,} with {describe_bytes(files.size_bytes)} in {files.folders:,} folders, stored as "
+        f"{files.contents:,} contents with {describe_bytes(files.stored_bytes)}, of which {files.sent_contents:,} with "
+        f"{describe_bytes(files.sent_bytes)} were sent for this set; read from {_moment(files.began_at)} "
+        f"on, in {describe_seconds(files.seconds)}.{left_out}"
+    )
+
+
+def _describe_cache(manifest: Manifest) -> str:
+    keys = manifest.cache
+    if keys is None:
+        return "Redis: NOT in the set, since none is configured."
+    types = ", ".join(f"{count:,} {kind}" for kind, count in keys.types.items()) or "none"
+    return (
+        f"Redis: {keys.records:,} keys of {keys.product.capitalize()} {keys.server_version} ({types}), {keys.expiring:,} "
+        f"of which expire; read one by one from {_moment(keys.began_at)} on, in {describe_seconds(keys.seconds)}."
+    )
+
+
 def sign(verdict: Verdict) -> str:
     """A verdict as a sign and a word."""
     return _SIGNS[verdict]
@@ -225,6 +260,10 @@ def _render_headline(manifest: Manifest, proof: Proof, wanted: ProofLevel) -> st
     held = (
         f"{len(manifest.tables)} relations with {manifest.rows:,} rows of database {escape(manifest.source.database)}"
     )
+    if manifest.uploads is not None:
+        held += f", {manifest.uploads.files:,} uploaded files"
+    if manifest.cache is not None:
+        held += f", {manifest.cache.records:,} keys of Redis"
     if proof.proves(wanted):
         rest = f", except {len(manifest.unproven)} named below" if manifest.unproven else ""
         first = f"**Safe:** {held}, restored from the store and proven *{proof.reached}*{rest}."
@@ -356,7 +395,6 @@ def _render_means(manifest: Manifest, proof: Proof) -> str:
             f"- Written with pg_dump {escape(manifest.tools.pg_dump)}: {steps}, in all {describe_seconds(took.total)}.",
             f"- Restored on {escape(restored_on)}; kept apart: {escape(proof.isolation or 'does not apply')}.",
             f"- Proof took {describe_seconds((proof.finished_at - proof.started_at).total_seconds())}.",
-            "- Roles' passwords: " + ("in the set." if manifest.role_passwords else "NOT in the set; set them anew."),
         ]
     )
 

@@ -16,10 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from keepwell.backup.catalogue import read_manifest
-from keepwell.backup.manifest import Part
 from keepwell.backup.progress import Progress, Step
 from keepwell.backup.spool import require_space
-from keepwell.backup.transfer import receive
 from keepwell.backup.uploads_index import FileEntry, leads_outside, read_index
 from keepwell.errors import KeepwellError, PreconditionFailed, VerificationFailed
 from keepwell.objectstore.store import Store
@@ -27,6 +25,8 @@ from keepwell.verdict import Finding, Verdict
 
 _READERS = 4
 _PLAIN_MODE = 0o777
+# A folder may hand its group on to what is made in it.
+_FOLDER_MODE = 0o2777
 
 
 @dataclass(frozen=True)
@@ -110,13 +110,13 @@ def _make_folders(into: Path, entries: Sequence[FileEntry]) -> None:
     for entry in entries:
         folder = entry.location if entry.kind == "folder" else entry.location.rpartition(b"/")[0]
         if folder and entry.kind != "left out":
-            os.makedirs(_place(into, folder), mode=0o700, exist_ok=True)
+            _path(into, folder).mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 def _restore_files(store: Store, files: Sequence[FileEntry], into: Path, progress: Progress) -> None:
     with _workshop(into) as temporary, ThreadPoolExecutor(_READERS, "restoring files") as readers:
         waiting = [
-            readers.submit(_restore_file, store, entry, temporary / str(number), _place(into, entry.location))
+            readers.submit(_restore_file, store, entry, temporary / str(number), _path(into, entry.location))
             for number, entry in enumerate(files)
         ]
         try:
@@ -128,27 +128,17 @@ def _restore_files(store: Store, files: Sequence[FileEntry], into: Path, progres
             raise
 
 
-def _restore_file(store: Store, entry: FileEntry, temporary: Path, place: bytes) -> None:
-    folder, _, name = entry.key.rpartition("/")
-    part = Part(
-        name=name,
-        size_bytes=entry.stored_bytes,
-        sha256="0" * 64,  # another set may have sent it, so only its content is known
-        compression="zstd",
-        encryption="age" if name.endswith(".age") else None,
-        content_size_bytes=entry.size_bytes,
-        content_sha256=entry.sha256,
-    )
+def _restore_file(store: Store, entry: FileEntry, temporary: Path, place: Path) -> None:
     with temporary.open("xb") as target:
-        received = receive(store, f"{folder}/", part, target.write)
-    if received.fault or received.content.sha256 != entry.sha256:
+        fault = entry.read_content(store, target.write)
+    if fault:
         raise VerificationFailed(
-            f"The content of {entry.path} {received.fault or 'is not what it was'} ({entry.key}).",
+            f"The content of {entry.path} {fault} ({entry.key}).",
             hint="The folder is not complete. Take the file from another set, or restore another set whole.",
         )
     temporary.chmod(entry.mode & _PLAIN_MODE)
     os.utime(temporary, ns=(entry.modified_at_ns, entry.modified_at_ns))
-    os.rename(os.fsencode(temporary), place)
+    temporary.rename(place)
 
 
 def _restore_links(into: Path, entries: Sequence[FileEntry]) -> Iterator[Finding]:
@@ -160,19 +150,18 @@ def _restore_links(into: Path, entries: Sequence[FileEntry]) -> Iterator[Finding
         if leads_outside(entry.location, target):
             yield _warn(entry, f"{entry.path} is a link that leads out of the folder, and was not made.")
             continue
-        os.symlink(target, _place(into, entry.location))
-        os.utime(
-            _place(into, entry.location), ns=(entry.modified_at_ns, entry.modified_at_ns), follow_symlinks=False
-        )
+        place = _path(into, entry.location)
+        place.symlink_to(os.fsdecode(target))
+        os.utime(place, ns=(entry.modified_at_ns, entry.modified_at_ns), follow_symlinks=False)
 
 
 def _finish_folders(into: Path, entries: Sequence[FileEntry]) -> None:
     """The deepest first, since a folder's time changes with what is made in it."""
     folders = [entry for entry in entries if entry.kind == "folder"]
     for entry in sorted(folders, key=lambda entry: -entry.location.count(b"/")):
-        place = _place(into, entry.location)
+        place = _path(into, entry.location)
         os.utime(place, ns=(entry.modified_at_ns, entry.modified_at_ns))
-        os.chmod(place, entry.mode & 0o2777)
+        place.chmod(entry.mode & _FOLDER_MODE)
 
 
 @contextmanager
@@ -186,9 +175,11 @@ def _workshop(into: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _place(into: Path, location: bytes) -> bytes:
-    return os.path.join(os.fsencode(into), location)  # noqa: PTH118 - a name need not be text
+def _path(into: Path, location: bytes) -> Path:
+    return into / os.fsdecode(location)
 
 
 def _warn(entry: FileEntry, message: str) -> Finding:
-    return Finding(name=entry.path, verdict=Verdict.WARN, message=message, hint="Look whether the application needs it.")
+    return Finding(
+        name=entry.path, verdict=Verdict.WARN, message=message, hint="Look whether the application needs it."
+    )

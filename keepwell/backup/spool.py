@@ -17,6 +17,7 @@ from keepwell.settings import Platform
 _PREFIX = "keepwell-spool-"
 _LOCK = "lock"
 SCRATCH = "scratch"
+CACHE_SCRATCH = "redis"
 _MOMENT_SECONDS = 600
 # What is always left free, so that our spool is never what stops the platform.
 _RESERVE_BYTES = 256 * 1024 * 1024

@@ -21,6 +21,8 @@ def sweep_unfinished(store: Store) -> list[str]:
             store.put_bytes(marker.key, b"swept")
             folder = layout.set_folder(backup_id)
             store.abort_uploads(folder)
+            # Contents of uploaded files that came to their end stay: they are whole, and the next set will need them.
+            store.abort_uploads(layout.UPLOADS)
             store.delete(stored.key for stored in store.list_objects(folder))
             removed.append(backup_id)
         store.delete([marker.key])

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import BinaryIO
+from io import BufferedReader
 
 from keepwell.backup import layout
 from keepwell.backup.lines import LineSource
@@ -25,7 +25,7 @@ from keepwell.backup.uploads_index import FileEntry, name_path
 from keepwell.errors import PreconditionFailed
 from keepwell.objectstore.store import Store
 from keepwell.objectstore.uploads import Uploads
-from keepwell.settings import Platform, UploadsSettings
+from keepwell.settings import UploadsSettings
 
 # A file that changes under each of so many readings is named instead.
 _READINGS = 3
@@ -66,7 +66,7 @@ def require_uploads(settings: UploadsSettings) -> None:
 
 
 def store_uploads(
-    platform: Platform, settings: UploadsSettings, store: Store, uploads: Uploads, backup_id: str, progress: Progress
+    settings: UploadsSettings, store: Store, uploads: Uploads, backup_id: str, progress: Progress, *, level: int
 ) -> StoredFiles:
     """Store what the uploads folder holds and the store does not; the caller holds the platform for a backup.
 
@@ -76,12 +76,12 @@ def store_uploads(
     4. Store the index, which names the content of each file.
 
     Args:
-        platform: Whose files.
         settings: Which folder.
         store: Where to.
         uploads: Whose threads send.
         backup_id: Of the set that gets the index.
         progress: Told how far it is.
+        level: zstd level.
 
     Raises:
         PreconditionFailed: The folder is not there any more.
@@ -90,7 +90,7 @@ def store_uploads(
     began_at, began = datetime.now(UTC), time.monotonic()
     require_uploads(settings)
     with _opened_folder(os.fsencode(settings.directory)) as root:
-        run = _Run(root, store, uploads, platform.backup.compression_level, progress)
+        run = _Run(root, store, uploads, level, progress)
         entries = run.store_files(list_folder(root))
     entries.sort(key=lambda entry: entry.location)
     index = send(
@@ -99,7 +99,7 @@ def store_uploads(
         layout.set_folder(backup_id),
         layout.UPLOADS_INDEX,
         LineSource(entry.to_line() for entry in entries),
-        level=platform.backup.compression_level,
+        level=level,
         taken=_uncounted,
     )
     return StoredFiles(index, _summarize(entries, began_at, time.monotonic() - began))
@@ -252,7 +252,7 @@ class _Run:
         return stored_name(sha256, compressed=True, sealed=bool(self.store.seal.recipients))
 
     @contextmanager
-    def _opened(self, entry: FileEntry) -> Iterator[BinaryIO]:
+    def _opened(self, entry: FileEntry) -> Iterator[BufferedReader]:
         with _opened_below(self.root, entry.location, _FILE_FLAGS) as descriptor:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise FileChanged
@@ -263,7 +263,7 @@ class _Run:
 class _Expected:
     """A file's content that must be what it was when it was hashed, else it never comes to its end."""
 
-    def __init__(self, file: BinaryIO, sha256: str) -> None:
+    def __init__(self, file: BufferedReader, sha256: str) -> None:
         self._file, self._sha256 = file, sha256
         self._digest = hashlib.sha256()
 

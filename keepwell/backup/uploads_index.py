@@ -6,7 +6,7 @@ every content that its set needs, which is what may not be removed while the set
 
 import base64
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,8 +17,11 @@ from keepwell.backup.lines import LineSink
 from keepwell.backup.manifest import Manifest, Part
 from keepwell.backup.transfer import receive
 from keepwell.errors import VerificationFailed
-from keepwell.objectstore.store import Store
+from keepwell.objectstore.store import ChecksumMismatch, ObjectMissing, Store
+from keepwell.sealing import SealForOthers
 
+_UNKNOWN = "0" * 64
+_KEYS_HINT = "sealing.identities_file must hold the key that it was sealed for; old ones belong there too."
 _DAMAGED_HINT = "Do not restore from this set: take another, and find out who or what changed it."
 
 
@@ -63,8 +66,74 @@ class FileEntry:
         """As it is stored, without the line's end; what says nothing is left out."""
         return _ENTRY.dump_json(self, exclude_defaults=True)
 
+    def read_content(self, store: Store, target: Callable[[bytes], object]) -> str:
+        """Read a file's content back from the store.
+
+        Args:
+            store: The platform's folder in the bucket; its seal opens it.
+            target: Gets the content as it comes; whether it was the right one shows at the end.
+
+        Returns:
+            What is wrong with it, for a sentence that begins with its name; empty when it is what was hashed.
+
+        Raises:
+            SealForOthers: It is sealed for other keys than ours.
+            KeepwellError: The store cannot be read.
+        """
+        folder, _, name = self.key.rpartition("/")
+        expected = Part(
+            name=name,
+            size_bytes=self.stored_bytes,
+            sha256=_UNKNOWN,  # another set may have sent it, so only its content is known
+            compression="zstd",
+            encryption="age" if name.endswith(".age") else None,
+            content_size_bytes=self.size_bytes,
+            content_sha256=self.sha256,
+        )
+        try:
+            received = receive(store, f"{folder}/", expected, target)
+        except ObjectMissing:
+            return "is missing from the store"
+        except ChecksumMismatch:
+            return "does not fit the store's own checksum"
+        if received.for_others:
+            raise SealForOthers(f"{self.key} {received.fault}.", hint=_KEYS_HINT)
+        if received.fault:
+            return received.fault
+        return "" if received.content.sha256 == self.sha256 else "reads back with another content than it had"
+
 
 _ENTRY = TypeAdapter(FileEntry)
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """One content that a set needs.
+
+    Attributes:
+        first: The first entry that holds it.
+        files: How many hold it.
+        sent: Whether the store had none such before this set.
+    """
+
+    first: FileEntry
+    files: int
+    sent: bool
+
+    @property
+    def told(self) -> str:
+        """For people: the path, and what else hangs on it."""
+        more = f" (and {self.files - 1} more of the same content)" if self.files > 1 else ""
+        return f"The uploaded file {self.first.path}{more}"
+
+
+def list_contents(index: Iterable[FileEntry]) -> list[Content]:
+    """Each content of an index once, in the order of their first paths."""
+    found: dict[str, list[FileEntry]] = {}
+    for entry in index:
+        if entry.kind == "file":
+            found.setdefault(entry.key, []).append(entry)
+    return [Content(under[0], len(under), any(entry.sent for entry in under)) for under in found.values()]
 
 
 def name_path(location: bytes) -> tuple[str, str | None]:

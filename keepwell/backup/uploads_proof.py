@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from datetime import date
 
 from keepwell.backup import layout
-from keepwell.backup.manifest import Manifest, Part, UploadedFiles
+from keepwell.backup.manifest import Manifest, UploadedFiles
 from keepwell.backup.progress import Progress, Step
 from keepwell.backup.read_back import SetReader
-from keepwell.backup.transfer import receive
-from keepwell.backup.uploads_index import FileEntry, IndexSink
-from keepwell.objectstore.store import ChecksumMismatch, ObjectMissing, Store
+from keepwell.backup.uploads_index import Content, FileEntry, IndexSink, list_contents
+from keepwell.objectstore.store import Store
+from keepwell.sealing import SealForOthers
 from keepwell.verdict import Finding, Verdict
 
 SLICES = 30
@@ -37,25 +37,6 @@ class UploadsChecked:
 
     summary: str = ""
     findings: tuple[Finding, ...] = ()
-
-
-@dataclass(frozen=True)
-class _Content:
-    """One content that a set needs, and the first path that it lies under."""
-
-    key: str
-    sha256: str
-    size_bytes: int
-    stored_bytes: int
-    sent: bool
-    path: str
-    paths: int
-
-    @property
-    def told(self) -> str:
-        """For people."""
-        more = f" and {self.paths - 1} more files of the same content" if self.paths > 1 else ""
-        return f"The uploaded file {self.path}{more}"
 
 
 def check_uploads(
@@ -92,41 +73,23 @@ def check_uploads(
     chosen = [
         content
         for content in contents
-        if content.key in stored
-        and (everything or needs_reading(content.sha256, content.sent, today))
-        or stored.get(content.key, content.stored_bytes) != content.stored_bytes
-        or layout.damaged_upload_key(content.key) in marked
+        if (size_bytes := stored.get(content.first.key)) is not None
+        and (
+            everything
+            or needs_reading(content.first.sha256, today, sent=content.sent)
+            # It was sent anew since, or it is cut: what it holds tells which.
+            or size_bytes != content.first.stored_bytes
+            or layout.damaged_upload_key(content.first.key) in marked
+        )
     ]
-    chosen = [content for content in chosen if content.key in stored]
     findings = [*_compare_index(manifest.uploads, sink.entries), *_look(contents, stored)]
     findings += _read_all(store, chosen, marked, progress)
     return UploadsChecked(_summarize(contents, chosen, today), tuple(_cut(findings)))
 
 
-def needs_reading(sha256: str, sent: bool, today: date) -> bool:
+def needs_reading(sha256: str, today: date, *, sent: bool) -> bool:
     """Whether a night reads a content: it was sent with the set, or it is in the day's slice."""
     return sent or int(sha256[:8], 16) % SLICES == today.toordinal() % SLICES
-
-
-def list_contents(entries: Iterable[FileEntry]) -> list[_Content]:
-    """Each content of an index once, with the first path that it lies under."""
-    paths: dict[str, list[FileEntry]] = {}
-    for entry in entries:
-        if entry.kind == "file":
-            paths.setdefault(entry.key, []).append(entry)
-    return [
-        _Content(
-            key=key,
-            sha256=first.sha256,
-            size_bytes=first.size_bytes,
-            stored_bytes=first.stored_bytes,
-            sent=any(entry.sent for entry in under),
-            path=first.path,
-            paths=len(under),
-        )
-        for key, under in paths.items()
-        for first in under[:1]
-    ]
 
 
 def _compare_index(expected: UploadedFiles, entries: Iterable[FileEntry]) -> Iterable[Finding]:
@@ -148,20 +111,20 @@ def _compare_index(expected: UploadedFiles, entries: Iterable[FileEntry]) -> Ite
         )
 
 
-def _look(contents: Iterable[_Content], stored: Mapping[str, int]) -> Iterable[Finding]:
+def _look(contents: Iterable[Content], stored: Mapping[str, int]) -> Iterable[Finding]:
     for content in contents:
-        if content.key not in stored:
-            yield _alert(content.path, f"{content.told} is missing from the store ({content.key}).")
+        if content.first.key not in stored:
+            yield _alert(content.first.path, f"{content.told} is missing from the store ({content.first.key}).")
 
 
-def _read_all(store: Store, chosen: list[_Content], marked: set[str], progress: Progress) -> list[Finding]:
+def _read_all(store: Store, chosen: list[Content], marked: set[str], progress: Progress) -> list[Finding]:
     done = 0
     findings = []
     with ThreadPoolExecutor(_READERS, "reading uploads back") as readers:
         for content, finding in zip(chosen, readers.map(lambda one: _read(store, one), chosen), strict=True):
             done += 1
             progress(Step("reading uploaded files back", done, len(chosen), "files"))
-            mark = layout.damaged_upload_key(content.key)
+            mark = layout.damaged_upload_key(content.first.key)
             if finding is None:
                 if mark in marked:
                     store.delete([mark])  # it was sent anew, or somebody put it right
@@ -172,40 +135,18 @@ def _read_all(store: Store, chosen: list[_Content], marked: set[str], progress: 
     return findings
 
 
-def _read(store: Store, content: _Content) -> Finding | None:
+def _read(store: Store, content: Content) -> Finding | None:
     """Read one content back; what is wrong with it, or None."""
-    folder, _, name = content.key.rpartition("/")
-    expected = Part(
-        name=name,
-        size_bytes=content.stored_bytes,
-        sha256="0" * 64,  # another set may have sent it, so only its content is known
-        compression="zstd",
-        encryption="age" if name.endswith(".age") else None,
-        content_size_bytes=content.size_bytes,
-        content_sha256=content.sha256,
-    )
     try:
-        received = receive(store, f"{folder}/", expected, _nowhere)
-    except ObjectMissing:
-        return _alert(content.path, f"{content.told} vanished from the store ({content.key}).")
-    except ChecksumMismatch:
-        return _alert(content.path, f"{content.told} does not fit the store's own checksum ({content.key}).")
-    if received.for_others:
-        return Finding(
-            name=content.path,
-            verdict=Verdict.UNKNOWN,
-            message=f"{content.told} {received.fault} ({content.key}).",
-            hint="sealing.identities_file must hold the key that it was sealed for; old ones belong there too.",
-        )
-    if received.fault:
-        return _alert(content.path, f"{content.told} {received.fault} ({content.key}).")
-    if received.content.sha256 != content.sha256:
-        return _alert(content.path, f"{content.told} reads back with another content than it had ({content.key}).")
-    return None
+        fault = content.first.read_content(store, _nowhere)
+    except SealForOthers as error:
+        message = f"{content.told} cannot be opened: {error.message}"
+        return Finding(name=content.first.path, verdict=Verdict.UNKNOWN, message=message, hint=error.hint)
+    return _alert(content.first.path, f"{content.told} {fault} ({content.first.key}).") if fault else None
 
 
-def _summarize(contents: list[_Content], chosen: list[_Content], today: date) -> str:
-    files = sum(content.paths for content in contents)
+def _summarize(contents: list[Content], chosen: list[Content], today: date) -> str:
+    files = sum(content.files for content in contents)
     total = f"{files:,} uploaded files with {len(contents):,} contents"
     if len(chosen) == len(contents):
         return f"{total}, all read back, SHA-256 as written"

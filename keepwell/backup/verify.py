@@ -12,13 +12,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from keepwell.backup import layout, read_back, rehearsal
+from keepwell.backup.cache_keys import KeysChecked, check_keys
 from keepwell.backup.catalogue import read_manifest
 from keepwell.backup.manifest import Manifest
 from keepwell.backup.progress import Progress, Step
 from keepwell.backup.proof import LEVELS, LevelOutcome, Proof
 from keepwell.backup.read_back import PartDamaged, SetReader
 from keepwell.backup.rehearsal import Target
-from keepwell.backup.spool import SCRATCH, open_spool, require_space, spool_place, sweep_spools
+from keepwell.backup.spool import CACHE_SCRATCH, SCRATCH, open_spool, require_space, spool_place, sweep_spools
+from keepwell.backup.uploads_proof import check_uploads
 from keepwell.errors import ConfigurationError, KeepwellError
 from keepwell.objectstore.store import Store
 from keepwell.postgres.archive import DataEntry
@@ -34,7 +36,9 @@ _SCRATCH_FACTOR = 1.3
 _SCRATCH_BASE_BYTES = 64 * 1024 * 1024
 
 
-def verify_backup(platform: Platform, store: Store, backup_id: str, progress: Progress) -> Proof:
+def verify_backup(
+    platform: Platform, store: Store, backup_id: str, progress: Progress, *, all_uploads: bool = True
+) -> Proof:
     """Read a set back from the store, restore it on a scratch server, and compare it with its source.
 
     Damage does not raise: it is what the proof says. The proof is appended beside the manifest.
@@ -44,6 +48,7 @@ def verify_backup(platform: Platform, store: Store, backup_id: str, progress: Pr
         store: Its folder in the bucket; the source itself is not touched.
         backup_id: Which set.
         progress: Told how far it is.
+        all_uploads: Read every uploaded file back; otherwise those that the set sent, and a slice of the rest.
 
     Returns:
         The proof, as it was stored.
@@ -59,7 +64,7 @@ def verify_backup(platform: Platform, store: Store, backup_id: str, progress: Pr
     require_space(spool_place(platform), needed_bytes, "the scratch server of the proof")
     with open_spool(platform) as spool, ExitStack() as stack:
         reader = SetReader(store, manifest, spool, progress, nice=platform.backup.nice)
-        ladder = _Ladder(platform, store, manifest, reader, spool, progress, stack)
+        ladder = _Ladder(platform, store, manifest, reader, spool, progress, stack, all_uploads)
         proof = ladder.climb()
     name = f"{proof.finished_at:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}.json"
     key = f"{layout.proofs_folder(backup_id)}{name}"
@@ -78,11 +83,13 @@ class _Ladder:
     spool: Path
     progress: Progress
     stack: ExitStack
+    all_uploads: bool
     binaries: Binaries | None = None
     target: Target | None = None
     entries: list[DataEntry] | Finding | None = None
     restored: list[Finding] = field(default_factory=list)
     restore_seconds: float = 0
+    keys: KeysChecked = field(default_factory=KeysChecked)
 
     def climb(self) -> Proof:
         """Try the levels in order, up to the first that does not pass."""
@@ -125,10 +132,24 @@ class _Ladder:
             began = time.monotonic()
             self.restored = list(self._restore())
             self.restore_seconds = time.monotonic() - began
+        self.keys = check_keys(
+            self.manifest, self.reader, self.platform.redis, self.spool / CACHE_SCRATCH, self.progress
+        )
+        files_read = check_uploads(
+            self.store,
+            self.manifest,
+            self.reader,
+            self.progress,
+            today=datetime.now(UTC).date(),
+            everything=self.all_uploads,
+        )
         self.reader.drain()
         parts = self.reader.parts
         summary = f"{len(parts)} objects read back, SHA-256 as written, before and after decompression"
-        return summary, read_back.check_readable(self.manifest, parts)
+        return _joined(summary, files_read.summary), [
+            *read_back.check_readable(self.manifest, parts),
+            *files_read.findings,
+        ]
 
     def _complete(self) -> tuple[str, Iterable[Finding]]:
         if self.binaries is None or self.entries is None:
@@ -142,6 +163,7 @@ class _Ladder:
         return summary, [
             *read_back.check_contents(self.manifest, self.entries, schema),
             *read_back.check_streams(self.manifest, self.reader.find),
+            *self.keys.complete,
         ]
 
     def _restored(self) -> tuple[str, Iterable[Finding]]:
@@ -203,13 +225,15 @@ class _Ladder:
             f"{compared} tables, {self.manifest.rows:,} rows: counts and content hashes equal the source at {taken}, "
             "and COPY streams equal the archive"
         )
-        return summary, findings
+        return _joined(summary, self.keys.summary), [*findings, *self.keys.equal]
 
     def _sound(self) -> tuple[str, Iterable[Finding]]:
         assert self.target is not None  # noqa: S101 - restored before
         assert self.binaries is not None  # noqa: S101 - chosen before
         findings = list(rehearsal.check_sound(self.manifest, self.binaries, self.target))
         summary = f"indexes know every row, {len(self.manifest.sequences)} sequences not behind, views came back"
+        # What this machine cannot judge of Redis does not say that the database is not equal; it is never green either.
+        findings += self.keys.unjudged
         noticed = sum(1 for finding in findings if finding.verdict is Verdict.WARN)
         return f"{summary}; {noticed} things of the source to look at" if noticed else summary, findings
 
@@ -226,6 +250,10 @@ class _Ladder:
                 )
             ]
         return f"{len(queries)} smoke queries answered as they should", rehearsal.check_serving(queries, self.target)
+
+
+def _joined(summary: str, beside: str) -> str:
+    return f"{summary}; {beside}" if beside else summary
 
 
 def _judge(level: ProofLevel, check: Callable[[], tuple[str, Iterable[Finding]]]) -> LevelOutcome:

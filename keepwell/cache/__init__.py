@@ -1,5 +1,21 @@
 """The cache beside the database (Redis, or Valkey, which speaks the same)."""
 
+from keepwell.cache.keys import KeyRecord, ServerFacts, read_keys, read_server
 from keepwell.cache.probe import CacheFacts, read_facts
+from keepwell.cache.rehearsal import CacheRehearsal, ComparedKey, Comparison
+from keepwell.cache.scratch import choose_cache_program, find_cache_programs, throwaway_cache
 
-__all__ = ["CacheFacts", "read_facts"]
+__all__ = [
+    "CacheFacts",
+    "CacheRehearsal",
+    "ComparedKey",
+    "Comparison",
+    "KeyRecord",
+    "ServerFacts",
+    "choose_cache_program",
+    "find_cache_programs",
+    "read_facts",
+    "read_keys",
+    "read_server",
+    "throwaway_cache",
+]

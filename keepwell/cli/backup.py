@@ -5,6 +5,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from keepwell.backup.progress import Progress
     from keepwell.backup.proof import Proof
     from keepwell.backup.restore import Restored
+    from keepwell.backup.restore_uploads import RestoredUploads
     from keepwell.settings import Platform
     from keepwell.verdict import Verdict
 
@@ -55,7 +57,7 @@ def create(
                 hint=f"Not proven yet: keepwell backup verify {manifest.backup_id}",
                 show=lambda screen: _show_set(screen, manifest, None),
             )
-        proven = verify_backup(settings, store, manifest.backup_id, progress)
+        proven = verify_backup(settings, store, manifest.backup_id, progress, all_uploads=False)
     return _proof_outcome(settings, manifest, proven)
 
 
@@ -148,6 +150,27 @@ def restore(
     return Outcome(Verdict.OK, data=restored, show=lambda screen: _show_restored(screen, restored))
 
 
+@app.command("restore-uploads")
+@console.command("backup.restore-uploads")
+def restore_uploads(
+    which: Which,
+    *,
+    into: Annotated[Path, typer.Option(help="New or empty folder; nothing that exists is touched.")],
+    platform: console.PlatformName = None,
+) -> Outcome:
+    """Put the uploaded files of a backup set into a folder, each compared with its hash; needs no database."""
+    from keepwell.backup.restore_uploads import restore_uploads as engine_restore_uploads
+    from keepwell.objectstore.store import open_store
+    from keepwell.verdict import Verdict, worst
+
+    settings = console.load_platform(platform)
+    store = open_store(settings)
+    with _progress() as progress:
+        restored = engine_restore_uploads(store, _choose(settings, store, which), into, progress)
+    verdict = worst([Verdict.OK, *(finding.verdict for finding in restored.findings)])
+    return Outcome(verdict, data=restored, show=lambda screen: _show_restored_uploads(screen, restored))
+
+
 def _choose(settings: "Platform", store: Any, which: str) -> str:
     """The id that the operator means; an id itself needs no catalogue."""
     import random
@@ -226,6 +249,9 @@ def _summarize(manifest: "Manifest") -> dict[str, Any]:
         "bytes_source": manifest.source.size_bytes,
         "bytes_stored": manifest.stored_bytes,
         "seconds": manifest.seconds,
+        "role_passwords": manifest.role_passwords,
+        "uploads": manifest.uploads,
+        "redis": manifest.cache,
     }
 
 
@@ -277,6 +303,8 @@ def _show_list(screen: "Console", entries: "list[BackupEntry]", settings: "Platf
 
 
 def _show_set(screen: "Console", manifest: "Manifest", proof: "Proof | None") -> None:
+    from keepwell.backup.report import describe_companions
+
     source = manifest.source
     screen.print(
         f"{manifest.backup_id}: {source.database} on PostgreSQL {source.server_version}, "
@@ -289,6 +317,8 @@ def _show_set(screen: "Console", manifest: "Manifest", proof: "Proof | None") ->
         f"written in {manifest.seconds.total:.1f} s",
         markup=False,
     )
+    for line in describe_companions(manifest):
+        screen.print(line, markup=False)
     if proof is None:
         screen.print("Never verified.")
         return
@@ -317,6 +347,16 @@ def _show_restored(screen: "Console", restored: "Restored") -> None:
     )
     for finding in restored.findings:
         screen.print(f"{finding.name}: {finding.message}", markup=False)
+
+
+def _show_restored_uploads(screen: "Console", restored: "RestoredUploads") -> None:
+    screen.print(
+        f"{restored.files:,} uploaded files of {restored.backup_id} with {_size(restored.size_bytes)} are in "
+        f"{restored.folder}, each with its SHA-256 as written, in {restored.seconds:.1f} s.",
+        markup=False,
+    )
+    if restored.findings:
+        screen.print(console.findings_table(restored.findings))
 
 
 def _plain(text: str) -> Any:

@@ -1,0 +1,57 @@
+"""What belongs to a platform's data beside its database: uploaded files and the keys of Redis, where configured."""
+
+from dataclasses import dataclass
+
+from keepwell.backup.cache_keys import store_keys
+from keepwell.backup.manifest import CacheKeys, Part, UploadedFiles
+from keepwell.backup.progress import Progress, Step
+from keepwell.backup.uploaded_files import require_uploads, store_uploads
+from keepwell.cache import read_server
+from keepwell.objectstore.store import Store
+from keepwell.objectstore.uploads import Uploads
+from keepwell.settings import Platform
+
+
+@dataclass(frozen=True)
+class Companions:
+    """What was stored beside a database; None for what is not configured, which the manifest says."""
+
+    parts: tuple[Part, ...] = ()
+    uploads: UploadedFiles | None = None
+    cache: CacheKeys | None = None
+
+
+def require_companions(platform: Platform) -> None:
+    """Look whether they can be read, before anything is dumped: a set that should hold them and does not is none.
+
+    Raises:
+        PreconditionFailed: The uploads folder is not there, or Redis is a cluster.
+        AccessDenied: Redis refuses the login, or it may not read keys.
+        ServiceUnavailable: Redis does not answer.
+    """
+    if platform.uploads is not None:
+        require_uploads(platform.uploads)
+    if platform.redis is not None:
+        read_server(platform.redis)
+
+
+def store_companions(
+    platform: Platform, store: Store, uploads: Uploads, backup_id: str, progress: Progress
+) -> Companions:
+    """Store them into a set that is being written; the caller holds the platform for a backup.
+
+    Raises:
+        KeepwellError: A source or the store failed; without what is configured there is no set.
+    """
+    parts: list[Part] = []
+    level = platform.backup.compression_level
+    files = keys = None
+    if platform.uploads is not None:
+        progress(Step("storing uploaded files"))
+        files = store_uploads(platform.uploads, store, uploads, backup_id, progress, level=level)
+        parts.append(files.index)
+    if platform.redis is not None:
+        progress(Step("storing keys of Redis"))
+        keys = store_keys(platform.redis, store, uploads, backup_id, progress, level=level)
+        parts.append(keys.part)
+    return Companions(tuple(parts), files.summary if files else None, keys.summary if keys else None)
