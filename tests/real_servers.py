@@ -132,7 +132,7 @@ def build_platform(server: Server, database: str, bucket: BucketSettings, spool:
         ),
         bucket=bucket,
         redis=other.get("redis"),
-        uploads=None,
+        uploads=other.get("uploads"),
         sealing=SEALING,
         backup=BackupSettings(
             spool_directory=spool,

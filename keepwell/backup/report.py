@@ -223,8 +223,8 @@ def _describe_cache(manifest: Manifest) -> str:
         return "Redis: NOT in the set, since none is configured."
     types = ", ".join(f"{count:,} {kind}" for kind, count in keys.types.items()) or "none"
     return (
-        f"Redis: {keys.records:,} keys of {keys.product.capitalize()} {keys.server_version} ({types}), {keys.expiring:,} "
-        f"of which expire; read one by one from {_moment(keys.began_at)} on, in {describe_seconds(keys.seconds)}."
+        f"Redis: {keys.records:,} keys of {keys.product.capitalize()} {keys.server_version} ({types}), "
+        f"{keys.expiring:,} of which expire; read one by one from {_moment(keys.began_at)} on, in {describe_seconds(keys.seconds)}."
     )
 
 
