@@ -3,7 +3,17 @@
 from datetime import UTC, datetime, timedelta
 
 from keepwell.backup import layout
-from keepwell.backup.manifest import LargeObjects, Manifest, Part, Seconds, Source, Table, Tools
+from keepwell.backup.manifest import (
+    CacheKeys,
+    LargeObjects,
+    Manifest,
+    Part,
+    Seconds,
+    Source,
+    Table,
+    Tools,
+    UploadedFiles,
+)
 from keepwell.backup.proof import LEVELS, LevelOutcome, Proof
 from keepwell.settings import ProofLevel
 from keepwell.verdict import Finding, Verdict
@@ -74,6 +84,39 @@ def a_manifest(at: datetime = SNAPSHOT, *, tables: tuple[Table, ...] | None = No
         parts=(part,),
         seconds=Seconds(dump=1.0, fingerprint=1.0, upload=1.0, total=3.0),
     )
+
+
+def some_uploads(*, left_out: int = 0) -> UploadedFiles:
+    return UploadedFiles(
+        began_at=SNAPSHOT + timedelta(seconds=10),
+        finished_at=SNAPSHOT + timedelta(seconds=12),
+        files=1234,
+        folders=12,
+        links=0,
+        size_bytes=56_000_000,
+        contents=1200,
+        stored_bytes=40_000_000,
+        sent_contents=3,
+        sent_bytes=1_000_000,
+        left_out=left_out,
+        named_left_out=tuple(f"s{number} is a socket" for number in range(left_out)),
+        seconds=2.0,
+    )
+
+
+def a_cache(**changes: object) -> CacheKeys:
+    keys = CacheKeys(
+        began_at=SNAPSHOT + timedelta(seconds=12),
+        finished_at=SNAPSHOT + timedelta(seconds=13),
+        product="valkey",
+        server_version="9.1.2",
+        records=345,
+        databases={"0": 345},
+        types={"hash": 45, "string": 300},
+        expiring=120,
+        seconds=1.0,
+    )
+    return keys.model_copy(update=changes)
 
 
 def a_proof(

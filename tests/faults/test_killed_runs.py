@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import redis
 from backup_sets import back_up, back_up_and_prove, open_multipart, prove
 from real_servers import Server, running_postgres
 
@@ -20,10 +21,11 @@ from keepwell.backup.create import create_backup
 from keepwell.backup.manifest import new_backup_id
 from keepwell.backup.progress import Step
 from keepwell.backup.sweep import sweep_unfinished
+from keepwell.backup.uploads_index import FileEntry
 from keepwell.backup.verify import verify_backup
 from keepwell.errors import CommandFailed, ServiceUnavailable, TransientError
 from keepwell.objectstore.store import Store, open_store
-from keepwell.settings import Platform
+from keepwell.settings import Platform, UploadsSettings
 
 SCRIPT = Path(__file__).parent / "backup_then_die.py"
 STEP_SECONDS = 60
@@ -34,6 +36,12 @@ def some_rows(server: Server, platform: Platform) -> None:
     with server.connect(platform.database.name) as connection:
         connection.execute("CREATE TABLE people AS SELECT n AS id, md5(n::text) FROM generate_series(1, 20000) n")
         connection.execute("CREATE INDEX ON people (id); CREATE TABLE notes AS SELECT 'note' AS note")
+
+
+@pytest.fixture
+def a_key(redis_url: str) -> None:
+    with redis.Redis.from_url(redis_url) as client:
+        client.set("a key", "a value")
 
 
 def run_and_die(platform: Platform, folder: Path, stage: str, count: int = 1) -> None:
@@ -89,6 +97,58 @@ def test_a_backup_that_was_killed_is_swept_by_the_next_which_succeeds(
     proof = back_up_and_prove(platform)
     assert proof.reached == "serving"
     assert_nothing_is_left(platform, store, proof.backup_id)
+
+
+@pytest.mark.usefixtures("a_key")
+@pytest.mark.parametrize(
+    ("stage", "count"),
+    [
+        ("storing uploaded files", 1),
+        ("sending uploaded files", 1),
+        ("sending uploaded files", 7),
+        ("storing uploaded files", 2),
+        ("storing keys of Redis", 2),
+    ],
+)
+def test_a_run_killed_while_files_are_sent_leaves_whole_contents_only_and_the_next_sends_the_rest(
+    stage: str, count: int, platform: Platform, store: Store, tmp_path: Path
+) -> None:
+    folder = tmp_path / "uploads"
+    folder.mkdir()
+    for number in range(20):
+        (folder / f"{number}.bin").write_bytes(os.urandom(20_000))
+    (folder / "large.bin").write_bytes(os.urandom(20_000_000))
+    platform = platform.model_copy(update={"uploads": UploadsSettings(directory=folder)})
+    run_and_die(platform, tmp_path, stage, count)
+    assert read_catalogue(store) == []
+    left = [found.key for found in store.list_objects(layout.UPLOADS)]
+    for key in left:
+        entry = FileEntry("file", "left", key=key, sha256=key.rpartition("/")[2].partition(".")[0])
+        assert entry.read_content(store, lambda chunk: None) == ""
+    manifest = back_up(platform)
+    assert manifest.uploads is not None
+    assert manifest.uploads.sent_contents == 21 - len(left)
+    proof = prove(platform, manifest.backup_id)
+    assert proof.reached == "serving"
+    assert_nothing_is_left(platform, store, proof.backup_id)
+    uploads = store.client.list_multipart_uploads(Bucket=store.bucket, Prefix=store.key(""))
+    assert "Uploads" not in uploads
+
+
+@pytest.mark.usefixtures("a_key")
+def test_a_proof_that_was_killed_leaves_no_scratch_server_for_redis(
+    platform: Platform, store: Store, tmp_path: Path
+) -> None:
+    run_and_die(platform, tmp_path, "comparing keys of Redis")
+    (spool,) = spools(platform)
+    assert (spool / "redis" / "server.conf").exists()
+    deadline = time.monotonic() + 20
+    while processes_of(spool) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert processes_of(spool) == []
+    (entry,) = read_catalogue(store)
+    assert prove(platform, entry.backup_id).reached == "serving"
+    assert spools(platform) == []
 
 
 @pytest.mark.parametrize("level", ["readable", "restored", "equal", "sound", "serving"])

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from backup_documents import a_cache, a_manifest, some_uploads
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,6 +27,22 @@ def test_a_set_of_format_1_stays_readable() -> None:
     assert manifest.snapshot_at == datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
     assert [name for name, _ in manifest.unproven] == ["public.counted", "public.far_away"]
     assert manifest.sequences[0].last_value == 2**63 - 1
+
+
+def test_a_set_from_before_uploads_and_redis_says_that_it_holds_none() -> None:
+    manifest = Manifest.from_json(GOLDEN)
+    assert (manifest.uploads, manifest.cache) == (None, None)
+
+
+def test_uploads_and_keys_come_back_and_what_could_not_be_included_is_unproven() -> None:
+    cache = a_cache(unproven={"values of type graph cannot be compared": 3}, not_included=("2 libraries",))
+    manifest = a_manifest().model_copy(update={"uploads": some_uploads(left_out=2), "cache": cache})
+    assert Manifest.from_json(manifest.to_json()) == manifest
+    assert manifest.unproven == (
+        ("2 entries of the uploads folder", "s0 is a socket"),
+        ("3 keys of Redis", "values of type graph cannot be compared"),
+        ("2 libraries", "only keys are read from Redis"),
+    )
 
 
 def test_large_objects_that_could_not_be_hashed_are_named_as_unproven() -> None:

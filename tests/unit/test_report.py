@@ -1,7 +1,7 @@
 from datetime import timedelta
 
 import pytest
-from backup_documents import SNAPSHOT, a_manifest, a_proof, a_table
+from backup_documents import SNAPSHOT, a_cache, a_manifest, a_proof, a_table, some_uploads
 
 from keepwell.backup.catalogue import BackupEntry
 from keepwell.backup.freshness import Notice
@@ -12,6 +12,7 @@ from keepwell.backup.report import (
     build_check_message,
     build_failure_message,
     build_restore_command,
+    describe_companions,
     describe_safety,
     escape,
     render_backup,
@@ -178,3 +179,22 @@ def test_a_recovery_is_no_alarm() -> None:
     message = build_check_message((), Notice.RECOVERED, platform="esn", safe="x", bad_since=None)
     assert message.verdict is Verdict.OK
     assert "fine again" in message.title
+
+
+def test_what_is_beside_the_database_is_told_and_so_is_what_is_not() -> None:
+    bare = render(a_manifest(), FINE)
+    assert "Uploaded files: NOT in the set, since no uploads folder is configured." in bare
+    assert "Redis: NOT in the set, since none is configured." in bare
+    assert "their passwords: in the set." in bare
+    whole = a_manifest().model_copy(
+        update={"uploads": some_uploads(left_out=2), "cache": a_cache(), "role_passwords": False}
+    )
+    roles, files, keys = describe_companions(whole)
+    assert "their passwords: NOT in the set, since the backup's role may not read them" in roles
+    assert files.startswith("Uploaded files: 1,234 with 56.0 MB in 12 folders, stored as 1,200 contents with 40.0 MB")
+    assert "3 with 1.0 MB were sent for this set" in files
+    assert "2 entries could NOT be included: s0 is a socket." in files
+    assert "Redis: 345 keys of Valkey 9.1.2 (45 hash, 300 string), 120 of which expire" in keys
+    page = render(whole, FINE)
+    assert "1,234 uploaded files, 345 keys of Redis" in first_lines(page)[0]
+    assert "except 1 named below" in first_lines(page)[0]
