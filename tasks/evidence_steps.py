@@ -157,5 +157,9 @@ def _measure(manifest: Manifest | None, proof: Proof) -> dict[str, float | str |
             "database_bytes": manifest.source.size_bytes,
             "dump_seconds": manifest.seconds.dump,
             "backup_seconds": manifest.seconds.total,
+            "role_passwords": "in the set" if manifest.role_passwords else "not in the set",
+            "uploaded_files": manifest.uploads.files if manifest.uploads else "not in the set",
+            "uploads_sent_bytes": manifest.uploads.sent_bytes if manifest.uploads else None,
+            "redis_keys": manifest.cache.records if manifest.cache else "not in the set",
         }
     return numbers

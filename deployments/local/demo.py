@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,9 @@ def _damage_and_verify(platform: Platform, manifest: Manifest) -> tuple[Part, Pr
     names = [*(part.name for part in manifest.parts), layout.MANIFEST, layout.MANIFEST + SIGNATURE_SUFFIX]
     for name in names:
         damaged.put_bytes(f"{folder}{name}", original.get_bytes(f"{folder}{name}"))
+    with ThreadPoolExecutor(8) as copiers:  # files lie outside the set, and this copy stands alone
+        contents = [stored.key for stored in original.list_objects(layout.UPLOADS)]
+        list(copiers.map(lambda key: damaged.put_bytes(key, original.get_bytes(key)), contents))
     part = max(manifest.parts, key=lambda part: part.size_bytes)
     content = bytearray(damaged.get_bytes(f"{folder}{part.name}"))
     content[len(content) // 2] ^= 1

