@@ -75,7 +75,7 @@ def prove(platform: str, backup_id: str, *, all_uploads: bool = False) -> Proof:
     Args:
         platform: Its name.
         backup_id: Which set.
-        all_uploads: Read every uploaded file back; a night reads those that it sent, and a slice of the rest.
+        all_uploads: Read every uploaded file back; a night reads new ones, and a slice of the rest.
 
     Returns:
         The proof; damage is what it says, not an error.

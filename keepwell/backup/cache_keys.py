@@ -3,7 +3,6 @@
 Logical, key by key: see docs/decisions/0010. A key is whole and of one moment; all of them together are of no one.
 """
 
-import shutil
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -214,12 +213,9 @@ def _open_rehearsal(
             )
             return None
         scratch.mkdir(mode=0o700)
-        if runs_as_another_user():
-            shutil.chown(scratch, "nobody")
         databases = max([0, *map(int, expected.databases)]) + 1
-        socket = stack.enter_context(
-            throwaway_cache(program, scratch, databases=databases, prefix=unprivileged(network=False))
-        )
+        prefix, owner = unprivileged(network=False), "nobody" if runs_as_another_user() else None
+        socket = stack.enter_context(throwaway_cache(program, scratch, databases=databases, prefix=prefix, owner=owner))
     except KeepwellError as error:
         checked.unjudged.append(
             Finding(name="redis", verdict=Verdict.UNKNOWN, message=f"Redis: {error.message}", hint=error.hint)

@@ -87,7 +87,7 @@ def restore_uploads(store: Store, backup_id: str, into: Path, progress: Progress
         ) from error
     os.sync()
     left_out = [entry for entry in entries if entry.kind == "left out"]
-    findings += [_warn(entry, f"{entry.path} is not in the set: it {entry.reason}.") for entry in left_out]
+    findings += [_warn(entry, f"{entry.shown} is not in the set: it {entry.reason}.") for entry in left_out]
     return RestoredUploads(
         backup_id=backup_id,
         folder=into,
@@ -133,7 +133,7 @@ def _restore_file(store: Store, entry: FileEntry, temporary: Path, place: Path) 
         fault = entry.read_content(store, target.write)
     if fault:
         raise VerificationFailed(
-            f"The content of {entry.path} {fault} ({entry.key}).",
+            f"The content of {entry.shown} {fault} ({entry.key}).",
             hint="The folder is not complete. Take the file from another set, or restore another set whole.",
         )
     temporary.chmod(entry.mode & _PLAIN_MODE)
@@ -148,7 +148,7 @@ def _restore_links(into: Path, entries: Sequence[FileEntry]) -> Iterator[Finding
             continue
         target = base64.b64decode(entry.target)
         if leads_outside(entry.location, target):
-            yield _warn(entry, f"{entry.path} is a link that leads out of the folder, and was not made.")
+            yield _warn(entry, f"{entry.shown} is a link that leads out of the folder, and was not made.")
             continue
         place = _path(into, entry.location)
         place.symlink_to(os.fsdecode(target))
@@ -181,5 +181,5 @@ def _path(into: Path, location: bytes) -> Path:
 
 def _warn(entry: FileEntry, message: str) -> Finding:
     return Finding(
-        name=entry.path, verdict=Verdict.WARN, message=message, hint="Look whether the application needs it."
+        name=entry.shown, verdict=Verdict.WARN, message=message, hint="Look whether the application needs it."
     )

@@ -336,7 +336,7 @@ def _summarize(entries: Sequence[FileEntry], began_at: datetime, seconds: float)
         sent_contents=len(sent),
         sent_bytes=sum(entry.stored_bytes for entry in sent),
         left_out=len(left_out),
-        named_left_out=tuple(f"{entry.path} {entry.reason}" for entry in left_out[:_NAMED]),
+        named_left_out=tuple(f"{entry.shown} {entry.reason}" for entry in left_out[:_NAMED]),
         seconds=seconds,
     )
 

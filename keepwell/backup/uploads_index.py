@@ -58,6 +58,11 @@ class FileEntry:
     reason: str = ""
 
     @property
+    def shown(self) -> str:
+        """The path for messages: on one line, and without what a terminal would obey."""
+        return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in self.path)
+
+    @property
     def location(self) -> bytes:
         """The path's bytes."""
         return self.path.encode() if self.raw_path is None else base64.b64decode(self.raw_path)
@@ -113,18 +118,16 @@ class Content:
     Attributes:
         first: The first entry that holds it.
         files: How many hold it.
-        sent: Whether the store had none such before this set.
     """
 
     first: FileEntry
     files: int
-    sent: bool
 
     @property
     def told(self) -> str:
         """For people: the path, and what else hangs on it."""
         more = f" (and {self.files - 1} more of the same content)" if self.files > 1 else ""
-        return f"The uploaded file {self.first.path}{more}"
+        return f"The uploaded file {self.first.shown}{more}"
 
 
 def list_contents(index: Iterable[FileEntry]) -> list[Content]:
@@ -133,7 +136,7 @@ def list_contents(index: Iterable[FileEntry]) -> list[Content]:
     for entry in index:
         if entry.kind == "file":
             found.setdefault(entry.key, []).append(entry)
-    return [Content(under[0], len(under), any(entry.sent for entry in under)) for under in found.values()]
+    return [Content(under[0], len(under)) for under in found.values()]
 
 
 def name_path(location: bytes) -> tuple[str, str | None]:

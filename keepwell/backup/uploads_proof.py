@@ -1,21 +1,31 @@
 """Proving uploaded files: every content is there, and those that are read back are what their index says.
 
-A night reads what its own set sent and, of the rest, a thirtieth that moves on from day to day; so each content is
-read within thirty days however seldom it changes. Whoever asks for it reads all.
+A night reads what no proof has read before and, of the rest, a thirtieth that moves on from day to day; so each content
+is read within thirty days however seldom it changes. Whoever asks for it reads all.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
 
 from keepwell.backup import layout
+from keepwell.backup.catalogue import read_catalogue
 from keepwell.backup.manifest import Manifest, UploadedFiles
 from keepwell.backup.progress import Progress, Step
 from keepwell.backup.read_back import SetReader
-from keepwell.backup.uploads_index import Content, FileEntry, IndexSink, list_contents
+from keepwell.backup.uploads_index import (
+    Content,
+    FileEntry,
+    IndexSink,
+    list_contents,
+    list_upload_objects,
+    read_index,
+)
+from keepwell.errors import PreconditionFailed, VerificationFailed
 from keepwell.objectstore.store import Store
 from keepwell.sealing import SealForOthers
+from keepwell.settings import ProofLevel
 from keepwell.verdict import Finding, Verdict
 
 SLICES = 30
@@ -40,7 +50,13 @@ class UploadsChecked:
 
 
 def check_uploads(
-    store: Store, manifest: Manifest, reader: SetReader, progress: Progress, *, today: date, everything: bool
+    store: Store,
+    manifest: Manifest,
+    reader: SetReader,
+    progress: Progress,
+    *,
+    today: date,
+    trusted: Container[str] | None,
 ) -> UploadsChecked:
     """Read a set's index back, look for every content, and read some of them, or all.
 
@@ -52,7 +68,8 @@ def check_uploads(
         reader: Reads the index, and remembers what is wrong with it as a part.
         progress: Told how far it is.
         today: Chooses the slice.
-        everything: Read all contents.
+        trusted: Keys of contents that an earlier proof has read, of which only the day's slice is read again; None
+            reads all contents.
 
     Raises:
         KeepwellError: The store cannot be read.
@@ -75,8 +92,8 @@ def check_uploads(
         for content in contents
         if (size_bytes := stored.get(content.first.key)) is not None
         and (
-            everything
-            or needs_reading(content.first.sha256, today, sent=content.sent)
+            trusted is None
+            or needs_reading(content.first, today, trusted)
             # It was sent anew since, or it is cut: what it holds tells which.
             or size_bytes != content.first.stored_bytes
             or layout.damaged_upload_key(content.first.key) in marked
@@ -84,12 +101,29 @@ def check_uploads(
     ]
     findings = [*_compare_index(manifest.uploads, sink.entries), *_look(contents, stored)]
     findings += _read_all(store, chosen, marked, progress)
-    return UploadsChecked(_summarize(contents, chosen, today), tuple(_cut(findings)))
+    return UploadsChecked(_summarize(contents, chosen, today, trusted), tuple(_cut(findings)))
 
 
-def needs_reading(sha256: str, today: date, *, sent: bool) -> bool:
-    """Whether a night reads a content: it was sent with the set, or it is in the day's slice."""
-    return sent or int(sha256[:8], 16) % SLICES == today.toordinal() % SLICES
+def read_trusted(store: Store, backup_id: str, proven_level: ProofLevel) -> frozenset[str]:
+    """Contents of the newest proven set before this one: its proof read those that none before it had read.
+
+    What a killed run sent, or a set that nobody proved, is not among them.
+
+    Raises:
+        KeepwellError: The store cannot be read.
+    """
+    for entry in read_catalogue(store):
+        if entry.manifest is not None and entry.backup_id < backup_id and entry.is_proven(proven_level):
+            try:
+                return list_upload_objects(read_index(store, entry.manifest))
+            except (VerificationFailed, PreconditionFailed):
+                break  # damaged since, or removed this moment: then nothing is taken on trust
+    return frozenset()
+
+
+def needs_reading(entry: FileEntry, today: date, trusted: Container[str]) -> bool:
+    """Whether a night reads a content: nobody has read it yet, or it is in the day's slice."""
+    return entry.key not in trusted or int(entry.sha256[:8], 16) % SLICES == today.toordinal() % SLICES
 
 
 def _compare_index(expected: UploadedFiles, entries: Iterable[FileEntry]) -> Iterable[Finding]:
@@ -114,7 +148,7 @@ def _compare_index(expected: UploadedFiles, entries: Iterable[FileEntry]) -> Ite
 def _look(contents: Iterable[Content], stored: Mapping[str, int]) -> Iterable[Finding]:
     for content in contents:
         if content.first.key not in stored:
-            yield _alert(content.first.path, f"{content.told} is missing from the store ({content.first.key}).")
+            yield _alert(content.first.shown, f"{content.told} is missing from the store ({content.first.key}).")
 
 
 def _read_all(store: Store, chosen: list[Content], marked: set[str], progress: Progress) -> list[Finding]:
@@ -141,18 +175,18 @@ def _read(store: Store, content: Content) -> Finding | None:
         fault = content.first.read_content(store, _nowhere)
     except SealForOthers as error:
         message = f"{content.told} cannot be opened: {error.message}"
-        return Finding(name=content.first.path, verdict=Verdict.UNKNOWN, message=message, hint=error.hint)
-    return _alert(content.first.path, f"{content.told} {fault} ({content.first.key}).") if fault else None
+        return Finding(name=content.first.shown, verdict=Verdict.UNKNOWN, message=message, hint=error.hint)
+    return _alert(content.first.shown, f"{content.told} {fault} ({content.first.key}).") if fault else None
 
 
-def _summarize(contents: list[Content], chosen: list[Content], today: date) -> str:
+def _summarize(contents: list[Content], chosen: list[Content], today: date, trusted: Container[str] | None) -> str:
     files = sum(content.files for content in contents)
     total = f"{files:,} uploaded files with {len(contents):,} contents"
     if len(chosen) == len(contents):
         return f"{total}, all read back, SHA-256 as written"
-    sent = sum(1 for content in chosen if content.sent)
+    new = sum(1 for content in chosen if content.first.key not in (trusted or ()))
     return (
-        f"{total}: {sent:,} new ones and {len(chosen) - sent:,} older ones (slice {today.toordinal() % SLICES + 1} of "
+        f"{total}: {new:,} new ones and {len(chosen) - new:,} older ones (slice {today.toordinal() % SLICES + 1} of "
         f"{SLICES}) read back, SHA-256 as written; the other {len(contents) - len(chosen):,} there and of their size"
     )
 

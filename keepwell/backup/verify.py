@@ -20,7 +20,7 @@ from keepwell.backup.proof import LEVELS, LevelOutcome, Proof
 from keepwell.backup.read_back import PartDamaged, SetReader
 from keepwell.backup.rehearsal import Target
 from keepwell.backup.spool import CACHE_SCRATCH, SCRATCH, open_spool, require_space, spool_place, sweep_spools
-from keepwell.backup.uploads_proof import check_uploads
+from keepwell.backup.uploads_proof import check_uploads, read_trusted
 from keepwell.errors import ConfigurationError, KeepwellError
 from keepwell.objectstore.store import Store
 from keepwell.postgres.archive import DataEntry
@@ -48,7 +48,7 @@ def verify_backup(
         store: Its folder in the bucket; the source itself is not touched.
         backup_id: Which set.
         progress: Told how far it is.
-        all_uploads: Read every uploaded file back; otherwise those that the set sent, and a slice of the rest.
+        all_uploads: Read every uploaded file back; otherwise those that no proof has read, and a slice of the rest.
 
     Returns:
         The proof, as it was stored.
@@ -135,14 +135,9 @@ class _Ladder:
         self.keys = check_keys(
             self.manifest, self.reader, self.platform.redis, self.spool / CACHE_SCRATCH, self.progress
         )
-        files_read = check_uploads(
-            self.store,
-            self.manifest,
-            self.reader,
-            self.progress,
-            today=datetime.now(UTC).date(),
-            everything=self.all_uploads,
-        )
+        level, today = self.platform.backup.proven_level, datetime.now(UTC).date()
+        trusted = None if self.all_uploads else read_trusted(self.store, self.manifest.backup_id, level)
+        files_read = check_uploads(self.store, self.manifest, self.reader, self.progress, today=today, trusted=trusted)
         self.reader.drain()
         parts = self.reader.parts
         summary = f"{len(parts)} objects read back, SHA-256 as written, before and after decompression"

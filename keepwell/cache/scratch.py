@@ -94,7 +94,7 @@ def choose_cache_program(programs: Iterable[CacheProgram], product: Product) -> 
 
 @contextmanager
 def throwaway_cache(
-    program: CacheProgram, folder: Path, *, databases: int, prefix: tuple[str, ...] = ()
+    program: CacheProgram, folder: Path, *, databases: int, prefix: tuple[str, ...] = (), owner: str | None = None
 ) -> Iterator[str]:
     """A server that nobody else can reach, gone with this block, or with this process at the latest.
 
@@ -103,6 +103,7 @@ def throwaway_cache(
         folder: Existing, private folder for it; the caller removes it.
         databases: How many it has.
         prefix: What confines it: another user, no network.
+        owner: The user that this makes it run as, where it is another one for real.
 
     Yields:
         Path of its socket.
@@ -114,6 +115,9 @@ def throwaway_cache(
         place = folder
         if len(str(folder / "socket")) > _SOCKET_LIMIT:
             place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="keepwell-socket-", dir=_SHORT_FOLDER)))
+        if owner is not None:
+            for own in {folder, place}:
+                shutil.chown(own, owner)
         socket = place / "socket"
         configuration = folder / "server.conf"
         configuration.write_text(_render_configuration(folder, socket, databases))

@@ -19,7 +19,7 @@ from keepwell.backup import layout
 from keepwell.backup.catalogue import read_catalogue
 from keepwell.backup.create import create_backup
 from keepwell.backup.manifest import new_backup_id
-from keepwell.backup.progress import Step
+from keepwell.backup.progress import Step, silent
 from keepwell.backup.sweep import sweep_unfinished
 from keepwell.backup.uploads_index import FileEntry
 from keepwell.backup.verify import verify_backup
@@ -128,7 +128,8 @@ def test_a_run_killed_while_files_are_sent_leaves_whole_contents_only_and_the_ne
     manifest = back_up(platform)
     assert manifest.uploads is not None
     assert manifest.uploads.sent_contents == 21 - len(left)
-    proof = prove(platform, manifest.backup_id)
+    proof = verify_backup(platform, store, manifest.backup_id, silent, all_uploads=False)
+    assert "21 contents, all read back" in proof.levels[1].summary  # nobody had read what the dead run sent
     assert proof.reached == "serving"
     assert_nothing_is_left(platform, store, proof.backup_id)
     uploads = store.client.list_multipart_uploads(Bucket=store.bucket, Prefix=store.key(""))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import redis
@@ -40,6 +41,7 @@ from keepwell.cache.rehearsal import payload_is_whole
 from keepwell.errors import AccessDenied, ConfigurationError, PreconditionFailed, ServiceUnavailable
 from keepwell.objectstore.store import Store, open_store
 from keepwell.objectstore.uploads import Uploads
+from keepwell.postgres import server
 from keepwell.settings import Platform, RedisSettings
 from keepwell.verdict import Verdict
 
@@ -101,12 +103,12 @@ def case(
     objectstore: RunningObjectStore,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Case]:
-    server, settings = servers(17), settings_of(filled)
-    with fresh_database(server) as database:
-        with server.connect(database) as connection:
+    running, settings = servers(17), settings_of(filled)
+    with fresh_database(running) as database:
+        with running.connect(database) as connection:
             connection.execute("CREATE TABLE t AS SELECT 1 AS a")
         spool = tmp_path_factory.mktemp("spool")
-        platform = build_platform(server, database, bucket_settings(objectstore), spool, redis=settings)
+        platform = build_platform(running, database, bucket_settings(objectstore), spool, redis=settings)
         yield Case(platform, open_store(platform), settings, back_up(platform))
 
 
@@ -349,6 +351,19 @@ def test_a_throwaway_server_listens_on_no_port_and_is_gone_afterwards(tmp_path: 
         info = client.info()
     assert info["tcp_port"] == 0
     assert not Path(f"/proc/{info['process_id']}").exists()
+
+
+def test_it_starts_where_no_namespace_can_be_had_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "_can_unshare", lambda flags: False)
+    owner = "nobody" if server.runs_as_another_user() else None
+    with TemporaryDirectory(dir="/tmp") as folder:
+        prefix = server.unprivileged(network=False)
+        with (
+            throwaway_cache(find_cache_programs()[0], Path(folder), databases=1, prefix=prefix, owner=owner) as socket,
+            redis.Redis(unix_socket_path=socket) as client,
+        ):
+            pid = client.info()["process_id"]
+            assert Path(f"/proc/{pid}").stat().st_uid == (65534 if owner else os.geteuid())
 
 
 # The source.

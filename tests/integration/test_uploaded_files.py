@@ -22,7 +22,7 @@ from keepwell.backup.progress import Step, silent
 from keepwell.backup.read_back import SetReader
 from keepwell.backup.restore_uploads import restore_uploads
 from keepwell.backup.uploads_index import FileEntry, list_upload_objects, name_path, read_index
-from keepwell.backup.uploads_proof import SLICES, UploadsChecked, check_uploads
+from keepwell.backup.uploads_proof import SLICES, UploadsChecked, check_uploads, read_trusted
 from keepwell.backup.verify import verify_backup
 from keepwell.errors import PreconditionFailed, VerificationFailed
 from keepwell.objectstore.store import Store, open_store
@@ -91,7 +91,8 @@ def check(
     """The uploads' share of the level *readable*."""
     folder.mkdir(exist_ok=True)
     reader = SetReader(case.store, manifest, folder, silent)
-    return check_uploads(case.store, manifest, reader, silent, today=today, everything=everything)
+    trusted = None if everything else list_upload_objects(read_index(case.store, case.manifest))
+    return check_uploads(case.store, manifest, reader, silent, today=today, trusted=trusted)
 
 
 def entry_of(case: Case, path: str) -> FileEntry:
@@ -312,6 +313,26 @@ def test_files_sealed_for_others_are_unknown_and_not_called_damaged(case: Case, 
         (finding,) = check(case, case.manifest, tmp_path / "r").findings
         assert finding.verdict is Verdict.UNKNOWN
         assert list(case.store.list_objects(layout.DAMAGED_UPLOADS)) == []
+
+
+def test_a_night_trusts_only_what_a_proof_has_read(case: Case) -> None:
+    level = case.platform.backup.proven_level
+    (case.folder / "unread").write_text("nobody has read it back yet")
+    try:
+        unproven = back_up_with(case)
+        second = back_up_with(case)
+        assert second.uploads is not None
+        assert second.uploads.sent_contents == 0
+        new = next(entry.key for entry in read_index(case.store, second) if entry.path == "unread")
+        assert new not in read_trusted(case.store, second.backup_id, level)
+        proof = verify_backup(case.platform, case.store, second.backup_id, silent, all_uploads=False)
+        assert ": 1 new ones and " in proof.levels[1].summary
+        third = back_up_with(case)
+    finally:
+        (case.folder / "unread").unlink()
+    assert new in read_trusted(case.store, third.backup_id, level)
+    assert read_trusted(case.store, case.manifest.backup_id, level) == frozenset()
+    assert unproven.backup_id < second.backup_id
 
 
 # A folder that does not hold still, and what cannot be included.

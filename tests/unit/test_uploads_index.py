@@ -63,7 +63,7 @@ def test_the_objects_that_a_set_needs_are_those_of_its_files_each_once() -> None
     other = hashlib.sha256(b"other").hexdigest()
     index = [
         a_file(b"a"),
-        a_file(b"b", sent=True),
+        a_file(b"b"),
         a_file(b"c", sha256=other),
         FileEntry("folder", "f"),
         FileEntry("left out", "s", reason="is a socket"),
@@ -71,9 +71,9 @@ def test_the_objects_that_a_set_needs_are_those_of_its_files_each_once() -> None
     assert list_upload_objects(index) == {KEY, f"uploads/{other[:2]}/{other}.zst.age"}
     assert list_upload_objects([]) == frozenset()
     contents = list_contents(index)
-    assert [(content.first.path, content.files, content.sent) for content in contents] == [
-        ("a", 2, True),
-        ("c", 1, False),
+    assert [(content.first.path, content.files) for content in contents] == [
+        ("a", 2),
+        ("c", 1),
     ]
     assert "a (and 1 more of the same content)" in contents[0].told
 
@@ -92,13 +92,16 @@ def test_an_index_is_read_up_to_its_first_damaged_line() -> None:
 def test_every_content_is_read_once_within_thirty_days_and_new_ones_at_once(content: bytes, start: date) -> None:
     sha256 = hashlib.sha256(content).hexdigest()
     days = [start + timedelta(days=n) for n in range(SLICES)]
-    assert sum(needs_reading(sha256, day, sent=False) for day in days) == 1
-    assert all(needs_reading(sha256, day, sent=True) for day in days)
+    entry = a_file(sha256=sha256)
+    assert sum(needs_reading(entry, day, {entry.key}) for day in days) == 1
+    assert all(needs_reading(entry, day, {"another"}) for day in days)
 
 
 def test_a_slice_is_about_a_thirtieth() -> None:
     hashes = [hashlib.sha256(str(n).encode()).hexdigest() for n in range(3000)]
-    chosen = sum(needs_reading(sha256, date(2026, 3, 2), sent=False) for sha256 in hashes)
+    entries = [a_file(sha256=sha256) for sha256 in hashes]
+    trusted = {entry.key for entry in entries}
+    chosen = sum(needs_reading(entry, date(2026, 3, 2), trusted) for entry in entries)
     assert 60 < chosen < 140
 
 
@@ -117,3 +120,8 @@ def test_a_slice_is_about_a_thirtieth() -> None:
 )
 def test_links_that_point_out_of_the_folder(location: bytes, target: bytes, *, outside: bool) -> None:
     assert leads_outside(location, target) is outside
+
+
+def test_a_name_in_a_message_stays_on_its_line_and_orders_no_terminal_about() -> None:
+    entry = FileEntry("file", "a\nb\x1b[2J\u202e ü – 旅.png")
+    assert entry.shown == "a\\nb\\x1b[2J\\u202e ü – 旅.png"
