@@ -20,6 +20,11 @@ class Companions:
     uploads: UploadedFiles | None = None
     cache: CacheKeys | None = None
 
+    @property
+    def seconds(self) -> float:
+        """How long they took; each says its own share in the manifest."""
+        return sum(one.seconds for one in (self.uploads, self.cache) if one is not None)
+
 
 def require_companions(platform: Platform) -> None:
     """Look whether they can be read, before anything is dumped: a set that should hold them and does not is none.

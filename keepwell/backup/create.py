@@ -174,7 +174,7 @@ def _write(
         seconds=manifest.Seconds(
             dump=dump_seconds,
             fingerprint=prints.seconds,
-            upload=max(time.monotonic() - started - dump_seconds - prints.seconds, 0),
+            upload=max(time.monotonic() - started - dump_seconds - prints.seconds - beside.seconds, 0),
             total=time.monotonic() - started,
         ),
     )

@@ -11,7 +11,7 @@ backups/<id>/manifest.json    written last
 backups/<id>/proofs/<time>…   one document for each verification
 unfinished/<id>               present from before the first object until the manifest is there
 uploads/<aa>/<sha256>…        contents of uploaded files, each once, for all sets together
-damaged-uploads/<sha256>…     present from when a proof found such a content damaged until it was sent anew
+damaged-uploads/<sha256>…     present from when a proof found such a content damaged until one finds it sound
 """
 
 BACKUPS = "backups/"

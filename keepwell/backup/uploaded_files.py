@@ -232,9 +232,8 @@ class _Run:
                 continue
             self.known[entry.key] = part.size_bytes
             self.sent.add(entry.key)
-            if _short(entry.key) in self.damaged:
-                self.store.delete([layout.damaged_upload_key(entry.key)])
-                self.damaged.discard(_short(entry.key))
+            # Its mark stays until a proof has read what was sent: that may be damaged again, and this run may die.
+            self.damaged.discard(_short(entry.key))
             self.progress(Step("sending uploaded files", len(self.sent), 0, "files"))
             return True
         return False
