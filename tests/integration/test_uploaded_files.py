@@ -1,5 +1,6 @@
 """Uploaded files by content: what is sent, what a proof sees of each kind of damage, and what comes back."""
 
+import json
 import os
 import socket
 import stat
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 from backup_sets import back_up, copy_set, failed_level, part_of, prove, replace_content, seal
 from real_servers import Server, bucket_settings, build_platform, fresh_database, make_sealing
+from typer.testing import CliRunner
 
 from deployments.local.objectstore import RunningObjectStore
 from keepwell.backup import layout, uploaded_files
@@ -24,6 +26,8 @@ from keepwell.backup.restore_uploads import restore_uploads
 from keepwell.backup.uploads_index import FileEntry, list_upload_objects, name_path, read_index
 from keepwell.backup.uploads_proof import SLICES, UploadsChecked, check_uploads, read_trusted
 from keepwell.backup.verify import verify_backup
+from keepwell.cli import console
+from keepwell.cli.main import app
 from keepwell.errors import PreconditionFailed, VerificationFailed
 from keepwell.objectstore.store import Store, open_store
 from keepwell.sealing import load_seal
@@ -478,6 +482,23 @@ def test_everything_comes_back_as_it_was(case: Case, tmp_path: Path) -> None:
         tmp_path / "into",
     )
     assert [finding.name for finding in restored.findings] == ["link outside"]
+
+
+def test_the_console_shows_and_restores_them(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "load_platform", lambda name: case.platform)
+    shown = CliRunner().invoke(app, ["backup", "show", case.manifest.backup_id], env={"COLUMNS": "400"})
+    assert case.manifest.uploads is not None
+    assert f"Uploaded files: {case.manifest.uploads.files:,} with " in shown.output
+    assert "Redis: NOT in the set, since none is configured." in shown.output
+    call = ["backup", "restore-uploads", case.manifest.backup_id, "--into", str(tmp_path / "into"), "--json"]
+    restored = CliRunner().invoke(app, call)
+    answer = json.loads(restored.stdout)
+    assert (answer["verdict"], answer["data"]["files"]) == ("warn", case.manifest.uploads.files)
+    assert [finding["name"] for finding in answer["data"]["findings"]] == ["link outside"]
+    assert (tmp_path / "into" / "same one").read_bytes() == b"the same content"
+    again = CliRunner().invoke(app, call)
+    assert again.exit_code == 1
+    assert "not an empty folder" in again.stdout
 
 
 @pytest.mark.parametrize("taken", ["a file in it", "a file", "a link"])
