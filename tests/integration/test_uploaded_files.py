@@ -323,6 +323,7 @@ def test_files_sealed_for_others_are_unknown_and_not_called_damaged(case: Case, 
 
 def test_a_night_trusts_only_what_a_proof_has_read(case: Case) -> None:
     level = case.platform.backup.proven_level
+    assert prove(case.platform, back_up_with(case).backup_id).reached == "serving"
     (case.folder / "unread").write_text("nobody has read it back yet")
     try:
         unproven = back_up_with(case)
