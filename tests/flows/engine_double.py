@@ -95,8 +95,16 @@ class Engine:
         self.store.objects |= documents(manifest)
         return manifest
 
-    def verify(self, platform: Platform, store: object, backup_id: str, progress: Callable[[Step], None]) -> Proof:
-        self.calls.append("prove")
+    def verify(
+        self,
+        platform: Platform,
+        store: object,
+        backup_id: str,
+        progress: Callable[[Step], None],
+        *,
+        all_uploads: bool,
+    ) -> Proof:
+        self.calls.append("prove every upload" if all_uploads else "prove")
         assert not self.held
         progress(Step("proving", 1, 7, "levels"))
         manifest = Manifest.from_json(self.store.objects[f"backups/{backup_id}/manifest.json"])

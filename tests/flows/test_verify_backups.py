@@ -19,9 +19,10 @@ def proved(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     asked: list[str] = []
     verify = engine.verify
 
-    def note(platform: object, store: object, backup_id: str, progress: object) -> object:
+    def note(platform: object, store: object, backup_id: str, progress: object, *, all_uploads: bool) -> object:
         asked.append(backup_id)
-        return verify(platform, store, backup_id, progress)  # type: ignore[arg-type]
+        assert all_uploads, "a monthly verification reads every uploaded file"
+        return verify(platform, store, backup_id, progress, all_uploads=all_uploads)  # type: ignore[arg-type]
 
     monkeypatch.setattr(backup_steps, "verify_backup", note)
     return asked
