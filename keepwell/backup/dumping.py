@@ -138,7 +138,7 @@ class DatabaseDump:
             Their bytes, as far as they were rows.
         """
         waiting = [path for path in files if path.name != archive.CONTENTS_FILE]
-        spooled_bytes = sum(path.stat().st_size for path in waiting)
+        spooled_bytes = sum(path.stat().st_size for path in waiting if archive.is_stream(path.name))
 
         def work(path: Path) -> None:
             self.watch()
