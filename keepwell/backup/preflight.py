@@ -65,7 +65,7 @@ def refuse_unreadable(tables: Sequence[TableFacts], *, role: str) -> None:
     if unreadable:
         raise PreconditionFailed(
             f"The role {role} may not read {_name_some(unreadable)}.",
-            hint=f'GRANT pg_read_all_data TO "{role}", or SELECT on each of them; sequences too.',
+            hint=f'GRANT pg_read_all_data TO "{role}", or USAGE on each schema and SELECT on each table and sequence.',
         )
     hidden = [table for table in tables if table.rows_hidden]
     if hidden:

@@ -69,6 +69,20 @@ def test_a_table_that_may_not_be_read_is_named_with_the_grant(weak: Platform) ->
     assert "GRANT" in finding.hint
 
 
+def test_a_schema_that_may_not_be_entered_is_an_alert(weak: Platform, database_url: str) -> None:
+    role = sql.Identifier(weak.database.user)
+    with psycopg.connect(_url_of(weak, database_url), autocommit=True) as connection:
+        connection.execute(sql.SQL('GRANT SELECT ON "Closed" TO {}').format(role))
+        connection.execute("CREATE SCHEMA walled; CREATE TABLE walled.t (a int)")
+        connection.execute(sql.SQL("GRANT SELECT ON walled.t TO {}").format(role))
+        finding = _find(weak, "privileges")
+        assert finding.verdict is Verdict.ALERT
+        assert "walled.t" in finding.message
+        assert "USAGE on each schema" in finding.hint
+        connection.execute(sql.SQL("GRANT USAGE ON SCHEMA walled TO {}").format(role))
+        assert _find(weak, "privileges").verdict is Verdict.OK
+
+
 def test_rows_hidden_by_row_security_are_an_alert(weak: Platform, database_url: str) -> None:
     role = sql.Identifier(weak.database.user)
     with psycopg.connect(_url_of(weak, database_url), autocommit=True) as connection:

@@ -15,8 +15,8 @@ from real_servers import Server
 from keepwell.backup.catalogue import read_catalogue
 from keepwell.backup.create import create_backup
 from keepwell.backup.preflight import require_ready
-from keepwell.backup.progress import Step
-from keepwell.errors import AccessDenied, Busy, LockTimeout, PreconditionFailed, is_transient
+from keepwell.backup.progress import Step, silent
+from keepwell.errors import Busy, LockTimeout, PreconditionFailed, is_transient
 from keepwell.objectstore.store import Store
 from keepwell.postgres import facts
 from keepwell.postgres.snapshot import Snapshot, shared_snapshot
@@ -240,14 +240,20 @@ def test_a_role_whose_rows_are_hidden_by_row_security_is_refused(
     assert "BYPASSRLS" in raised.value.hint
 
 
-def test_a_role_without_the_schema_is_denied_and_leaves_nothing_catalogued(
+def test_a_role_that_may_not_enter_a_schema_is_refused_before_anything_is_stored(
     platform: Platform, store: Store, connect: Connect, limited: str
 ) -> None:
+    """What is granted on a table or a sequence is of no use without its schema."""
+    seen = as_role(platform, limited)
     with connect() as connection:
-        connection.execute(f"CREATE SCHEMA s; CREATE TABLE s.t (n int); GRANT SELECT ON s.t TO {limited}")
-    with pytest.raises(AccessDenied, match="permission denied for schema s"):
-        back_up(as_role(platform, limited))
-    assert read_catalogue(store) == []
+        connection.execute("CREATE SCHEMA s; CREATE TABLE s.t (n int); CREATE SEQUENCE s.numbers")
+        connection.execute(f"GRANT SELECT ON s.t, s.numbers TO {limited}")
+        with pytest.raises(PreconditionFailed, match=r"may not read s\.numbers, s\.t\. Hint") as raised:
+            create_backup(seen, store, silent)
+        assert "USAGE on each schema" in raised.value.hint
+        assert list(store.list_objects("")) == []
+        connection.execute(f"GRANT USAGE ON SCHEMA s TO {limited}")
+    require_ready(seen)
 
 
 def test_a_running_migration_makes_the_backup_wait_its_turn(platform: Platform, connect: Connect) -> None:
