@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import datetime
+from typing import cast
 
 import psycopg
 import pytest
@@ -85,6 +87,39 @@ def test_a_truncate_that_commits_while_we_queue_for_its_table_loses_no_row(
             wait_until_somebody_queues(watcher)
             mover.execute("COMMIT")
             assert taken.result(30) == {"a": 0, "b": 10}
+
+
+def test_the_time_of_a_snapshot_is_not_that_of_the_queue_before_it(
+    platform: Platform, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was committed while a lock was waited for is in the snapshot, so its time must be a later one."""
+    read_tables = facts.read_tables
+
+    def clock(connection: psycopg.Connection) -> datetime:
+        row = connection.execute("SELECT clock_timestamp()").fetchone()
+        assert row is not None
+        return cast("datetime", row[0])
+
+    def take() -> datetime:
+        with shared_snapshot(platform.database, lock_wait_seconds=20) as snapshot:
+            return snapshot.taken_at
+
+    with connect() as holder, connect() as watcher, ThreadPoolExecutor(1) as pool:
+
+        def read_and_lock(connection: psycopg.Connection) -> list[facts.TableFacts]:
+            """Between the list, which queues by itself, and the locks."""
+            found = read_tables(connection)
+            monkeypatch.undo()
+            holder.execute("BEGIN; LOCK TABLE a IN ACCESS EXCLUSIVE MODE")
+            return found
+
+        holder.execute("CREATE TABLE a (n int)")
+        monkeypatch.setattr(facts, "read_tables", read_and_lock)
+        taken = pool.submit(take)
+        wait_until_somebody_queues(watcher)
+        released_at = clock(watcher)
+        holder.execute("COMMIT")
+        assert released_at <= taken.result(30) <= clock(watcher)
 
 
 def test_no_truncate_comes_between_the_snapshot_and_its_dump(platform: Platform, connect: Connect) -> None:
