@@ -111,7 +111,7 @@ class BackupSettings(Section):
     tools_directory: Path | None = Field(default=None, description="Folder of pg_dump and its kin, tried first.")
     lock_wait_seconds: int = Field(default=30, ge=1, le=3600, description="How long a dump may queue for a table.")
     interlock_wait_seconds: int = Field(
-        default=600, ge=0, le=86400, description="How long to wait for another procedure to end."
+        default=600, ge=0, le=86400, description="How long to wait for another procedure, or a migration, to end."
     )
     max_age_hours: float = Field(default=26, gt=0, description="How old the newest proven backup may get.")
     proven_level: ProvenLevel = Field(default="equal", description="Level from which a set counts as proven.")

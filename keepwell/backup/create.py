@@ -73,7 +73,7 @@ def create_backup(platform: Platform, store: Store, progress: Progress) -> Manif
     """
     sweep_spools(platform)
     sweep_unfinished(store)
-    ready = require_ready(platform)
+    ready = require_ready(platform, progress)
     backup_id = manifest.new_backup_id(ready.database.now_at)
     mark = secrets.token_bytes(16)
     store.put_bytes(layout.unfinished_key(backup_id), mark)

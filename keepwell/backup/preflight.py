@@ -1,10 +1,12 @@
 """What must be true before a backup starts: a gate that says no while nothing has been changed yet."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import psycopg
 
+from keepwell.backup.progress import Progress, Step, silent
 from keepwell.backup.spool import require_space, spool_place
 from keepwell.errors import Busy, PreconditionFailed
 from keepwell.postgres import facts
@@ -18,6 +20,7 @@ from keepwell.verdict import Finding, Verdict
 _SPOOL_FACTOR = 1.5
 _NAMED = 5
 _OLDEST_SERVER = 15
+_POLL_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -29,27 +32,33 @@ class Readiness:
     findings: tuple[Finding, ...]
 
 
-def require_ready(platform: Platform) -> Readiness:
-    """Look at the source, the tools and the disk.
+def require_ready(platform: Platform, progress: Progress = silent) -> Readiness:
+    """Look at the source, the tools and the disk; a migration at work is waited for, as another procedure would be.
+
+    Args:
+        platform: Whose database, and how long to wait for a migration (`backup.interlock_wait_seconds`).
+        progress: Told once when a migration is waited for.
 
     Returns:
         The tools to use, the database's properties, and findings that do not stop a backup.
 
     Raises:
         PreconditionFailed: A table cannot be read whole, a pooler stands between, space is short.
-        Busy: A migration is running.
+        Busy: A migration was still running when the time was over.
         LockTimeout: Somebody holds a table so that not even its size can be asked.
         ConfigurationError: No client tools of the server's version or newer.
     """
     with connect(platform.database, lock_wait_seconds=platform.backup.lock_wait_seconds) as connection:
         _refuse_old_server(connection)
         _refuse_pooler(connection)
+        # First, since it may change everything that is looked at below.
+        unfinished = _wait_for_migrations(connection, platform.backup.interlock_wait_seconds, progress)
         database = facts.read_database(connection)
         client = choose_client(find_installations(platform.backup.tools_directory), server_major=database.server_major)
         tables = facts.read_tables(connection)
         refuse_unreadable(tables, role=platform.database.user)
         _refuse_unreadable_large_objects(connection, role=platform.database.user)
-        findings = [*judge_migrations(facts.read_migrations(connection)), *judge_client(client, database)]
+        findings = [*unfinished, *judge_client(client, database)]
         needed_bytes = int(sum(table.data_bytes for table in tables if table.has_rows) * _SPOOL_FACTOR)
     require_space(spool_place(platform), needed_bytes, "the dump")
     return Readiness(client, database, tuple(findings))
@@ -109,6 +118,26 @@ def judge_client(client: Binaries, database: DatabaseFacts) -> list[Finding]:
             hint=f"Install postgresql-client-{database.server_major} here, so that the server itself can take it back.",
         )
     ]
+
+
+def _wait_for_migrations(connection: psycopg.Connection, wait_seconds: float, progress: Progress) -> list[Finding]:
+    """What migrations left half-done, once none is at work; a nightly backup must not fail for a minute's migration.
+
+    Raises:
+        Busy: One was still at work when the time was over.
+    """
+    deadline = time.monotonic() + wait_seconds
+    told = False
+    while True:
+        try:
+            return judge_migrations(facts.read_migrations(connection))
+        except Busy:
+            if time.monotonic() >= deadline:
+                raise
+        if not told:
+            progress(Step("waiting for a migration to end"))
+            told = True
+        time.sleep(_POLL_SECONDS)
 
 
 def _refuse_old_server(connection: psycopg.Connection) -> None:

@@ -82,7 +82,7 @@ class Engine:
             self.held = False
             self.calls.append("release")
 
-    def require_ready(self, platform: Platform) -> Readiness:
+    def require_ready(self, platform: Platform, progress: Callable[[Step], None]) -> Readiness:
         self.calls.append("require ready")
         self.ready()
         return Readiness(client=None, database=None, findings=())  # type: ignore[arg-type]

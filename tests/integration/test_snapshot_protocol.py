@@ -291,13 +291,31 @@ def test_a_role_that_may_not_enter_a_schema_is_refused_before_anything_is_stored
     require_ready(seen)
 
 
-def test_a_running_migration_makes_the_backup_wait_its_turn(platform: Platform, connect: Connect) -> None:
+def test_a_running_migration_is_waited_for(
+    platform: Platform, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that runs at the hour of the nightly backup must not cost the night its backup."""
+    monkeypatch.setattr("keepwell.backup.preflight._POLL_SECONDS", 0.01)
+    told: list[str] = []
+    with connect() as migrator, ThreadPoolExecutor(1) as pool:
+        migrator.execute("SELECT pg_advisory_lock(72707369)")
+        waiting = pool.submit(require_ready, platform, lambda step: told.append(step.stage))
+        deadline = time.monotonic() + 20
+        while not told and not waiting.done() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        migrator.execute("CREATE TABLE made_by_the_migration (a text)")
+        migrator.execute("SELECT pg_advisory_unlock(72707369)")
+        assert waiting.result(20).findings == ()
+    assert told == ["waiting for a migration to end"]
+
+
+def test_a_migration_that_does_not_end_in_time_stops_the_backup(platform: Platform, connect: Connect) -> None:
+    backup = platform.backup.model_copy(update={"interlock_wait_seconds": 0})
     with connect() as migrator:
         migrator.execute("SELECT pg_advisory_lock(72707369)")
-        with pytest.raises(Busy, match="A migration of Prisma is running"):
-            require_ready(platform)
-        migrator.execute("SELECT pg_advisory_unlock(72707369)")
-        assert require_ready(platform).findings == ()
+        with pytest.raises(Busy, match="A migration of Prisma is running") as raised:
+            require_ready(platform.model_copy(update={"backup": backup}))
+    assert "Wait for it" in raised.value.hint
 
 
 def test_a_half_applied_migration_is_a_warning_and_is_named_in_the_manifest(
