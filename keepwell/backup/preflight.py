@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import psycopg
 
 from keepwell.backup.progress import Progress, Step, silent
+from keepwell.backup.space import estimate_dump_bytes
 from keepwell.backup.spool import require_space, spool_place
 from keepwell.errors import Busy, PreconditionFailed
 from keepwell.postgres import facts
@@ -16,8 +17,6 @@ from keepwell.postgres.facts import DatabaseFacts, MigrationFacts, TableFacts
 from keepwell.settings import Platform
 from keepwell.verdict import Finding, Verdict
 
-# COPY's text is about as large as the table on disk; rows that TOAST compressed well may be larger.
-_SPOOL_FACTOR = 1.5
 _NAMED = 5
 _OLDEST_SERVER = 15
 _POLL_SECONDS = 1.0
@@ -49,7 +48,7 @@ def require_ready(platform: Platform, progress: Progress = silent) -> Readiness:
         ConfigurationError: No client tools of the server's version or newer.
     """
     with connect(platform.database, lock_wait_seconds=platform.backup.lock_wait_seconds) as connection:
-        _refuse_old_server(connection)
+        refuse_old_server(connection.info.server_version)
         _refuse_pooler(connection)
         # First, since it may change everything that is looked at below.
         unfinished = _wait_for_migrations(connection, platform.backup.interlock_wait_seconds, progress)
@@ -59,9 +58,24 @@ def require_ready(platform: Platform, progress: Progress = silent) -> Readiness:
         refuse_unreadable(tables, role=platform.database.user)
         _refuse_unreadable_large_objects(connection, role=platform.database.user)
         findings = [*unfinished, *judge_client(client, database)]
-        needed_bytes = int(sum(table.data_bytes for table in tables if table.has_rows) * _SPOOL_FACTOR)
-    require_space(spool_place(platform), needed_bytes, "the dump")
+    require_space(spool_place(platform), estimate_dump_bytes(tables), "the dump")
     return Readiness(client, database, tuple(findings))
+
+
+def refuse_old_server(version_number: int) -> None:
+    """Stop at a server that was never tried.
+
+    Args:
+        version_number: As `server_version_num` gives it, such as 150018.
+
+    Raises:
+        PreconditionFailed: Its major version is too old.
+    """
+    if version_number < _OLDEST_SERVER * 10_000:
+        raise PreconditionFailed(
+            f"PostgreSQL {version_number // 10_000} is too old: {_OLDEST_SERVER} is needed at least.",
+            hint="Upgrade it: older versions get no more fixes.",
+        )
 
 
 def refuse_unreadable(tables: Sequence[TableFacts], *, role: str) -> None:
@@ -138,14 +152,6 @@ def _wait_for_migrations(connection: psycopg.Connection, wait_seconds: float, pr
             progress(Step("waiting for a migration to end"))
             told = True
         time.sleep(_POLL_SECONDS)
-
-
-def _refuse_old_server(connection: psycopg.Connection) -> None:
-    if connection.info.server_version < _OLDEST_SERVER * 10_000:
-        raise PreconditionFailed(
-            f"PostgreSQL {connection.info.server_version // 10_000} is too old: {_OLDEST_SERVER} is needed at least.",
-            hint="Upgrade it: older versions get no more fixes.",
-        )
 
 
 def _refuse_unreadable_large_objects(connection: psycopg.Connection, *, role: str) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from keepwell.errors import KeepwellError, PreconditionFailed
+from keepwell.errors import ConfigurationError, KeepwellError, PreconditionFailed
 from keepwell.postgres.server import end_orphan, runs_as_another_user
 from keepwell.settings import Platform
 
@@ -23,8 +23,24 @@ _RESERVE_BYTES = 256 * 1024 * 1024
 
 
 def spool_place(platform: Platform) -> Path:
-    """Folder in which spools are made."""
-    return platform.backup.spool_directory or Path(tempfile.gettempdir())
+    """Folder in which spools are made.
+
+    Raises:
+        ConfigurationError: It does not exist, or we may not write into it.
+    """
+    place = platform.backup.spool_directory or Path(tempfile.gettempdir())
+    if not place.is_dir():
+        # Not made here: it may be a disk that is not mounted, and the one below it may be too small.
+        raise ConfigurationError(
+            f"There is no folder {place} for temporary files.",
+            hint="Create or mount it, or set backup.spool_directory to another.",
+        )
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise ConfigurationError(
+            f"We may not write into {place}, the folder for temporary files.",
+            hint="Give it to the user that Keepwell runs as, or set backup.spool_directory to another.",
+        )
+    return place
 
 
 @contextmanager

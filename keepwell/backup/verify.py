@@ -18,6 +18,7 @@ from keepwell.backup.progress import Progress, Step
 from keepwell.backup.proof import LEVELS, LevelOutcome, Proof
 from keepwell.backup.read_back import PartReadBack
 from keepwell.backup.rehearsal import Target
+from keepwell.backup.space import estimate_proof_bytes
 from keepwell.backup.spool import SCRATCH, open_spool, require_space, spool_place, sweep_spools
 from keepwell.errors import ConfigurationError, KeepwellError
 from keepwell.objectstore.store import Store
@@ -28,9 +29,6 @@ from keepwell.settings import Platform, ProofLevel
 from keepwell.verdict import Finding, Verdict, worst
 
 _DATABASE = "restored"
-# Tables and indexes come back about as large as they were, and the write-ahead log takes its share.
-_SCRATCH_FACTOR = 1.3
-_SCRATCH_BASE_BYTES = 64 * 1024 * 1024
 
 
 def verify_backup(platform: Platform, store: Store, backup_id: str, progress: Progress) -> Proof:
@@ -54,7 +52,7 @@ def verify_backup(platform: Platform, store: Store, backup_id: str, progress: Pr
     """
     sweep_spools(platform)
     manifest = read_manifest(store, backup_id)
-    needed_bytes = manifest.content_bytes + int(manifest.source.size_bytes * _SCRATCH_FACTOR) + _SCRATCH_BASE_BYTES
+    needed_bytes = estimate_proof_bytes(manifest.content_bytes, manifest.source.size_bytes)
     require_space(spool_place(platform), needed_bytes, "the proof")
     with open_spool(platform) as spool, ExitStack() as stack:
         ladder = _Ladder(platform, store, manifest, spool, progress, stack)

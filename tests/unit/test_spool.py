@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from keepwell.backup import spool
-from keepwell.backup.spool import open_spool, require_space, sweep_spools
-from keepwell.errors import KeepwellError, PreconditionFailed
+from keepwell.backup.spool import open_spool, require_space, spool_place, sweep_spools
+from keepwell.errors import ConfigurationError, KeepwellError, PreconditionFailed
 from keepwell.postgres.server import runs_as_another_user
 from keepwell.settings import BackupSettings, Platform
 
@@ -88,6 +88,25 @@ def test_space_is_asked_for_beside_a_reserve_that_stays_free(
         with pytest.raises(PreconditionFailed, match="the dump needs about 105 MB") as raised:
             require_space(tmp_path, 100 * 2**20, "the dump")
         assert "spool_directory" in raised.value.hint
+
+
+def test_a_folder_that_is_not_there_is_a_fault_of_the_platform_file(tmp_path: Path) -> None:
+    missing = Platform.model_construct(name="esn", backup=BackupSettings(spool_directory=tmp_path / "missing"))
+    for use in (sweep_spools, spool_place):
+        with pytest.raises(ConfigurationError, match="There is no folder") as raised:
+            use(missing)
+        assert "backup.spool_directory" in raised.value.hint
+    with pytest.raises(ConfigurationError), open_spool(missing):
+        pytest.fail("opened")
+
+
+def test_a_folder_that_may_not_be_written_is_a_fault_of_the_platform_file(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spool.os, "access", lambda path, mode: not mode & os.W_OK)  # root may write anywhere
+    with pytest.raises(ConfigurationError, match="may not write into") as raised, open_spool(platform):
+        pytest.fail("opened")
+    assert "backup.spool_directory" in raised.value.hint
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
