@@ -112,12 +112,20 @@ def restore_into(
 
 
 def sweep_restores(platform: Platform) -> list[str]:
-    """Drop databases that dead restores left under their temporary names; the caller holds the platform.
+    """Drop databases that dead restores left under their temporary names.
+
+    The caller holds the platform for a restore or a backup, which do not overlap, so none is being restored.
 
     Returns:
         Their names.
+
+    Raises:
+        KeepwellError: The server cannot be asked.
     """
-    with connect(platform.database, dbname=platform.database.maintenance_name) as connection:
+    with (
+        connect(platform.database, dbname=platform.database.maintenance_name) as connection,
+        translated("looking for what dead restores left"),
+    ):
         rows = connection.execute(
             "SELECT datname::text FROM pg_catalog.pg_database WHERE starts_with(datname::text, %s)",
             (_temporary(platform),),

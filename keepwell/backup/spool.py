@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from keepwell.errors import ConfigurationError, KeepwellError, PreconditionFailed
-from keepwell.postgres.server import end_orphan, runs_as_another_user
+from keepwell.postgres.server import runs_as_another_user, sweep_server
 from keepwell.settings import Platform
 
 _PREFIX = "keepwell-spool-"
@@ -113,7 +113,7 @@ def _sweep(folder: Path) -> bool:
     except BlockingIOError:
         return False
     else:
-        end_orphan(folder / SCRATCH / "data")
+        sweep_server(folder / SCRATCH)
         shutil.rmtree(folder, ignore_errors=True)
         return True
     finally:

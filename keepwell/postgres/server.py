@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -30,7 +30,9 @@ _START_SECONDS = 60
 _LOG_FILE = "server.log"
 # A socket's path may have 107 bytes, with the name that PostgreSQL appends.
 _SOCKET_FOLDER_LIMIT = 80
-_SHORT_FOLDER = "/tmp"  # noqa: S108 - a private folder is made in it
+_SHORT_FOLDER = Path("/tmp")  # noqa: S108 - a private folder is made in it
+_SOCKET_PREFIX = "keepwell-socket-"
+_DATA, _SOCKET = "data", "socket"
 
 
 @dataclass(frozen=True)
@@ -160,13 +162,8 @@ def throwaway_server(
         parameters=THROWAWAY_PARAMETERS,
     )
     with ExitStack() as stack:
-        socket_folder, data = folder / "socket", folder / "data"
-        if len(str(socket_folder)) > _SOCKET_FOLDER_LIMIT:
-            socket_folder = Path(
-                stack.enter_context(tempfile.TemporaryDirectory(prefix="keepwell-socket-", dir=_SHORT_FOLDER))
-            )
-        else:
-            socket_folder.mkdir(mode=0o700)
+        data, socket_folder = folder / _DATA, _make_socket_folder(folder)
+        stack.callback(shutil.rmtree, socket_folder, ignore_errors=True)
         _hand_over(folder)
         _hand_over(socket_folder)
         create_cluster(binaries, data, options)
@@ -187,6 +184,32 @@ def throwaway_server(
             yield conninfo
         finally:
             command.stop(process, polite=signal.SIGQUIT)
+
+
+def _make_socket_folder(folder: Path) -> Path:
+    """In the server's folder where its path is short enough; else elsewhere, with a link to it that a sweep follows."""
+    inside = folder / _SOCKET
+    if len(str(inside)) <= _SOCKET_FOLDER_LIMIT:
+        inside.mkdir(mode=0o700)
+        return inside
+    elsewhere = _SHORT_FOLDER / f"{_SOCKET_PREFIX}{secrets.token_hex(8)}"
+    inside.symlink_to(elsewhere)  # first, so that it is found however we end
+    elsewhere.mkdir(mode=0o700)
+    return elsewhere
+
+
+def sweep_server(folder: Path) -> None:
+    """End a throwaway server whose run died, and remove what it left outside its folder.
+
+    Args:
+        folder: That was given to `throwaway_server`; harmless when it never came to that.
+    """
+    end_orphan(folder / _DATA)
+    link = folder / _SOCKET
+    with suppress(OSError):  # a folder inside, or none
+        elsewhere = link.readlink()
+        if elsewhere.parent == _SHORT_FOLDER and elsewhere.name.startswith(_SOCKET_PREFIX):
+            shutil.rmtree(elsewhere, ignore_errors=True)
 
 
 def end_orphan(data_folder: Path) -> None:
