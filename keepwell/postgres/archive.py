@@ -26,6 +26,8 @@ _DAMAGE_BYTES = 2_000
 # PostgreSQL's programs begin each of their own lines with their name.
 _SAYS = re.compile(r"^(pg_\w+|psql)[:.\w]* ")
 _QUOTES = re.compile(r"\b(DETAIL|CONTEXT|STATEMENT|QUERY):|Command was:|detail:")
+# A detail that quotes no rows: why pg_dump could not read on.
+_SERVER_SAID = re.compile(r"^pg_dump: detail: Error message from server: (.*)$", re.MULTILINE)
 _DATA_FILE = re.compile(r"^\d+\.dat$")
 _GRANTOR = re.compile(rb'^(GRANT .*) GRANTED BY (?:"(?:[^"]|"")+"|[^\s";]+);$', re.MULTILINE)
 _DATA_ENTRY = re.compile(r"^(?P<dump_id>\d+); \d+ (?P<table_oid>\d+) TABLE DATA ")
@@ -148,11 +150,12 @@ def run_tool(call: Command, *, timeout_seconds: float | None = None) -> bytes:
         return command.run(call, timeout_seconds=timeout_seconds)
     except CommandFailed as failure:
         error = CommandFailed(without_rows(failure.message), exit_code=failure.exit_code)
-        if any(words in error.message for words in _LOCK_WORDS):
+        told = "\n".join([error.message, *_SERVER_SAID.findall(failure.message)])
+        if any(words in told for words in _LOCK_WORDS):
             hint = "A change of the schema is waiting or at work: try again when it is done."
             raise LockTimeout(error.message, hint=hint) from None
-        refused = any(words in error.message for words in _REFUSED_WORDS)
-        if not refused and any(words in error.message for words in _SERVER_GONE_WORDS):
+        refused = any(words in told for words in _REFUSED_WORDS)
+        if not refused and any(words in told for words in _SERVER_GONE_WORDS):
             raise ServiceUnavailable(error.message, hint="Check that the server is up.") from None
         raise error from None
 

@@ -145,6 +145,12 @@ def test_memberships_lose_their_grantor_and_nothing_else_changes(stated: bytes, 
     assert without_grantors(around % stated) == around % adapted
 
 
+COPY_FAILED = (
+    'pg_dump: error: Dumping the contents of table "t" failed: PQgetCopyData() failed.\n'
+    "pg_dump: detail: Error message from server: "
+)
+
+
 @pytest.mark.parametrize(
     ("said", "kind"),
     [
@@ -155,11 +161,15 @@ def test_memberships_lose_their_grantor_and_nothing_else_changes(stated: bytes, 
         ("FATAL:  the database system is shutting down", ServiceUnavailable),
         ("permission denied for table t", CommandFailed),
         ("No space left on device", CommandFailed),
+        (f"{COPY_FAILED}server closed the connection unexpectedly", ServiceUnavailable),
+        (f"{COPY_FAILED}ERROR:  canceling statement due to lock timeout", LockTimeout),
+        (f"{COPY_FAILED}ERROR:  invalid page in block 3 of relation base/5/16", CommandFailed),
+        ("pg_restore: error: no\nDETAIL:  a row: server closed the connection", CommandFailed),
     ],
 )
 def test_a_programs_words_tell_passing_troubles_from_lasting_ones(said: str, kind: type[Exception]) -> None:
     from keepwell.command import Command
 
     with pytest.raises(kind) as raised:
-        archive.run_tool(Command(("sh", "-c", f"echo '{said}' >&2; exit 1")))
+        archive.run_tool(Command(("sh", "-c", f"printf '%s\\n' '{said}' >&2; exit 1")))
     assert type(raised.value) is kind
