@@ -4,10 +4,11 @@ import errno
 import fcntl
 import os
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from keepwell.errors import ConfigurationError, KeepwellError, PreconditionFailed
@@ -16,6 +17,7 @@ from keepwell.settings import Platform
 
 _PREFIX = "keepwell-spool-"
 _LOCK = "lock"
+_UNLOCKED = "lock.new"
 SCRATCH = "scratch"
 _MOMENT_SECONDS = 600
 # What is always left free, so that our spool is never what stops the platform.
@@ -51,9 +53,11 @@ def open_spool(platform: Platform) -> Iterator[Path]:
     if runs_as_another_user():
         # A scratch server must be able to pass through, though not to look.
         folder.chmod(0o711)
-    descriptor = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(folder / _UNLOCKED, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
+        # Locked under another name, or a sweep could take the lock first, and the run for dead.
         fcntl.flock(descriptor, fcntl.LOCK_EX)
+        (folder / _UNLOCKED).rename(folder / _LOCK)
         yield folder
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -96,7 +100,11 @@ def require_space(place: Path, needed_bytes: int, purpose: str) -> None:
 
 
 def _is_ours(folder: Path) -> bool:
-    return folder.is_dir() and not folder.is_symlink() and folder.stat().st_uid == os.geteuid()
+    try:
+        found = folder.lstat()
+    except FileNotFoundError:
+        return False  # another run removed it meanwhile
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
 
 
 def _sweep(folder: Path) -> bool:
@@ -104,9 +112,10 @@ def _sweep(folder: Path) -> bool:
     try:
         descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
-        # Either half removed, or made this very moment by a run that is about to lock it.
-        if time.time() - folder.stat().st_mtime > _MOMENT_SECONDS:
-            shutil.rmtree(folder, ignore_errors=True)
+        # Half removed, or gone altogether, or made this very moment by a run that is about to lock it.
+        with suppress(FileNotFoundError):
+            if time.time() - folder.stat().st_mtime > _MOMENT_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,7 +1,9 @@
 import errno
 import fcntl
 import os
+import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -75,6 +77,48 @@ def test_a_held_lock_outweighs_everything(platform: Platform, tmp_path: Path) ->
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert sweep_spools(platform) == 0
     assert sweep_spools(platform) == 1
+
+
+def test_no_sweep_comes_between_making_a_spool_and_locking_it(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock, swept = fcntl.flock, []
+
+    def swept_first(descriptor: int, operation: int) -> None:
+        monkeypatch.undo()
+        swept.append(sweep_spools(platform))
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(spool.fcntl, "flock", swept_first)
+    with open_spool(platform) as folder:
+        assert (swept, folder.exists()) == ([0], True)
+        assert sweep_spools(platform) == 0
+
+
+def test_a_spool_that_another_run_removes_meanwhile_does_not_fail_this_one(
+    platform: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = os.open
+
+    def removed_first(path: Path, flags: int) -> int:
+        monkeypatch.undo()
+        shutil.rmtree(path.parent)
+        return opened(path, flags)
+
+    (tmp_path / "keepwell-spool-dead").mkdir()
+    monkeypatch.setattr(spool.os, "open", removed_first)
+    assert sweep_spools(platform) == 0
+
+
+def test_many_sweeps_at_once_fail_none_of_them(platform: Platform, tmp_path: Path) -> None:
+    for number in range(200):
+        dead = tmp_path / f"keepwell-spool-{number}"
+        (dead / "database").mkdir(parents=True)
+        (dead / "lock").touch()
+    with ThreadPoolExecutor(4) as pool:
+        sweeps = [pool.submit(sweep_spools, platform) for _ in range(4)]
+        assert sum(sweep.result(60) for sweep in sweeps) >= 200
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(("free_mb", "enough"), [(100, False), (300, False), (357, True), (1000, True)])
