@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from real_servers import Server
 
-from keepwell.errors import Busy
+from keepwell.errors import Busy, LockTimeout, is_transient
 from keepwell.holding import hold_platform
 from keepwell.interlock import Holder, Procedure
 from keepwell.objectstore.lease import LEASES, keep_lease, read_leases
@@ -78,6 +78,23 @@ def test_a_second_run_waits_for_the_first_and_says_so_once(platform: Platform, s
         running.result()
     assert order == ["first ends", "second starts"]
     assert [holder.procedure for holder in seen] == [Procedure.BACKUP]
+
+
+def test_a_gate_that_somebody_never_gives_back_ends_in_a_transient_error(
+    platform: Platform, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("keepwell.postgres.advisory_locks._GATE_WAIT_SECONDS", 1)
+    with (
+        open_locks(platform.database, platform.name, "hanging") as locks,
+        locks.gate(),
+        pytest.raises(LockTimeout, match="gate was not to be had within 1 s") as raised,
+        hold_platform(waiting(platform, 0), store, Procedure.BACKUP),
+    ):
+        pytest.fail("two are behind the gate")
+    assert is_transient(raised.value)
+    assert "pg_stat_activity" in raised.value.hint
+    with hold_platform(waiting(platform, 0), store, Procedure.BACKUP):
+        pass
 
 
 def test_the_place_and_the_lease_are_given_back_with_the_block(platform: Platform, store: Store) -> None:
