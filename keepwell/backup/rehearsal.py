@@ -26,7 +26,7 @@ from keepwell.backup.transfer import content_name
 from keepwell.errors import CommandFailed, KeepwellError, TransientError, VerificationFailed
 from keepwell.postgres import archive, facts
 from keepwell.postgres.binaries import Binaries
-from keepwell.postgres.connection import connect_to, translated
+from keepwell.postgres.connection import connect_to, translate, translated
 from keepwell.postgres.fingerprint import (
     fingerprint_large_objects,
     fingerprint_table,
@@ -391,12 +391,17 @@ def _check_sequence(
 
 
 def check_serving(queries: Sequence[SmokeQuery], target: Target) -> Iterator[Finding]:
-    """Ask the application's own questions, read-only and time-limited."""
+    """Ask the application's own questions, read-only and time-limited.
+
+    Raises:
+        TransientError: The scratch server went away or is short of something, which says nothing of the set.
+    """
     with target.connect(autocommit=False) as connection:
         connection.read_only = True
         for query in queries:
             fault = _ask(connection, query)
-            connection.rollback()
+            with translated("ending a smoke query"):
+                connection.rollback()
             if fault:
                 yield Finding(
                     name=query.name,
@@ -412,9 +417,11 @@ def _ask(connection: psycopg.Connection, query: SmokeQuery) -> str:
         connection.execute(sql.SQL("SET LOCAL statement_timeout = {}").format(sql.Literal(f"{_SMOKE_SECONDS}s")))
         # The application's own words: it names its tables without their schema, unlike our sessions.
         connection.execute("SET LOCAL search_path TO DEFAULT")
-        connection.execute("SET LOCAL search_path TO DEFAULT")  # the application need not qualify its names
         row = connection.execute(sql.SQL(query.sql)).fetchone()
     except psycopg.Error as error:
+        told = translate(error, f"the smoke query “{query.name}”")
+        if isinstance(told, TransientError):
+            raise told from error
         return f"failed: {str(error).splitlines()[0]}"
     value = row[0] if row else None
     if value is None or value is False:

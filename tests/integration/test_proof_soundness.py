@@ -14,6 +14,7 @@ from real_servers import installation
 from keepwell.backup import create
 from keepwell.backup.manifest import Manifest
 from keepwell.backup.rehearsal import Target, check_serving, check_sound, create_like
+from keepwell.errors import ServiceUnavailable
 from keepwell.postgres import facts
 from keepwell.postgres.fingerprint import Fingerprint, fingerprint_table
 from keepwell.postgres.server import throwaway_server
@@ -230,6 +231,40 @@ def test_a_smoke_query_that_fails_or_writes_is_told_in_the_servers_words(
     scratch: Scratch, statement: str, said: str
 ) -> None:
     assert said in ask(scratch, "whole", statement)
+
+
+def test_a_scratch_server_that_ends_under_a_smoke_query_is_no_answer(scratch: Scratch) -> None:
+    """Its session is ended in the midst of the query, and again between two of them."""
+    target = Target(make_conninfo(scratch.conninfo, dbname="whole"), 17, 2)
+    end_own = "SELECT pg_terminate_backend(pg_backend_pid())"
+    end_others = "SELECT count(*) FROM (SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'whole')"
+    with pytest.raises(ServiceUnavailable):
+        list(check_serving((SmokeQuery(name="ends itself", sql=end_own),), target))
+    asked = check_serving(
+        (SmokeQuery(name="false", sql="SELECT false"), SmokeQuery(name="true", sql="SELECT true")), target
+    )
+    assert next(asked).verdict is Verdict.ALERT
+    with scratch.connect("postgres") as other:
+        other.execute(end_others)
+    with pytest.raises(ServiceUnavailable):
+        next(asked)
+
+
+def test_a_dead_server_is_told_when_a_smoke_query_is_rolled_back(
+    scratch: Scratch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It answered and died at once."""
+    target = Target(make_conninfo(scratch.conninfo, dbname="whole"), 17, 2)
+
+    def ask_and_die(connection: psycopg.Connection, query: SmokeQuery) -> str:
+        connection.execute("SELECT 1")
+        with scratch.connect("postgres") as other:
+            other.execute("SELECT pg_terminate_backend(%s)", (connection.info.backend_pid,))
+        return ""
+
+    monkeypatch.setattr("keepwell.backup.rehearsal._ask", ask_and_die)
+    with pytest.raises(ServiceUnavailable, match="smoke query"):
+        list(check_serving((SmokeQuery(name="asked", sql="SELECT 1"),), target))
 
 
 def test_a_collation_that_this_machine_lacks_is_replaced_and_said(scratch: Scratch, manifest: Manifest) -> None:
