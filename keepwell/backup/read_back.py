@@ -122,6 +122,9 @@ def check_complete(manifest: Manifest, parts: list[PartReadBack], binaries: Bina
     schema = next((read for read in parts if read.part.name == layout.SCHEMA), None)
     if schema is None or schema.received.content_sha256 != manifest.schema_digest:
         yield _alert(layout.SCHEMA, "The stored schema is not the one that the manifest describes.")
+    globals_sql = spool / layout.GLOBALS
+    if globals_sql.exists() and not archive.ends_as_globals(globals_sql.read_bytes()):
+        yield _alert(layout.GLOBALS, f"{layout.GLOBALS} ends early: pg_dumpall's closing line is missing.")
     by_part = {read.part.name: read for read in parts}
     files = {content_name(part).removeprefix(layout.DATABASE): part.name for part in manifest.parts}
     listed = {entry.table_oid: files.get(entry.file_name) for entry in entries}

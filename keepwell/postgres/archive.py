@@ -21,6 +21,7 @@ from keepwell.settings import DatabaseSettings
 
 TERMINATOR = b"\\.\n"
 CONTENTS_FILE = "toc.dat"
+_GLOBALS_END = b"-- PostgreSQL database cluster dump complete"
 _AMCHECK_FOUND_DAMAGE = 2
 _DAMAGE_BYTES = 2_000
 # PostgreSQL's programs begin each of their own lines with their name.
@@ -93,6 +94,16 @@ def build_restore_command(
     # A subscription of the copy would start to pull from wherever the source's pulls.
     argv += ["--no-tablespaces", "--no-subscriptions", "--no-password", str(folder)]
     return Command(tuple(argv), environment | {"PGOPTIONS": DUMP_OPTIONS})
+
+
+def ends_as_globals(globals_sql: bytes) -> bool:
+    r"""Whether a globals file ends as pg_dumpall ends one; it is the only sign that nothing behind it is missing.
+
+    Newer minor versions write an `\unrestrict` line, before or after it.
+    """
+    lines = [line.strip() for line in globals_sql.splitlines()]
+    telling = [line for line in lines if line not in (b"", b"--") and not line.startswith(b"\\unrestrict ")]
+    return bool(telling) and telling[-1] == _GLOBALS_END
 
 
 def without_grantors(globals_sql: bytes) -> bytes:

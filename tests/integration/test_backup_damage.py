@@ -250,6 +250,26 @@ def test_a_truncated_table_of_contents_is_incomplete_though_the_manifest_agrees(
     assert (failed_level(proof).level, proof.damaged) == ("complete", True)
 
 
+def without_closing_lines(content: bytes) -> bytes:
+    """All roles are there, and nothing else tells that more was to come."""
+    return content[: content.index(b"--\n-- User Configurations")]
+
+
+def cut_in_its_last_line(content: bytes) -> bytes:
+    return content[: content.rindex(b" complete")]
+
+
+@pytest.mark.parametrize("damage", [cut_at_a_row, without_closing_lines, cut_in_its_last_line, nothing])
+def test_roles_that_end_early_are_incomplete_though_the_manifest_agrees(
+    proven: Proven, copied: Manifest, damage: Callable[[bytes], bytes]
+) -> None:
+    """psql would run what is there and exit with 0."""
+    replace_content(proven.store, copied, part_of(copied, layout.GLOBALS), damage, rebuild=True)
+    failed = failed_level(prove(proven.platform, copied.backup_id))
+    assert (failed.level, failed.verdict) == ("complete", Verdict.ALERT)
+    assert [finding.name for finding in failed.findings] == [layout.GLOBALS]
+
+
 def test_a_table_that_the_manifest_forgot_is_found_by_the_archives_contents(proven: Proven, copied: Manifest) -> None:
     tables = tuple(table for table in copied.tables if table.qualified != "public.notes")
     write_manifest(proven.store, copied.model_copy(update={"tables": tables}))
@@ -311,8 +331,13 @@ def test_a_set_whose_roles_are_missing_is_not_restored(proven: Proven, copied: M
     assert (failed.level, failed.findings[0].name) == ("restored", layout.GLOBALS)
 
 
-def test_roles_that_were_emptied_with_the_manifest_agreeing_fail_the_restore(proven: Proven, copied: Manifest) -> None:
-    replace_content(proven.store, copied, part_of(copied, layout.GLOBALS), nothing, rebuild=True)
+def test_roles_that_are_missing_from_a_whole_file_fail_the_restore(proven: Proven, copied: Manifest) -> None:
+    """The manifest agrees, and so does pg_dumpall's closing line."""
+
+    def lose_roles(content: bytes) -> bytes:
+        return b"".join(line for line in content.splitlines(keepends=True) if b" ROLE " not in line)
+
+    replace_content(proven.store, copied, part_of(copied, layout.GLOBALS), lose_roles, rebuild=True)
     failed = failed_level(prove(proven.platform, copied.backup_id))
     assert (failed.level, failed.verdict) == ("restored", Verdict.ALERT)
     assert "role" in failed.findings[0].message

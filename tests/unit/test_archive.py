@@ -123,6 +123,27 @@ def test_no_command_line_holds_the_password_and_the_database_name_stays_one_argu
         assert not any(argument.startswith("DROP") for argument in call.argv)
 
 
+@pytest.mark.parametrize(
+    ("ending", "whole"),
+    [
+        (b"--\n-- PostgreSQL database cluster dump complete\n--\n\n", True),
+        (b"\\unrestrict kEy\n\n--\n-- PostgreSQL database cluster dump complete\n--\n\n", True),
+        (b"--\n-- PostgreSQL database cluster dump complete\n--\n\n\\unrestrict kEy\n", True),
+        (b"--\r\n-- PostgreSQL database cluster dump complete\r\n--\r\n", True),
+        (b"--\n-- PostgreSQL database cluster dump comp", False),
+        (b"--\n-- PostgreSQL database cluster dump complete\n--\nCREATE ROLE more;\n", False),
+        (b"--\n-- PostgreSQL database cluster dump complete\n--\n\\! sh\n", False),
+        (b"\\unrestrict kEy\n\n", False),
+        (b"CREATE ROLE b;\n", False),
+        (b"--\n\n", False),
+    ],
+)
+def test_a_globals_file_is_whole_when_nothing_follows_its_closing_line(ending: bytes, whole: bool) -> None:
+    beginning = b"--\n-- PostgreSQL database cluster dump\n--\n\n\\restrict kEy\n\nCREATE ROLE a;\n"
+    assert archive.ends_as_globals(beginning + ending) is whole
+    assert not archive.ends_as_globals(b"")
+
+
 def test_passwords_of_roles_are_asked_for_only_where_we_may_read_them() -> None:
     refused = archive.build_globals_command(PROGRAMS, DATABASE, Path("g"), passwords=False)
     granted = archive.build_globals_command(PROGRAMS, DATABASE, Path("g"), passwords=True)
