@@ -181,20 +181,26 @@ def check_restored(manifest: Manifest, binaries: Binaries, spool: Path, target: 
             )
 
 
-def restore_roles(binaries: Binaries, spool: Path, server: str) -> Iterator[Finding]:
-    """Create the set's roles on a scratch server."""
-    stored, adapted = spool / layout.GLOBALS, spool / "globals-of-the-scratch-server.sql"
+def restore_roles(spool: Path, server: str) -> Iterator[Finding]:
+    """Create the set's roles on a scratch server.
+
+    Raises:
+        TransientError: The scratch server went away.
+    """
+    stored = spool / layout.GLOBALS
     if not stored.exists():
         yield _alert(layout.GLOBALS, "The set holds no roles.")
         return
-    adapted.write_bytes(archive.without_grantors(stored.read_bytes()))
     try:
-        archive.run_tool(archive.build_roles_command(binaries, adapted, server))
-    except CommandFailed as error:
+        with connect_to(server) as connection:
+            archive.create_roles(connection, stored.read_bytes())
+    except TransientError:
+        raise
+    except KeepwellError as error:
         yield restore_finding("roles", error)
 
 
-def restore_finding(name: str, error: CommandFailed) -> Finding:
+def restore_finding(name: str, error: KeepwellError) -> Finding:
     """Why a restore failed: the set's fault, or this machine's."""
     if any(words in error.message for words in _MACHINE_LACKS):
         return Finding(

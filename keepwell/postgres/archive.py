@@ -10,13 +10,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psycopg
 from psycopg.conninfo import make_conninfo
 
 from keepwell import command
 from keepwell.command import Command
 from keepwell.errors import CommandFailed, LockTimeout, ServiceUnavailable
 from keepwell.postgres.binaries import Binaries
-from keepwell.postgres.connection import DUMP_OPTIONS, conninfo, password_environment
+from keepwell.postgres.connection import DUMP_OPTIONS, conninfo, password_environment, translated
 from keepwell.settings import DatabaseSettings
 
 TERMINATOR = b"\\.\n"
@@ -31,6 +32,9 @@ _QUOTES = re.compile(r"\b(DETAIL|CONTEXT|STATEMENT|QUERY):|Command was:|detail:"
 _SERVER_SAID = re.compile(r"^pg_dump: detail: Error message from server: (.*)$", re.MULTILINE)
 _DATA_FILE = re.compile(r"^\d+\.dat$")
 _GRANTOR = re.compile(rb'^(GRANT .*) GRANTED BY (?:"(?:[^"]|"")+"|[^\s";]+);$', re.MULTILINE)
+_RESTRICT = re.compile(rb"^\\restrict (\w+)$", re.MULTILINE)
+_RESTRICTION = rb"(?m)^\\(?:un)?restrict %s\n"
+_ENCODING = re.compile(rb"^SET client_encoding = '(\w+)';$", re.MULTILINE)
 _DATA_ENTRY = re.compile(r"^(?P<dump_id>\d+); \d+ (?P<table_oid>\d+) TABLE DATA ")
 # pg_dump bounds its wait for a lock by a statement timeout, and knows no other.
 _LOCK_WORDS = ("could not obtain lock", "lock timeout", "due to statement timeout", "deadlock detected")
@@ -115,10 +119,30 @@ def without_grantors(globals_sql: bytes) -> bytes:
     return _GRANTOR.sub(rb"\1;", globals_sql)
 
 
-def build_roles_command(binaries: Binaries, file: Path, target: str) -> Command:
-    """Create the roles of a globals file on a scratch server."""
-    argv = [binaries.program("psql"), "--dbname", target, "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1"]
-    return Command((*argv, f"--file={file}"), {})
+def without_restriction(globals_sql: bytes) -> bytes:
+    r"""A globals file without the pair of lines that newer minor versions write for psql: `\restrict`, `\unrestrict`.
+
+    They guard a psql against commands of its own further down; other clients, and older ones, do not know them.
+    """
+    key = _RESTRICT.search(globals_sql)
+    return globals_sql if key is None else re.sub(_RESTRICTION % re.escape(key[1]), b"", globals_sql)
+
+
+def create_roles(connection: psycopg.Connection, globals_sql: bytes) -> None:
+    r"""Run a globals file on a scratch server: all of it, or nothing.
+
+    Not by psql, which runs as we do and would obey a `\!` that somebody put into the file.
+
+    Raises:
+        KeepwellError: The server refused it.
+    """
+    statements = without_restriction(without_grantors(globals_sql))
+    encoding = _ENCODING.search(statements)
+    with translated("creating the roles"):
+        # The whole file reaches the server at once, before the file's own SET could tell its encoding.
+        if encoding is not None and encoding[1] != b"SQL_ASCII":
+            connection.execute("SELECT pg_catalog.set_config('client_encoding', %s, false)", (encoding[1].decode(),))
+        connection.execute(statements)
 
 
 def build_index_check_command(binaries: Binaries, target: str, *, jobs: int) -> Command:

@@ -5,6 +5,7 @@ Where a test says "the manifest agrees", sizes and hashes were made to fit, so t
 
 import hashlib
 import json
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -341,6 +342,41 @@ def test_roles_that_are_missing_from_a_whole_file_fail_the_restore(proven: Prove
     failed = failed_level(prove(proven.platform, copied.backup_id))
     assert (failed.level, failed.verdict) == ("restored", Verdict.ALERT)
     assert "role" in failed.findings[0].message
+
+
+@pytest.mark.parametrize("program", ["\\! touch {}", "\\o {}\nSELECT 1;\n\\o"])
+def test_a_roles_file_that_would_run_programs_of_ours_runs_none(
+    proven: Proven, copied: Manifest, tmp_path: Path, program: str
+) -> None:
+    """psql, which runs as we do, obeys its own commands in a file; and whoever may write the bucket may add some."""
+    written = tmp_path / "written"
+    line = program.format(written).encode() + b"\n"
+
+    def forge(content: bytes) -> bytes:
+        lines = [
+            line for line in content.splitlines(keepends=True) if not line.startswith((b"\\restrict", b"\\unrestrict"))
+        ]
+        return lines[0] + line + b"".join(lines[1:])
+
+    replace_content(proven.store, copied, part_of(copied, layout.GLOBALS), forge, rebuild=True)
+    failed = failed_level(prove(proven.platform, copied.backup_id))
+    assert (failed.level, failed.findings[0].name) == ("restored", "roles")
+    assert not written.exists()
+
+
+@pytest.mark.parametrize("lines", [2, 0])
+def test_roles_restore_with_and_without_the_lines_that_newer_versions_write_for_psql(
+    proven: Proven, copied: Manifest, lines: int
+) -> None:
+    """A psql that does not know `\\restrict` stops at it."""
+
+    def adapt(content: bytes) -> bytes:
+        adapted = re.sub(rb"(?m)^\\(un)?restrict \w+\n", b"", content) if lines == 0 else content
+        assert adapted.count(b"restrict ") == lines
+        return adapted
+
+    replace_content(proven.store, copied, part_of(copied, layout.GLOBALS), adapt, rebuild=True)
+    assert prove(proven.platform, copied.backup_id).reached == "serving"
 
 
 def test_a_schema_that_differs_from_the_source_is_named_object_by_object(proven: Proven, copied: Manifest) -> None:

@@ -144,6 +144,18 @@ def test_a_globals_file_is_whole_when_nothing_follows_its_closing_line(ending: b
     assert not archive.ends_as_globals(b"")
 
 
+RESTRICTED = b"--\n\n\\restrict kEy9\n\nCREATE ROLE a;\n%s\\unrestrict kEy9\n\n-- end\n"
+
+
+@pytest.mark.parametrize("between", [b"", b"COMMENT ON ROLE a IS '\n\\restrict other\n';\n", b"\\! sh\n"])
+def test_only_the_pair_of_lines_that_guards_psql_is_left_out(between: bytes) -> None:
+    stated = b"--\n\n\nCREATE ROLE a;\n%s\n-- end\n" % between
+    assert archive.without_restriction(RESTRICTED % between) == stated
+    assert archive.without_restriction(stated.replace(b"\\restrict other\n", b"")) == stated.replace(
+        b"\\restrict other\n", b""
+    )
+
+
 def test_passwords_of_roles_are_asked_for_only_where_we_may_read_them() -> None:
     refused = archive.build_globals_command(PROGRAMS, DATABASE, Path("g"), passwords=False)
     granted = archive.build_globals_command(PROGRAMS, DATABASE, Path("g"), passwords=True)
