@@ -181,8 +181,13 @@ def check_restored(manifest: Manifest, binaries: Binaries, spool: Path, target: 
             )
 
 
-def restore_roles(spool: Path, server: str) -> Iterator[Finding]:
+def restore_roles(spool: Path, target: Target) -> Iterator[Finding]:
     """Create the set's roles on a scratch server.
+
+    Args:
+        spool: Where the set was read back to.
+        target: An empty database of the source's encoding: names of roles are kept as bytes of the database in which
+            they were created, and a database of another encoding would not find them.
 
     Raises:
         TransientError: The scratch server went away.
@@ -192,7 +197,7 @@ def restore_roles(spool: Path, server: str) -> Iterator[Finding]:
         yield _alert(layout.GLOBALS, "The set holds no roles.")
         return
     try:
-        with connect_to(server) as connection:
+        with target.connect() as connection:
             archive.create_roles(connection, stored.read_bytes())
     except TransientError:
         raise

@@ -147,7 +147,7 @@ class _Ladder:
             self.binaries.major,
             self.platform.backup.jobs,
         )
-        findings += rehearsal.restore_roles(self.spool, server)
+        findings += rehearsal.restore_roles(self.spool, self.target)
         if all(finding.verdict in (Verdict.OK, Verdict.WARN) for finding in findings):
             findings += rehearsal.check_restored(self.manifest, self.binaries, self.spool, self.target)
         summary = f"restored without an error on {self.binaries}, schema equal"

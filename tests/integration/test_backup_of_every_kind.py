@@ -106,17 +106,18 @@ def test_a_database_of_another_encoding_is_proven_equal(
     name, owner = f"encoded_{encoding.lower()}", {"LATIN1": "zoé", "EUC_JP": "日本"}[encoding]
     with server.connect() as connection:
         connection.execute(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING '{encoding}' LOCALE 'C'")
-        connection.execute(f'CREATE ROLE "{owner}"')  # its definition comes in the database's encoding
     with server.connect(name, client_encoding=encoding) as connection:
         connection.execute("CREATE TABLE t (a text)")
         raw = {"LATIN1": b"\xe9", "EUC_JP": b"\xc6\xfc\xcb\xdc"}[encoding]
         connection.execute(b"INSERT INTO t VALUES ('" + raw + b"'), ('a')")
-        connection.execute(f'ALTER TABLE t OWNER TO "{owner}"')
-    platform = build_platform(server, name, bucket_settings(objectstore), tmp_path)
-    proof = back_up_and_prove(platform)
+        # The server keeps a role's name as bytes of the database in which it was created.
+        connection.execute(f'CREATE ROLE "{owner}"; ALTER TABLE t OWNER TO "{owner}"')
+        try:
+            proof = back_up_and_prove(build_platform(server, name, bucket_settings(objectstore), tmp_path))
+        finally:
+            connection.execute(f'DROP OWNED BY "{owner}"; DROP ROLE "{owner}"')
     with server.connect() as connection:
         connection.execute(f"DROP DATABASE {name}")
-        connection.execute(f'DROP ROLE "{owner}"')
     assert not [finding.message for finding in proof.findings if finding.verdict is not Verdict.OK]
     assert proof.reached == "serving"
 
