@@ -207,14 +207,19 @@ def restore_roles(spool: Path, target: Target) -> Iterator[Finding]:
 
 def restore_finding(name: str, error: KeepwellError) -> Finding:
     """Why a restore failed: the set's fault, or this machine's."""
-    if any(words in error.message for words in _MACHINE_LACKS):
-        return Finding(
-            name=name,
-            verdict=Verdict.UNKNOWN,
-            message=f"This machine cannot restore the set: {error.message}",
-            hint="Verify it where the source's extensions and locales are installed.",
-        )
+    if _is_lacking(error.message):
+        return _unknown(name, f"This machine cannot restore the set: {error.message}")
     return _alert(name, f"The restore failed: {error.message}")
+
+
+def _is_lacking(said: str) -> bool:
+    """Whether a program's words name something that this machine lacks."""
+    return any(words in said for words in _MACHINE_LACKS)
+
+
+def _unknown(name: str, message: str) -> Finding:
+    hint = "Verify it where the source's extensions and locales are installed, with space enough."
+    return Finding(name=name, verdict=Verdict.UNKNOWN, message=message, hint=hint)
 
 
 def check_equal(
@@ -362,7 +367,9 @@ def _check_indexes(binaries: Binaries, target: Target) -> Iterator[Finding]:
             connection.execute("SET session_replication_role = replica")
             connection.execute("CREATE EXTENSION IF NOT EXISTS amcheck SCHEMA pg_catalog")
         damage = archive.run_index_check(archive.build_index_check_command(binaries, target.conninfo, jobs=target.jobs))
-        if damage:
+        if damage and _is_lacking(damage):
+            yield _unknown("indexes", f"pg_amcheck could not look at everything here: {damage}")
+        elif damage:
             yield _alert("indexes", f"pg_amcheck found damage: {damage}")
     except KeepwellError as error:
         yield Finding(

@@ -191,6 +191,17 @@ def test_where_indexes_cannot_be_checked_nothing_is_known(scratch: Scratch, copy
     assert [(finding.name, finding.verdict) for finding in findings] == [("indexes", Verdict.UNKNOWN)]
 
 
+def test_a_check_of_indexes_that_runs_out_of_disk_finds_no_damage(
+    scratch: Scratch, copy: str, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pg_amcheck reports a server's error as if the relation were at fault, with the same exit code."""
+    said = 'btree index "whole.public.people_pkey":\n    ERROR:  could not write to file "base/pgsql_tmp/x": '
+    for reason, verdict in (("No space left on device", Verdict.UNKNOWN), ("Input/output error", Verdict.ALERT)):
+        monkeypatch.setattr("keepwell.postgres.archive.run_index_check", lambda call, r=reason: said + r)
+        (finding,) = soundness(scratch, copy, manifest)
+        assert (finding.name, finding.verdict) == ("indexes", verdict)
+
+
 def ask(scratch: Scratch, database: str, statement: str, at_least: float | None = None) -> str:
     target = Target(make_conninfo(scratch.conninfo, dbname=database), 17, 2)
     found = list(check_serving((SmokeQuery(name="asked", sql=statement, at_least=at_least),), target))
