@@ -50,12 +50,13 @@ class Server:
         return psycopg.connect(self.url(database), autocommit=True, **options)
 
 
+def find_installation(major: int) -> Binaries | None:
+    return next((found for found in find_installations() if found.major == major and found.has_server), None)
+
+
 def installation(major: int) -> Binaries:
     """The programs of one major version; a missing one fails, it never skips."""
-    for found in find_installations():
-        if found.major == major and found.has_server:
-            return found
-    pytest.fail(f"PostgreSQL {major} is not installed: the tests need both {MAJORS}.")
+    return find_installation(major) or pytest.fail(f"PostgreSQL {major} is not installed: the tests need {MAJORS}.")
 
 
 @contextmanager

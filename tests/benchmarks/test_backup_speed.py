@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
+import pytest
 from real_servers import PASSWORD, Server, bucket_settings, build_platform, fresh_database
 
 from deployments.local.objectstore import RunningObjectStore
@@ -20,6 +21,7 @@ from keepwell.objectstore.store import open_store
 from sample.generate import create_schema, load
 
 
+@pytest.mark.major(15)
 def test_a_proven_backup_beside_the_guides_script(
     servers: Callable[[int], Server], objectstore: RunningObjectStore, tmp_path: Path
 ) -> None:

@@ -8,7 +8,7 @@ import json
 import re
 import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -297,7 +297,7 @@ def test_another_schema_in_the_set_is_found_though_its_own_hash_agrees(proven: P
 def test_without_server_programs_a_set_is_unknown_and_neither_good_nor_damaged(
     proven: Proven, copied: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    older_only = [installation(15)]
+    older_only = [replace(installation(17), version=(15, 1))]
     monkeypatch.setattr("keepwell.backup.verify.find_installations", lambda configured: older_only)
     proof = prove(proven.platform, copied.backup_id)
     assert (failed_level(proof).level, proof.verdict, proof.damaged) == ("complete", Verdict.UNKNOWN, False)

@@ -55,6 +55,7 @@ def test_a_zoo_of_every_kind_is_proven_serving_on_a_server_of_its_own_major(
     ]
 
 
+@pytest.mark.major(15)
 def test_a_dump_from_15_is_proven_on_17_and_the_proof_names_the_other_major(
     servers: Callable[[int], Server],
     objectstore: RunningObjectStore,

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from real_servers import installation
+from real_servers import MAJORS, installation
 
 from keepwell.backup import create
 from keepwell.backup.manifest import Manifest
@@ -329,8 +329,9 @@ def test_a_throwaway_server_has_no_network_and_none_of_our_environment(scratch: 
         assert connection.execute("SHOW listen_addresses").fetchone() == ("",)
 
 
-def test_a_throwaway_server_is_gone_with_its_block(tmp_path: Path) -> None:
-    with throwaway_server(installation(15), tmp_path) as conninfo:
+@pytest.mark.parametrize("major", MAJORS)
+def test_a_throwaway_server_is_gone_with_its_block(major: int, tmp_path: Path) -> None:
+    with throwaway_server(installation(major), tmp_path) as conninfo:
         psycopg.connect(conninfo).close()
         pid = int((tmp_path / "data" / "postmaster.pid").read_text().split("\n")[0])
     assert not Path(f"/proc/{pid}").exists()
