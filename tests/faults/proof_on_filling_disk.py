@@ -30,7 +30,8 @@ def main(pickled: str, backup_id: str, stage: str, megabytes: str) -> None:
         """Make the disk smaller instead of filling it, which costs no memory."""
         found = os.statvfs(spool)
         size_bytes = (found.f_blocks - found.f_bfree) * found.f_frsize + int(megabytes) * 2**20
-        subprocess.run(["mount", "-o", f"remount,size={size_bytes}", spool], check=True)
+        # Without the options that it has: they name a user who is called otherwise in this namespace.
+        subprocess.run(["mount", "--options-source=disable", "-o", f"remount,size={size_bytes}", spool], check=True)
 
     def watch_for_server() -> None:
         deadline = time.monotonic() + 60
