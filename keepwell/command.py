@@ -31,10 +31,12 @@ class Command:
     Attributes:
         argv: Program and arguments; never holds a secret.
         environment: Variables beyond the inherited minimum; may hold secrets, so it never shows in `repr`.
+        prefix: Programs that run it as another user or without a network; nothing by default.
     """
 
     argv: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    prefix: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return " ".join(self.argv)
@@ -99,7 +101,8 @@ def start(
             f"The program {command.argv[0]} was not found.", hint="Install it, or set its folder in the platform file."
         )
     return subprocess.Popen(
-        (*_die_with_parent(death_signal), *command.argv),
+        # A change of user clears the signal that the kernel sends at our death, so it is asked for behind that.
+        (*command.prefix, *_die_with_parent(death_signal), *command.argv),
         env=_clean_environment() | dict(command.environment),
         stdin=subprocess.DEVNULL if stdin is None else stdin,
         stdout=subprocess.DEVNULL if stdout is None else stdout,

@@ -3,6 +3,8 @@
 import itertools
 import os
 import secrets
+import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -88,6 +90,20 @@ def running_postgres(major: int, folder: Path) -> Iterator[Server]:
         yield server
     finally:
         command.stop(process)
+
+
+def is_nobody_for_real(binaries: Binaries) -> bool:
+    """Whether a scratch server in a reachable folder is another user: we are root, and nobody gets to its programs."""
+    places = [binaries.folder.resolve(), *binaries.folder.resolve().parents]
+    return os.geteuid() == 0 and all(place.stat().st_mode & stat.S_IXOTH for place in places)
+
+
+@contextmanager
+def reachable_folder() -> Iterator[Path]:
+    """A folder that every user can pass through, unlike those of pytest."""
+    with tempfile.TemporaryDirectory(prefix="keepwell-tests-", dir="/tmp") as name:
+        Path(name).chmod(0o711)
+        yield Path(name)
 
 
 @contextmanager

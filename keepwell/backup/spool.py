@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import secrets
 import shutil
 import stat
 import tempfile
@@ -12,10 +13,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from keepwell.errors import ConfigurationError, KeepwellError, PreconditionFailed
-from keepwell.postgres.server import runs_as_another_user, sweep_server
+from keepwell.postgres.server import sweep_server
 from keepwell.settings import Platform
 
 _PREFIX = "keepwell-spool-"
+_SCRATCH_PREFIX = "keepwell-scratch-"
 _LOCK = "lock"
 _UNLOCKED = "lock.new"
 SCRATCH = "scratch"
@@ -50,9 +52,6 @@ def open_spool(platform: Platform) -> Iterator[Path]:
     """A private folder for one run; the lock in it shows that the run lives."""
     place = spool_place(platform)
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place))
-    if runs_as_another_user():
-        # A scratch server must be able to pass through, though not to look.
-        folder.chmod(0o711)
     descriptor = os.open(folder / _UNLOCKED, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
         # Locked under another name, or a sweep could take the lock first, and the run for dead.
@@ -68,6 +67,22 @@ def open_spool(platform: Platform) -> Iterator[Path]:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(descriptor)
+
+
+@contextmanager
+def open_scratch(spool: Path) -> Iterator[Path]:
+    """A folder for a run's scratch server, beside the spool: another user must get in, who may not see the spool.
+
+    Args:
+        spool: Of the run; a link in it leads a sweep to the folder.
+    """
+    folder = spool.with_name(f"{_SCRATCH_PREFIX}{secrets.token_hex(8)}")
+    (spool / SCRATCH).symlink_to(folder)  # first, so that it is found however we end
+    folder.mkdir(mode=0o700)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def sweep_spools(platform: Platform) -> int:
@@ -122,8 +137,17 @@ def _sweep(folder: Path) -> bool:
     except BlockingIOError:
         return False
     else:
-        sweep_server(folder / SCRATCH)
+        _sweep_scratch(folder)
         shutil.rmtree(folder, ignore_errors=True)
         return True
     finally:
         os.close(descriptor)
+
+
+def _sweep_scratch(spool: Path) -> None:
+    """End and remove a dead run's scratch server, beside its spool."""
+    with suppress(OSError):  # it never came to one
+        folder = (spool / SCRATCH).readlink()
+        if folder.parent == spool.parent and folder.name.startswith(_SCRATCH_PREFIX):
+            sweep_server(folder)
+            shutil.rmtree(folder, ignore_errors=True)

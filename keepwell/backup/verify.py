@@ -19,12 +19,13 @@ from keepwell.backup.proof import LEVELS, LevelOutcome, Proof
 from keepwell.backup.read_back import PartReadBack
 from keepwell.backup.rehearsal import Target
 from keepwell.backup.space import estimate_proof_bytes
-from keepwell.backup.spool import SCRATCH, open_spool, require_space, spool_place, sweep_spools
+from keepwell.backup.spool import open_scratch, open_spool, require_space, spool_place, sweep_spools
 from keepwell.errors import ConfigurationError, KeepwellError
 from keepwell.objectstore.store import Store
 from keepwell.postgres.binaries import Binaries, choose_server, find_installations
 from keepwell.postgres.connection import connect_to
-from keepwell.postgres.server import describe_isolation, throwaway_server
+from keepwell.postgres.isolation import Isolation, isolate
+from keepwell.postgres.server import throwaway_server
 from keepwell.settings import Platform, ProofLevel
 from keepwell.verdict import Finding, Verdict, worst
 
@@ -75,6 +76,7 @@ class _Ladder:
     stack: ExitStack
     parts: list[PartReadBack] = field(default_factory=list)
     binaries: Binaries | None = None
+    isolation: Isolation | None = None
     target: Target | None = None
 
     def climb(self) -> Proof:
@@ -102,7 +104,7 @@ class _Ladder:
             levels=tuple(outcomes),
             server=str(self.binaries) if self.target and self.binaries else None,
             same_major=self.target.server_major == self.manifest.source.server_major if self.target else None,
-            isolation=describe_isolation() if self.target else None,
+            isolation=str(self.isolation) if self.target else None,
             restore_seconds=time.monotonic() - started if self.target else None,
         )
 
@@ -134,10 +136,10 @@ class _Ladder:
 
     def _restored(self) -> tuple[str, Iterable[Finding]]:
         assert self.binaries is not None  # noqa: S101 - the level before chose them
-        scratch = self.spool / SCRATCH
-        scratch.mkdir(mode=0o700)
+        scratch = self.stack.enter_context(open_scratch(self.spool))
         try:
-            server = self.stack.enter_context(throwaway_server(self.binaries, scratch))
+            self.isolation = isolate(self.binaries, scratch)
+            server = self.stack.enter_context(throwaway_server(self.binaries, scratch, self.isolation))
         except KeepwellError as error:
             return "", [Finding(name="scratch server", verdict=Verdict.UNKNOWN, message=error.message, hint=error.hint)]
         with connect_to(server) as connection:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from backup_sets import back_up, back_up_and_prove, open_multipart, prove
 from pydantic import SecretStr
-from real_servers import Server, running_postgres
+from real_servers import Server, installation, is_nobody_for_real, reachable_folder, running_postgres
 
 from keepwell.backup import layout
 from keepwell.backup.catalogue import read_catalogue
@@ -28,6 +28,7 @@ from keepwell.errors import CommandFailed, ServiceUnavailable, TransientError
 from keepwell.holding import hold_platform
 from keepwell.interlock import Procedure
 from keepwell.objectstore.store import Store, open_store
+from keepwell.postgres.isolation import UNPRIVILEGED_ID
 from keepwell.settings import Platform
 
 SCRIPT = Path(__file__).parent / "backup_then_die.py"
@@ -72,8 +73,21 @@ def processes_of(folder: Path) -> list[int]:
     return found
 
 
+def scratch_folder(platform: Platform) -> Path:
+    """Of the only run that there is, or that died."""
+    return (spools(platform)[0] / "scratch").readlink()
+
+
+def wait_until_no_process_of(folder: Path) -> None:
+    deadline = time.monotonic() + 20
+    while processes_of(folder) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert processes_of(folder) == []
+
+
 def assert_nothing_is_left(platform: Platform, store: Store, proven: str) -> None:
-    assert spools(platform) == []
+    assert platform.backup.spool_directory is not None
+    assert list(platform.backup.spool_directory.iterdir()) == []
     assert list(store.list_objects(layout.UNFINISHED)) == []
     assert {stored.key.split("/")[1] for stored in store.list_objects(layout.BACKUPS)} == {proven}
     assert [entry.backup_id for entry in read_catalogue(store)] == [proven]
@@ -100,14 +114,29 @@ def test_a_proof_that_was_killed_leaves_an_unproven_set_and_no_scratch_server(
     level: str, platform: Platform, store: Store, tmp_path: Path
 ) -> None:
     run_and_die(platform, tmp_path, f"proving: {level}")
-    deadline = time.monotonic() + 20
-    while processes_of(spools(platform)[0] / "scratch") and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert processes_of(spools(platform)[0] / "scratch") == []
+    if level not in ("readable", "restored"):
+        wait_until_no_process_of(scratch_folder(platform))
     (entry,) = read_catalogue(store)
     assert (entry.proof, entry.is_proven("equal")) == (None, False)
     assert prove(platform, entry.backup_id).reached == "serving"
     assert_nothing_is_left(platform, store, entry.backup_id)
+
+
+def test_a_killed_proof_leaves_no_scratch_server_of_another_user(
+    platform: Platform, store: Store, tmp_path: Path
+) -> None:
+    """Where we are root, a spool within everybody's reach has its scratch server run as nobody."""
+    with reachable_folder() as place:
+        backup = platform.backup.model_copy(update={"spool_directory": place})
+        reachable = platform.model_copy(update={"backup": backup})
+        run_and_die(reachable, tmp_path, "proving: equal")
+        scratch = scratch_folder(reachable)
+        owner = UNPRIVILEGED_ID if is_nobody_for_real(installation(17)) else os.geteuid()
+        assert (scratch / "data").stat().st_uid == owner
+        wait_until_no_process_of(scratch)
+        (entry,) = read_catalogue(store)
+        assert prove(reachable, entry.backup_id).reached == "serving"
+        assert_nothing_is_left(reachable, store, entry.backup_id)
 
 
 def test_a_killed_proof_whose_socket_lay_elsewhere_leaves_no_folder_behind(
@@ -119,25 +148,12 @@ def test_a_killed_proof_whose_socket_lay_elsewhere_leaves_no_folder_behind(
     backup = platform.backup.model_copy(update={"spool_directory": deep})
     deep_platform = platform.model_copy(update={"backup": backup})
     run_and_die(deep_platform, tmp_path, "proving: equal")
-    sockets = (spools(deep_platform)[0] / "scratch" / "socket").readlink()
+    sockets = (scratch_folder(deep_platform) / "socket").readlink()
     assert sockets.is_dir()
     sweep_spools(deep_platform)
     assert (sockets.exists(), spools(deep_platform)) == (False, [])
     (entry,) = read_catalogue(store)
     assert prove(deep_platform, entry.backup_id).reached == "serving"
-
-
-def test_a_sweep_follows_no_link_but_to_a_folder_of_sockets(platform: Platform, tmp_path: Path) -> None:
-    dear = tmp_path / "dear"
-    dear.mkdir()
-    place = platform.backup.spool_directory
-    assert place is not None
-    scratch = place / "keepwell-spool-dead" / "scratch"
-    scratch.mkdir(parents=True)
-    (scratch / "socket").symlink_to(dear)
-    (scratch.parent / "lock").touch()
-    assert sweep_spools(platform) == 1
-    assert dear.exists()
 
 
 def databases(server: Server) -> set[str]:

@@ -565,7 +565,7 @@ def test_a_scratch_server_that_dies_during_the_comparison_leaves_the_set_unjudge
 
     def kill(step: Step) -> None:
         if step.stage == "proving: equal":
-            (data,) = (proven.platform.backup.spool_directory or Path()).glob("keepwell-spool-*/scratch/data")
+            (data,) = (proven.platform.backup.spool_directory or Path()).glob("keepwell-scratch-*/data")
             end_orphan(data)
 
     with pytest.raises(KeepwellError) as raised:

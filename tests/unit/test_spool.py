@@ -10,9 +10,8 @@ from types import SimpleNamespace
 import pytest
 
 from keepwell.backup import spool
-from keepwell.backup.spool import open_spool, require_space, spool_place, sweep_spools
+from keepwell.backup.spool import open_scratch, open_spool, require_space, spool_place, sweep_spools
 from keepwell.errors import ConfigurationError, KeepwellError, PreconditionFailed
-from keepwell.postgres.server import runs_as_another_user
 from keepwell.settings import BackupSettings, Platform
 
 
@@ -24,7 +23,7 @@ def platform(tmp_path: Path) -> Platform:
 def test_a_spool_is_private_and_gone_with_its_block(platform: Platform) -> None:
     with open_spool(platform) as folder:
         (folder / "x").mkdir()
-        assert folder.stat().st_mode & 0o777 == (0o711 if runs_as_another_user() else 0o700)
+        assert folder.stat().st_mode & 0o777 == 0o700
     assert not folder.exists()
 
 
@@ -63,11 +62,49 @@ def test_neither_links_nor_others_names_are_swept(platform: Platform, tmp_path: 
 
 def test_a_dead_runs_spool_that_names_another_process_ends_nobody(platform: Platform, tmp_path: Path) -> None:
     """Process numbers are reused: only the server of that very folder is ended."""
-    data = tmp_path / "keepwell-spool-dead" / "scratch" / "data"
-    data.mkdir(parents=True)
+    data = make_dead_spool(tmp_path, tmp_path / "keepwell-scratch-dead") / "data"
+    data.mkdir()
     (data / "postmaster.pid").write_text(f"{os.getpid()}\n")
-    (tmp_path / "keepwell-spool-dead" / "lock").touch()
     assert sweep_spools(platform) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def make_dead_spool(place: Path, scratch: Path) -> Path:
+    """A dead run's spool that leads to a folder as to its scratch server's."""
+    scratch.mkdir()
+    spool = place / "keepwell-spool-dead"
+    spool.mkdir()
+    (spool / "lock").touch()
+    (spool / "scratch").symlink_to(scratch)
+    return scratch
+
+
+def test_a_sweep_follows_no_link_but_to_a_folder_of_ours_beside_the_spool(platform: Platform, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    for scratch in (tmp_path / "dear", tmp_path / "elsewhere" / "keepwell-scratch-1"):
+        make_dead_spool(tmp_path, scratch)
+        assert sweep_spools(platform) == 1
+        assert scratch.exists()
+
+
+def test_a_sweep_of_a_scratch_server_follows_no_link_but_to_a_folder_of_sockets(
+    platform: Platform, tmp_path: Path
+) -> None:
+    dear = tmp_path / "dear"
+    dear.mkdir()
+    scratch = make_dead_spool(tmp_path, tmp_path / "keepwell-scratch-dead")
+    (scratch / "socket").symlink_to(dear)
+    assert sweep_spools(platform) == 1
+    assert (scratch.exists(), dear.exists()) == (False, True)
+
+
+def test_a_scratch_folder_lies_beside_its_spool_and_is_gone_with_its_block(platform: Platform, tmp_path: Path) -> None:
+    with open_spool(platform) as folder:
+        with open_scratch(folder) as scratch:
+            assert (scratch.parent, (folder / "scratch").readlink()) == (folder.parent, scratch)
+            assert sweep_spools(platform) == 0
+        assert not scratch.exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_held_lock_outweighs_everything(platform: Platform, tmp_path: Path) -> None:
