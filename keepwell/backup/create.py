@@ -19,6 +19,7 @@ from keepwell.backup.dumping import DatabaseDump
 from keepwell.backup.manifest import Manifest, Part
 from keepwell.backup.preflight import Readiness, require_ready
 from keepwell.backup.progress import Progress, Step
+from keepwell.backup.restore import sweep_restores
 from keepwell.backup.schema import digest_schema, write_schema
 from keepwell.backup.spool import open_spool, sweep_spools
 from keepwell.backup.sweep import sweep_unfinished
@@ -79,8 +80,9 @@ def create_backup(platform: Platform, store: Store, progress: Progress) -> Manif
     """
     sweep_spools(platform)
     sweep_unfinished(store)
+    sweep_restores(platform)
     require_able_to_seal(platform.sealing, store.seal)
-    ready = require_ready(platform)
+    ready = require_ready(platform, progress)
     backup_id = manifest.new_backup_id(ready.database.now_at)
     mark = secrets.token_bytes(16)
     store.put_bytes(layout.unfinished_key(backup_id), mark)

@@ -15,8 +15,9 @@ from threading import Lock
 
 from keepwell.backup import layout
 from keepwell.backup.manifest import Part
-from keepwell.backup.preflight import Readiness, estimate_dump_bytes
+from keepwell.backup.preflight import Readiness
 from keepwell.backup.progress import Progress, Step
+from keepwell.backup.space import estimate_dump_bytes
 from keepwell.backup.spool import require_space
 from keepwell.backup.transfer import send
 from keepwell.command import Command

@@ -229,11 +229,23 @@ def list_entries(binaries: Binaries, folder: Path) -> list[DataEntry] | Finding:
         return _alert(archive.CONTENTS_FILE, f"The archive's table of contents cannot be parsed: {error.message}")
 
 
-def check_contents(manifest: Manifest, entries: Iterable[DataEntry], schema: PartReadBack | None) -> Iterator[Finding]:
-    """Compare the archive's own contents with the manifest; needs none of the rows."""
+def check_contents(
+    manifest: Manifest, entries: Iterable[DataEntry], schema: PartReadBack | None, folder: Path
+) -> Iterator[Finding]:
+    """Compare the archive's own contents with the manifest; needs none of the rows.
+
+    Args:
+        manifest: Of the set.
+        entries: From `list_entries`.
+        schema: The schema's lines as they were read back; None when the set has none.
+        folder: Where the set's files were read back to.
+    """
     entries = list(entries)
     if schema is None or schema.received.content.sha256 != manifest.schema_digest:
         yield _alert(layout.SCHEMA, "The stored schema is not the one that the manifest describes.")
+    globals_sql = folder / layout.GLOBALS
+    if globals_sql.exists() and not archive.ends_as_globals(globals_sql.read_bytes()):
+        yield _alert(layout.GLOBALS, f"{layout.GLOBALS} ends early: pg_dumpall's closing line is missing.")
     listed = _list_parts(manifest, entries)
     known_parts = {part.name for part in manifest.parts}
     for table in manifest.dumped_tables:

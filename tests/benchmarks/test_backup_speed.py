@@ -88,6 +88,7 @@ def scratch_database(binaries: Binaries, folder: Path) -> Iterator[str]:
     shutil.rmtree(folder)
 
 
+@pytest.mark.major(15)
 def test_a_proven_backup_beside_the_guides_script(
     servers: Callable[[int], Server], objectstore: RunningObjectStore, tmp_path: Path
 ) -> None:
