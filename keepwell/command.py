@@ -31,11 +31,13 @@ class Command:
     Attributes:
         argv: Program and arguments; never holds a secret.
         environment: Variables beyond the inherited minimum; may hold secrets, so it never shows in `repr`.
+        prefix: Programs that run it as another user or without a network; nothing by default.
         nice: How far it stands back for others, 0 to 19.
     """
 
     argv: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    prefix: tuple[str, ...] = ()
     nice: int = 0
 
     def standing_back(self, nice: int) -> "Command":
@@ -105,7 +107,8 @@ def start(
             f"The program {command.argv[0]} was not found.", hint="Install it, or set its folder in the platform file."
         )
     return subprocess.Popen(
-        (*_die_with_parent(death_signal), *_nice(command.nice), *command.argv),
+        # A change of user clears the signal that the kernel sends at our death, so it is asked for behind that.
+        (*command.prefix, *_die_with_parent(death_signal), *_nice(command.nice), *command.argv),
         env=_clean_environment() | dict(command.environment),
         stdin=subprocess.DEVNULL if stdin is None else stdin,
         stdout=subprocess.DEVNULL if stdout is None else stdout,
@@ -132,15 +135,21 @@ def stop(
 
 
 class StderrTail:
-    """Drains a program's standard error in a thread and keeps its end, so that a full pipe never blocks it."""
+    """Drains a program's standard error in a thread and keeps its end, so that a full pipe never blocks it.
+
+    The stream is its own from then on: what a killed program leaves behind may hold the other end open for a while,
+    and nobody is to wait for that.
+    """
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stderr is not None  # noqa: S101 - a program whose standard error goes elsewhere has no tail
+        stream, process.stderr = process.stderr, None
         self._kept = bytearray()
-        self._thread = threading.Thread(target=self._drain, args=(process.stderr,), daemon=True)
+        self._thread = threading.Thread(target=self._drain, args=(stream,), daemon=True)
         self._thread.start()
 
     def _drain(self, stream: IO[bytes]) -> None:
-        with suppress(ValueError):  # closed under us: the program is being stopped
+        with stream:
             for line in stream:
                 self._kept += line
                 del self._kept[:-_STDERR_TAIL_BYTES]

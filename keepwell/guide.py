@@ -70,18 +70,6 @@ def read_guide() -> tuple[GuideItem, ...]:
     return items
 
 
-def find_item(item_id: str) -> GuideItem:
-    """One item by its id.
-
-    Raises:
-        KeyError: There is no such item.
-    """
-    for item in read_guide():
-        if item.id == item_id:
-            return item
-    raise KeyError(item_id)
-
-
 def count_standings(items: Iterable[GuideItem]) -> dict[Standing, int]:
     """How many items stand how; every standing is named, also with none."""
     counted = Counter(item.standing for item in items)

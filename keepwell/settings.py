@@ -124,7 +124,7 @@ class BackupSettings(Section):
     tools_directory: Path | None = Field(default=None, description="Folder of pg_dump and its kin, tried first.")
     lock_wait_seconds: int = Field(default=30, ge=1, le=3600, description="How long a dump may queue for a table.")
     interlock_wait_seconds: int = Field(
-        default=600, ge=0, le=86400, description="How long to wait for another procedure to end."
+        default=600, ge=0, le=86400, description="How long to wait for another procedure, or a migration, to end."
     )
     max_age_hours: float = Field(default=26, gt=0, description="How old the newest proven backup may get.")
     proven_level: ProvenLevel = Field(default="equal", description="Level from which a set counts as proven.")
@@ -265,13 +265,19 @@ def load_platform_file(path: Path) -> Platform:
 
 
 def _refuse_unknown_variables() -> None:
-    """Pydantic passes over unknown top-level variables in silence; a misspelt one must not."""
-    known = {f"{_PREFIX}{name.upper()}" for name in Platform.model_fields} | {CONFIG_VARIABLE}
+    """Pydantic passes over unknown top-level variables in silence, and blames the file for nested ones."""
+    top = {f"{_PREFIX}{name.upper()}" for name in Platform.model_fields} | {CONFIG_VARIABLE}
+    nested = {
+        f"{_PREFIX}{name.upper()}{_NESTED}{field.upper()}"
+        for name, section in _sections()
+        for field in section.model_fields
+    }
     for variable in os.environ:
-        if variable.startswith(_PREFIX) and variable.split(_NESTED)[0] not in known:
+        named = variable.upper()  # pydantic tells no cases apart
+        if named.startswith(_PREFIX) and _NESTED.join(named.split(_NESTED)[:2]) not in top | nested:
             raise ConfigurationError(
                 f"The environment variable {variable} is not one of ours.",
-                hint=_nearest(variable, known) or f"Known are: {', '.join(sorted(known))}.",
+                hint=_nearest(named, top | nested) or f"Known are: {', '.join(sorted(top))}.",
             )
 
 

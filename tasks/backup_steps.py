@@ -28,9 +28,9 @@ class Which(StrEnum):
     ONE = "one"
 
 
-@step("look whether a backup could finish", timeout_seconds=10 * MINUTE_SECONDS)
+@step("look whether a backup could finish", timeout_seconds=25 * HOUR_SECONDS)
 def require_ready(platform: str) -> tuple[Finding, ...]:
-    """Look at the source, the tools and the disk while nothing has been changed yet.
+    """Look at the source, the tools and the disk while nothing has been changed yet; wait for a migration at work.
 
     Returns:
         What does not stop a backup but is worth knowing.
@@ -38,10 +38,11 @@ def require_ready(platform: str) -> tuple[Finding, ...]:
     Raises:
         PreconditionFailed: The run could not finish.
     """
-    findings = tuple(engine_require_ready(platforms.load(platform)).findings)
-    for finding in findings:
-        get_run_logger().warning("%s: %s %s", finding.name, finding.message, finding.hint)
-    return findings
+    logger = get_run_logger()
+    ready = engine_require_ready(platforms.load(platform), lambda moment: logger.info("Now %s.", moment.stage))
+    for finding in ready.findings:
+        logger.warning("%s: %s %s", finding.name, finding.message, finding.hint)
+    return ready.findings
 
 
 @step("dump and store", timeout_seconds=12 * HOUR_SECONDS)

@@ -6,7 +6,15 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from pydantic import SecretStr
-from real_servers import BUCKET, Server, bucket_settings, build_platform, fresh_database, running_postgres
+from real_servers import (
+    BUCKET,
+    Server,
+    bucket_settings,
+    build_platform,
+    find_installation,
+    fresh_database,
+    running_postgres,
+)
 
 from deployments.local.objectstore import RunningObjectStore, create_bucket, running_objectstore
 from deployments.local.redis_server import RunningRedis, running_redis
@@ -23,13 +31,29 @@ def find_chromium() -> str | None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what needs a browser where there is none, in one line at the top; never where CI is set."""
-    left_out = [item for item in items if item.get_closest_marker("chromium")]
-    if not left_out or find_chromium() is not None or os.environ.get("CI"):
+    """Leave out what this machine cannot run, in one line each at the top; where CI is set, it fails instead."""
+    if os.environ.get("CI"):
         return
+    opening = [item for item in items if item.get_closest_marker("chromium")]
+    if opening and find_chromium() is None:
+        _leave_out(config, items, opening, "tests that open the UI; no Chromium answers here")
+    for major in sorted({wanted for item in items if (wanted := wanted_major(item)) is not None}):
+        if find_installation(major) is None:
+            on_it = [item for item in items if wanted_major(item) == major]
+            _leave_out(config, items, on_it, f"tests on PostgreSQL {major}, which is not installed here")
+
+
+def _leave_out(config: pytest.Config, items: list[pytest.Item], left_out: list[pytest.Item], which: str) -> None:
     items[:] = [item for item in items if item not in left_out]
     config.hook.pytest_deselected(items=left_out)
-    config.get_terminal_writer().line(f"Left out: {len(left_out)} tests that open the UI; no Chromium answers here.")
+    config.get_terminal_writer().line(f"Left out: {len(left_out)} {which}.")
+
+
+def wanted_major(item: pytest.Item) -> int | None:
+    """Which PostgreSQL a test asks for: its parameter `major`, or its mark; None takes the package's, always there."""
+    marker = item.get_closest_marker("major")
+    call = getattr(item, "callspec", None)
+    return marker.args[0] if marker else call.params.get("major") if call else None
 
 
 @pytest.fixture(scope="session")

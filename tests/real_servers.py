@@ -3,6 +3,8 @@
 import itertools
 import os
 import secrets
+import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -63,12 +65,13 @@ class Server:
         return psycopg.connect(self.url(database), autocommit=True, **options)
 
 
+def find_installation(major: int) -> Binaries | None:
+    return next((found for found in find_installations() if found.major == major and found.has_server), None)
+
+
 def installation(major: int) -> Binaries:
     """The programs of one major version; a missing one fails, it never skips."""
-    for found in find_installations():
-        if found.major == major and found.has_server:
-            return found
-    pytest.fail(f"PostgreSQL {major} is not installed: the tests need both {MAJORS}.")
+    return find_installation(major) or pytest.fail(f"PostgreSQL {major} is not installed: the tests need {MAJORS}.")
 
 
 @contextmanager
@@ -100,6 +103,20 @@ def running_postgres(major: int, folder: Path) -> Iterator[Server]:
         yield server
     finally:
         command.stop(process)
+
+
+def is_nobody_for_real(binaries: Binaries) -> bool:
+    """Whether a scratch server in a reachable folder is another user: we are root, and nobody gets to its programs."""
+    places = [binaries.folder.resolve(), *binaries.folder.resolve().parents]
+    return os.geteuid() == 0 and all(place.stat().st_mode & stat.S_IXOTH for place in places)
+
+
+@contextmanager
+def reachable_folder() -> Iterator[Path]:
+    """A folder that every user can pass through, unlike those of pytest."""
+    with tempfile.TemporaryDirectory(prefix="keepwell-tests-", dir="/tmp") as name:
+        Path(name).chmod(0o711)
+        yield Path(name)
 
 
 @contextmanager

@@ -107,6 +107,6 @@ def with_environment(part: Part, environment: Mapping[str, str]) -> Part:
 
     def build() -> Command:
         command = part.build()
-        return Command(command.argv, {**command.environment, **environment})
+        return replace(command, environment={**command.environment, **environment})
 
     return replace(part, build=build)

@@ -6,6 +6,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from deployments.local.parts import Part
@@ -16,7 +17,8 @@ from keepwell import command
 from keepwell.command import Command
 from keepwell.errors import ConfigurationError, KeepwellError
 from keepwell.postgres.binaries import Binaries, find_installations
-from keepwell.postgres.server import ServerOptions, build_server_command, create_cluster, unprivileged
+from keepwell.postgres.isolation import unprivileged
+from keepwell.postgres.server import ServerOptions, build_server_command, create_cluster
 
 SUPERUSER = "postgres"
 
@@ -64,7 +66,7 @@ def cluster_parts(
         # TCP only: a socket's path may have 107 bytes, and a checkout may lie deep.
         settings = {**parameters, "unix_socket_directories": ""}
         arguments = [argument for key, value in settings.items() for argument in ("-c", f"{key}={value}")]
-        return Command((*served.argv, *arguments), served.environment)
+        return replace(served, argv=(*served.argv, *arguments))
 
     step = Part(f"create-{name}", build_step)
     server = Part(
@@ -119,11 +121,12 @@ def ensure_cluster(folder: Path, password: str, database: str) -> None:
 
 def _create_database(binaries: Binaries, folder: Path, database: str) -> None:
     """In single-user mode, so that the cluster is complete before anybody can reach it."""
-    argv = (*unprivileged(network=True), binaries.program("postgres"), "--single", "-D", str(folder), "postgres")
+    argv = (binaries.program("postgres"), "--single", "-D", str(folder), "postgres")
     with tempfile.TemporaryFile() as statements:
         statements.write(f'CREATE DATABASE "{database}"\n'.encode())
         statements.seek(0)
-        command.run(Command(argv), stdin=statements, timeout_seconds=60, cwd=folder.parent)
+        call = Command(argv, prefix=unprivileged().prefix)
+        command.run(call, stdin=statements, timeout_seconds=60, cwd=folder.parent)
 
 
 def main() -> int:

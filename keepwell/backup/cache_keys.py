@@ -16,6 +16,7 @@ from keepwell.backup.lines import LineSink, LineSource
 from keepwell.backup.manifest import CacheKeys, Manifest, Part
 from keepwell.backup.progress import Progress, Step
 from keepwell.backup.read_back import SetReader
+from keepwell.backup.spool import CACHE_SCRATCH, open_scratch
 from keepwell.backup.transfer import send
 from keepwell.cache import (
     CacheRehearsal,
@@ -32,7 +33,7 @@ from keepwell.cache import (
 from keepwell.errors import KeepwellError
 from keepwell.objectstore.store import Store
 from keepwell.objectstore.uploads import Uploads
-from keepwell.postgres.server import runs_as_another_user, unprivileged
+from keepwell.postgres.isolation import isolate_program
 from keepwell.settings import RedisSettings
 from keepwell.verdict import Finding, Verdict
 
@@ -158,7 +159,7 @@ class KeysChecked:
 
 
 def check_keys(
-    manifest: Manifest, reader: SetReader, settings: RedisSettings | None, scratch: Path, progress: Progress
+    manifest: Manifest, reader: SetReader, settings: RedisSettings | None, spool: Path, progress: Progress
 ) -> KeysChecked:
     """Read a set's keys back, load each into a scratch server, and compare it; nothing of it is kept.
 
@@ -166,7 +167,7 @@ def check_keys(
         manifest: Of the set.
         reader: Reads the part, and remembers what is wrong with it.
         settings: For the program to prove with; None where no Redis is configured any more.
-        scratch: New folder for the scratch server.
+        spool: Of the run; a scratch server gets a folder beside it.
         progress: Told how far it is.
 
     Raises:
@@ -176,7 +177,7 @@ def check_keys(
         return KeysChecked()
     checked = KeysChecked()
     with ExitStack() as stack:
-        rehearsal = _open_rehearsal(manifest.cache, settings, scratch, stack, checked)
+        rehearsal = _open_rehearsal(manifest.cache, settings, spool, stack, checked)
         sink = _KeySink(rehearsal, progress, manifest.cache.records)
         lines = LineSink(sink.take)
         read = reader.feed(layout.CACHE_KEYS, lines.write)
@@ -196,7 +197,7 @@ def check_keys(
 
 
 def _open_rehearsal(
-    expected: CacheKeys, settings: RedisSettings | None, scratch: Path, stack: ExitStack, checked: KeysChecked
+    expected: CacheKeys, settings: RedisSettings | None, spool: Path, stack: ExitStack, checked: KeysChecked
 ) -> CacheRehearsal | None:
     """A scratch server to compare on; without one, what that means is told."""
     try:
@@ -212,10 +213,10 @@ def _open_rehearsal(
                 )
             )
             return None
-        scratch.mkdir(mode=0o700)
+        scratch = stack.enter_context(open_scratch(spool, CACHE_SCRATCH))
         databases = max([0, *map(int, expected.databases)]) + 1
-        prefix, owner = unprivileged(network=False), "nobody" if runs_as_another_user() else None
-        socket = stack.enter_context(throwaway_cache(program, scratch, databases=databases, prefix=prefix, owner=owner))
+        isolation = isolate_program(str(program.path), scratch)
+        socket = stack.enter_context(throwaway_cache(program, scratch, databases=databases, isolation=isolation))
     except KeepwellError as error:
         checked.unjudged.append(
             Finding(name="redis", verdict=Verdict.UNKNOWN, message=f"Redis: {error.message}", hint=error.hint)

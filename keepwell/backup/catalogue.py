@@ -61,12 +61,18 @@ def read_catalogue(store: Store) -> list[BackupEntry]:
     Raises:
         KeepwellError: The store cannot be listed or read.
     """
-    unfinished = {marker.key.removeprefix(layout.UNFINISHED) for marker in store.list_objects(layout.UNFINISHED)}
+    # A set may be begun or swept between two listings; one that was marked before or after is not yet a set.
+    unfinished = _read_unfinished(store)
     found = [name for name in store.list_folders(layout.BACKUPS) if is_backup_id(name)]
+    unfinished |= _read_unfinished(store)
     with ThreadPoolExecutor(_READERS) as readers:
         entries = list(readers.map(lambda backup_id: read_entry(store, backup_id), found))
     listed = [entry for entry in entries if entry.manifest is not None or entry.backup_id not in unfinished]
     return sorted(listed, key=lambda entry: entry.backup_id, reverse=True)
+
+
+def _read_unfinished(store: Store) -> set[str]:
+    return {marker.key.removeprefix(layout.UNFINISHED) for marker in store.list_objects(layout.UNFINISHED)}
 
 
 def read_entry(store: Store, backup_id: str) -> BackupEntry:

@@ -21,6 +21,7 @@ from keepwell.backup.manifest import Manifest, Part
 from keepwell.backup.platform_copy import render_without_secrets
 from keepwell.backup.preflight import Readiness, require_ready
 from keepwell.backup.progress import Progress, Step
+from keepwell.backup.restore import sweep_restores
 from keepwell.backup.restore_page import render_restore_page
 from keepwell.backup.schema import digest_schema, write_schema
 from keepwell.backup.spool import open_spool, sweep_spools
@@ -89,8 +90,9 @@ def create_backup(platform: Platform, store: Store, progress: Progress) -> Manif
     """
     sweep_spools(platform)
     sweep_unfinished(store)
+    sweep_restores(platform)
     require_able_to_seal(platform.sealing, store.seal)
-    ready = require_ready(platform)
+    ready = require_ready(platform, progress)
     require_companions(platform)
     backup_id = manifest.new_backup_id(ready.database.now_at)
     mark = secrets.token_bytes(16)

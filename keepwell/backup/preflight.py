@@ -1,10 +1,13 @@
 """What must be true before a backup starts: a gate that says no while nothing has been changed yet."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import psycopg
 
+from keepwell.backup.progress import Progress, Step, silent
+from keepwell.backup.space import WORKING_BYTES
 from keepwell.backup.spool import require_space, spool_place
 from keepwell.errors import Busy, PreconditionFailed
 from keepwell.postgres import facts
@@ -14,12 +17,9 @@ from keepwell.postgres.facts import DatabaseFacts, MigrationFacts, TableFacts
 from keepwell.settings import Platform
 from keepwell.verdict import Finding, Verdict
 
-# COPY's text is about as large as the table on disk; rows that TOAST compressed well may be larger.
-_DUMP_FACTOR = 1.5
-# For what never goes through a FIFO: tables of contents, roles, schema lines.
-WORKING_BYTES = 64 * 1024 * 1024
 _NAMED = 5
 _OLDEST_SERVER = 15
+_POLL_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -31,34 +31,51 @@ class Readiness:
     findings: tuple[Finding, ...]
 
 
-def require_ready(platform: Platform) -> Readiness:
-    """Look at the source, the tools and the disk.
+def require_ready(platform: Platform, progress: Progress = silent) -> Readiness:
+    """Look at the source, the tools and the disk; a migration at work is waited for, as another procedure would be.
+
+    Args:
+        platform: Whose database, and how long to wait for a migration (`backup.interlock_wait_seconds`).
+        progress: Told once when a migration is waited for.
 
     Returns:
         The tools to use, the database's properties, and findings that do not stop a backup.
 
     Raises:
         PreconditionFailed: A table cannot be read whole, a pooler stands between, space is short.
-        Busy: A migration is running.
+        Busy: A migration was still running when the time was over.
         LockTimeout: Somebody holds a table so that not even its size can be asked.
         ConfigurationError: No client tools of the server's version or newer.
     """
     with connect(platform.database, lock_wait_seconds=platform.backup.lock_wait_seconds) as connection:
-        _refuse_old_server(connection)
+        refuse_old_server(connection.info.server_version)
         _refuse_pooler(connection)
+        # First, since it may change everything that is looked at below.
+        unfinished = _wait_for_migrations(connection, platform.backup.interlock_wait_seconds, progress)
         database = facts.read_database(connection)
         client = choose_client(find_installations(platform.backup.tools_directory), server_major=database.server_major)
         tables = facts.read_tables(connection)
         refuse_unreadable(tables, role=platform.database.user)
         _refuse_unreadable_large_objects(connection, role=platform.database.user)
-        findings = [*judge_migrations(facts.read_migrations(connection)), *judge_client(client, database)]
+        findings = [*unfinished, *judge_client(client, database)]
     require_space(spool_place(platform), WORKING_BYTES, "the run")
     return Readiness(client, database, tuple(findings))
 
 
-def estimate_dump_bytes(tables: Sequence[TableFacts]) -> int:
-    """About how large the rows of a dump are, for where they have to take the way over a disk."""
-    return int(sum(table.data_bytes for table in tables if table.has_rows) * _DUMP_FACTOR)
+def refuse_old_server(version_number: int) -> None:
+    """Stop at a server that was never tried.
+
+    Args:
+        version_number: As `server_version_num` gives it, such as 150018.
+
+    Raises:
+        PreconditionFailed: Its major version is too old.
+    """
+    if version_number < _OLDEST_SERVER * 10_000:
+        raise PreconditionFailed(
+            f"PostgreSQL {version_number // 10_000} is too old: {_OLDEST_SERVER} is needed at least.",
+            hint="Upgrade it: older versions get no more fixes.",
+        )
 
 
 def refuse_unreadable(tables: Sequence[TableFacts], *, role: str) -> None:
@@ -71,7 +88,7 @@ def refuse_unreadable(tables: Sequence[TableFacts], *, role: str) -> None:
     if unreadable:
         raise PreconditionFailed(
             f"The role {role} may not read {_name_some(unreadable)}.",
-            hint=f'GRANT pg_read_all_data TO "{role}", or SELECT on each of them; sequences too.',
+            hint=f'GRANT pg_read_all_data TO "{role}", or USAGE on each schema and SELECT on each table and sequence.',
         )
     hidden = [table for table in tables if table.rows_hidden]
     if hidden:
@@ -117,12 +134,24 @@ def judge_client(client: Binaries, database: DatabaseFacts) -> list[Finding]:
     ]
 
 
-def _refuse_old_server(connection: psycopg.Connection) -> None:
-    if connection.info.server_version < _OLDEST_SERVER * 10_000:
-        raise PreconditionFailed(
-            f"PostgreSQL {connection.info.server_version // 10_000} is too old: {_OLDEST_SERVER} is needed at least.",
-            hint="Upgrade it: older versions get no more fixes.",
-        )
+def _wait_for_migrations(connection: psycopg.Connection, wait_seconds: float, progress: Progress) -> list[Finding]:
+    """What migrations left half-done, once none is at work; a nightly backup must not fail for a minute's migration.
+
+    Raises:
+        Busy: One was still at work when the time was over.
+    """
+    deadline = time.monotonic() + wait_seconds
+    told = False
+    while True:
+        try:
+            return judge_migrations(facts.read_migrations(connection))
+        except Busy:
+            if time.monotonic() >= deadline:
+                raise
+        if not told:
+            progress(Step("waiting for a migration to end"))
+            told = True
+        time.sleep(_POLL_SECONDS)
 
 
 def _refuse_unreadable_large_objects(connection: psycopg.Connection, *, role: str) -> None:

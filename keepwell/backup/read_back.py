@@ -20,7 +20,7 @@ from keepwell.objectstore.store import SIGNATURE_SUFFIX, ChecksumMismatch, Objec
 from keepwell.postgres import archive
 from keepwell.postgres.archive import DataEntry, StreamCheck
 from keepwell.postgres.binaries import Binaries
-from keepwell.postgres.fifos import FifosUnavailable, require_fifos, restore_through_fifos, write_all
+from keepwell.postgres.fifos import FifosUnavailable, FifoWriter, require_fifos, restore_through_fifos
 from keepwell.verdict import Finding, Verdict
 
 _DOWNLOADS = 4
@@ -151,8 +151,8 @@ class SetReader:
         with (self._folder / part.content_name).open("xb") as target:
             return self._read(part, target.write)
 
-    def _feed_of(self, part: Part) -> Callable[[int], None]:
-        def feed(descriptor: int) -> None:
+    def _feed_of(self, part: Part) -> Callable[[FifoWriter], None]:
+        def feed(writer: FifoWriter) -> None:
             listening = True
 
             def deliver(chunk: bytes) -> None:
@@ -160,7 +160,7 @@ class SetReader:
                 nonlocal listening
                 if listening:
                     try:
-                        write_all(descriptor, chunk)
+                        writer.write(chunk)
                     except BrokenPipeError:
                         listening = False
 
@@ -244,11 +244,23 @@ def list_entries(binaries: Binaries, folder: Path) -> list[DataEntry] | Finding:
         return _alert(archive.CONTENTS_FILE, f"The archive's table of contents cannot be parsed: {error.message}")
 
 
-def check_contents(manifest: Manifest, entries: Iterable[DataEntry], schema: PartReadBack | None) -> Iterator[Finding]:
-    """Compare the archive's own contents with the manifest; needs none of the rows."""
+def check_contents(
+    manifest: Manifest, entries: Iterable[DataEntry], schema: PartReadBack | None, folder: Path
+) -> Iterator[Finding]:
+    """Compare the archive's own contents with the manifest; needs none of the rows.
+
+    Args:
+        manifest: Of the set.
+        entries: From `list_entries`.
+        schema: The schema's lines as they were read back; None when the set has none.
+        folder: Where the set's files were read back to.
+    """
     entries = list(entries)
     if schema is None or schema.received.content.sha256 != manifest.schema_digest:
         yield _alert(layout.SCHEMA, "The stored schema is not the one that the manifest describes.")
+    globals_sql = folder / layout.GLOBALS
+    if globals_sql.exists() and not archive.ends_as_globals(globals_sql.read_bytes()):
+        yield _alert(layout.GLOBALS, f"{layout.GLOBALS} ends early: pg_dumpall's closing line is missing.")
     listed = _list_parts(manifest, entries)
     known_parts = {part.name for part in manifest.parts}
     for table in manifest.dumped_tables:

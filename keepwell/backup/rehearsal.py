@@ -25,7 +25,7 @@ from keepwell.backup.schema import differing_objects, read_schema_file
 from keepwell.errors import CommandFailed, KeepwellError, TransientError, VerificationFailed
 from keepwell.postgres import archive, facts
 from keepwell.postgres.binaries import Binaries
-from keepwell.postgres.connection import connect_to, translated
+from keepwell.postgres.connection import connect_to, translate, translated
 from keepwell.postgres.fingerprint import (
     LineHashes,
     digest_copy_stream,
@@ -192,29 +192,45 @@ def check_restored(
             )
 
 
-def restore_roles(binaries: Binaries, folder: Path, server: str) -> Iterator[Finding]:
-    """Create the set's roles on a scratch server."""
-    stored, adapted = folder / layout.GLOBALS, folder / "globals-of-the-scratch-server.sql"
+def restore_roles(spool: Path, target: Target) -> Iterator[Finding]:
+    """Create the set's roles on a scratch server.
+
+    Args:
+        spool: Where the set was read back to.
+        target: An empty database of the source's encoding: names of roles are kept as bytes of the database in which
+            they were created, and a database of another encoding would not find them.
+
+    Raises:
+        TransientError: The scratch server went away.
+    """
+    stored = spool / layout.GLOBALS
     if not stored.exists():
         yield _alert(layout.GLOBALS, "The set holds no roles.")
         return
-    adapted.write_bytes(archive.without_grantors(stored.read_bytes()))
     try:
-        archive.run_tool(archive.build_roles_command(binaries, adapted, server))
-    except CommandFailed as error:
+        with target.connect() as connection:
+            archive.create_roles(connection, stored.read_bytes())
+    except TransientError:
+        raise
+    except KeepwellError as error:
         yield restore_finding("roles", error)
 
 
-def restore_finding(name: str, error: CommandFailed) -> Finding:
+def restore_finding(name: str, error: KeepwellError) -> Finding:
     """Why a restore failed: the set's fault, or this machine's."""
-    if any(words in error.message for words in _MACHINE_LACKS):
-        return Finding(
-            name=name,
-            verdict=Verdict.UNKNOWN,
-            message=f"This machine cannot restore the set: {error.message}",
-            hint="Verify it where the source's extensions and locales are installed.",
-        )
+    if _is_lacking(error.message):
+        return _unknown(name, f"This machine cannot restore the set: {error.message}")
     return _alert(name, f"The restore failed: {error.message}")
+
+
+def _is_lacking(said: str) -> bool:
+    """Whether a program's words name something that this machine lacks."""
+    return any(words in said for words in _MACHINE_LACKS)
+
+
+def _unknown(name: str, message: str) -> Finding:
+    hint = "Verify it where the source's extensions and locales are installed, with space enough."
+    return Finding(name=name, verdict=Verdict.UNKNOWN, message=message, hint=hint)
 
 
 def check_equal(manifest: Manifest, reader: SetReader, target: Target, progress: Progress) -> list[Finding]:
@@ -365,7 +381,9 @@ def _check_indexes(binaries: Binaries, target: Target) -> Iterator[Finding]:
             connection.execute("SET session_replication_role = replica")
             connection.execute("CREATE EXTENSION IF NOT EXISTS amcheck SCHEMA pg_catalog")
         damage = archive.run_index_check(archive.build_index_check_command(binaries, target.conninfo, jobs=target.jobs))
-        if damage:
+        if damage and _is_lacking(damage):
+            yield _unknown("indexes", f"pg_amcheck could not look at everything here: {damage}")
+        elif damage:
             yield _alert("indexes", f"pg_amcheck found damage: {damage}")
     except KeepwellError as error:
         yield Finding(
@@ -405,12 +423,17 @@ def _check_sequence(
 
 
 def check_serving(queries: Sequence[SmokeQuery], target: Target) -> Iterator[Finding]:
-    """Ask the application's own questions, read-only and time-limited."""
+    """Ask the application's own questions, read-only and time-limited.
+
+    Raises:
+        TransientError: The scratch server went away or is short of something, which says nothing of the set.
+    """
     with target.connect(autocommit=False) as connection:
         connection.read_only = True
         for query in queries:
             fault = _ask(connection, query)
-            connection.rollback()
+            with translated("ending a smoke query"):
+                connection.rollback()
             if fault:
                 yield Finding(
                     name=query.name,
@@ -426,9 +449,11 @@ def _ask(connection: psycopg.Connection, query: SmokeQuery) -> str:
         connection.execute(sql.SQL("SET LOCAL statement_timeout = {}").format(sql.Literal(f"{_SMOKE_SECONDS}s")))
         # The application's own words: it names its tables without their schema, unlike our sessions.
         connection.execute("SET LOCAL search_path TO DEFAULT")
-        connection.execute("SET LOCAL search_path TO DEFAULT")  # the application need not qualify its names
         row = connection.execute(sql.SQL(query.sql)).fetchone()
     except psycopg.Error as error:
+        told = translate(error, f"the smoke query “{query.name}”")
+        if isinstance(told, TransientError):
+            raise told from error
         return f"failed: {str(error).splitlines()[0]}"
     value = row[0] if row else None
     if value is None or value is False:

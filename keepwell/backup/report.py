@@ -35,6 +35,8 @@ _ENDED = {
 }
 _TABLES_SHOWN = 25
 _SETS_SHOWN = 10
+# PostgreSQL's limit of a name, counted in bytes.
+_NAME_BYTES = 63
 # What markdown would take for itself: anywhere, and at the beginning of a line.
 _MARKDOWN = re.compile(r"([\\`*_\[\]|~])|^([-+#])")
 
@@ -189,7 +191,9 @@ def describe_safety(entries: Sequence[BackupEntry], proven_level: ProofLevel) ->
 
 def build_restore_command(manifest: Manifest, platform: str) -> str:
     """The command that restores a set into a new database, ready for a shell."""
-    into = f"{manifest.source.database}_restored_{manifest.snapshot_at:%Y%m%d}"
+    suffix = f"_restored_{manifest.snapshot_at:%Y%m%d}"
+    kept = manifest.source.database.encode()[: _NAME_BYTES - len(suffix)].decode(errors="ignore")
+    into = kept + suffix
     argv = ["keepwell", "backup", "restore", manifest.backup_id, "--into", into, "--platform", platform]
     return shlex.join(argv)
 

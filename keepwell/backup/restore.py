@@ -17,10 +17,10 @@ from psycopg import sql
 from keepwell.backup import layout, read_back, rehearsal
 from keepwell.backup.catalogue import read_entry
 from keepwell.backup.manifest import Manifest
-from keepwell.backup.preflight import WORKING_BYTES
 from keepwell.backup.progress import Progress, Step
 from keepwell.backup.read_back import SetReader
 from keepwell.backup.rehearsal import Target
+from keepwell.backup.space import WORKING_BYTES
 from keepwell.backup.spool import open_spool, require_space, spool_place, sweep_spools
 from keepwell.errors import KeepwellError, PreconditionFailed, VerificationFailed
 from keepwell.objectstore.store import Store
@@ -115,12 +115,20 @@ def restore_into(
 
 
 def sweep_restores(platform: Platform) -> list[str]:
-    """Drop databases that dead restores left under their temporary names; the caller holds the platform.
+    """Drop databases that dead restores left under their temporary names.
+
+    The caller holds the platform for a restore or a backup, which do not overlap, so none is being restored.
 
     Returns:
         Their names.
+
+    Raises:
+        KeepwellError: The server cannot be asked.
     """
-    with connect(platform.database, dbname=platform.database.maintenance_name) as connection:
+    with (
+        connect(platform.database, dbname=platform.database.maintenance_name) as connection,
+        translated("looking for what dead restores left"),
+    ):
         rows = connection.execute(
             "SELECT datname::text FROM pg_catalog.pg_database WHERE starts_with(datname::text, %s)",
             (_temporary(platform),),
@@ -200,7 +208,7 @@ def _check_before(store: Store, manifest: Manifest, binaries: Binaries, folder: 
     if isinstance(entries, Finding):
         raise VerificationFailed(entries.message, hint=entries.hint)
     schema = next((read for read in files if read.part.content_name == layout.SCHEMA), None)
-    _checked(read_back.check_contents(manifest, entries, schema))
+    _checked(read_back.check_contents(manifest, entries, schema, folder))
 
 
 def _check_read(manifest: Manifest, reader: SetReader) -> None:

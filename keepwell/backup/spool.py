@@ -3,29 +3,49 @@
 import errno
 import fcntl
 import os
+import secrets
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from keepwell.errors import KeepwellError, PreconditionFailed
-from keepwell.postgres.server import end_orphan, runs_as_another_user
+from keepwell.errors import ConfigurationError, KeepwellError, PreconditionFailed
+from keepwell.postgres.server import sweep_server
 from keepwell.settings import Platform
 
 _PREFIX = "keepwell-spool-"
+_SCRATCH_PREFIX = "keepwell-scratch-"
 _LOCK = "lock"
+_UNLOCKED = "lock.new"
 SCRATCH = "scratch"
-CACHE_SCRATCH = "redis"
+CACHE_SCRATCH = "scratch-redis"
 _MOMENT_SECONDS = 600
 # What is always left free, so that our spool is never what stops the platform.
 _RESERVE_BYTES = 256 * 1024 * 1024
 
 
 def spool_place(platform: Platform) -> Path:
-    """Folder in which spools are made."""
-    return platform.backup.spool_directory or Path(tempfile.gettempdir())
+    """Folder in which spools are made.
+
+    Raises:
+        ConfigurationError: It does not exist, or we may not write into it.
+    """
+    place = platform.backup.spool_directory or Path(tempfile.gettempdir())
+    if not place.is_dir():
+        # Not made here: it may be a disk that is not mounted, and the one below it may be too small.
+        raise ConfigurationError(
+            f"There is no folder {place} for temporary files.",
+            hint="Create or mount it, or set backup.spool_directory to another.",
+        )
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise ConfigurationError(
+            f"We may not write into {place}, the folder for temporary files.",
+            hint="Give it to the user that Keepwell runs as, or set backup.spool_directory to another.",
+        )
+    return place
 
 
 @contextmanager
@@ -33,12 +53,11 @@ def open_spool(platform: Platform) -> Iterator[Path]:
     """A private folder for one run; the lock in it shows that the run lives."""
     place = spool_place(platform)
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place))
-    if runs_as_another_user():
-        # A scratch server must be able to pass through, though not to look.
-        folder.chmod(0o711)
-    descriptor = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(folder / _UNLOCKED, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
+        # Locked under another name, or a sweep could take the lock first, and the run for dead.
         fcntl.flock(descriptor, fcntl.LOCK_EX)
+        (folder / _UNLOCKED).rename(folder / _LOCK)
         yield folder
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -49,6 +68,23 @@ def open_spool(platform: Platform) -> Iterator[Path]:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(descriptor)
+
+
+@contextmanager
+def open_scratch(spool: Path, link: str = SCRATCH) -> Iterator[Path]:
+    """A folder for a run's scratch server, beside the spool: another user must get in, who may not see the spool.
+
+    Args:
+        spool: Of the run; a link in it leads a sweep to the folder.
+        link: The link's name.
+    """
+    folder = spool.with_name(f"{_SCRATCH_PREFIX}{secrets.token_hex(8)}")
+    (spool / link).symlink_to(folder)  # first, so that it is found however we end
+    folder.mkdir(mode=0o700)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def sweep_spools(platform: Platform) -> int:
@@ -81,7 +117,11 @@ def require_space(place: Path, needed_bytes: int, purpose: str) -> None:
 
 
 def _is_ours(folder: Path) -> bool:
-    return folder.is_dir() and not folder.is_symlink() and folder.stat().st_uid == os.geteuid()
+    try:
+        found = folder.lstat()
+    except FileNotFoundError:
+        return False  # another run removed it meanwhile
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
 
 
 def _sweep(folder: Path) -> bool:
@@ -89,17 +129,28 @@ def _sweep(folder: Path) -> bool:
     try:
         descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
-        # Either half removed, or made this very moment by a run that is about to lock it.
-        if time.time() - folder.stat().st_mtime > _MOMENT_SECONDS:
-            shutil.rmtree(folder, ignore_errors=True)
+        # Half removed, or gone altogether, or made this very moment by a run that is about to lock it.
+        with suppress(FileNotFoundError):
+            if time.time() - folder.stat().st_mtime > _MOMENT_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     else:
-        end_orphan(folder / SCRATCH / "data")
+        _sweep_scratch(folder)
         shutil.rmtree(folder, ignore_errors=True)
         return True
     finally:
         os.close(descriptor)
+
+
+def _sweep_scratch(spool: Path) -> None:
+    """End and remove a dead run's scratch servers, beside its spool."""
+    for link in (SCRATCH, CACHE_SCRATCH):
+        with suppress(OSError):  # it never came to one
+            folder = (spool / link).readlink()
+            if folder.parent == spool.parent and folder.name.startswith(_SCRATCH_PREFIX):
+                sweep_server(folder)
+                shutil.rmtree(folder, ignore_errors=True)

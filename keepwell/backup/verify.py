@@ -19,21 +19,20 @@ from keepwell.backup.progress import Progress, Step
 from keepwell.backup.proof import LEVELS, LevelOutcome, Proof
 from keepwell.backup.read_back import PartDamaged, SetReader
 from keepwell.backup.rehearsal import Target
-from keepwell.backup.spool import CACHE_SCRATCH, SCRATCH, open_spool, require_space, spool_place, sweep_spools
+from keepwell.backup.space import estimate_scratch_bytes
+from keepwell.backup.spool import open_scratch, open_spool, require_space, spool_place, sweep_spools
 from keepwell.backup.uploads_proof import check_uploads, read_trusted
 from keepwell.errors import ConfigurationError, KeepwellError
 from keepwell.objectstore.store import Store
 from keepwell.postgres.archive import DataEntry
 from keepwell.postgres.binaries import Binaries, choose_server, find_installations
 from keepwell.postgres.connection import connect_to
-from keepwell.postgres.server import describe_isolation, throwaway_server
+from keepwell.postgres.isolation import Isolation, isolate
+from keepwell.postgres.server import throwaway_server
 from keepwell.settings import Platform, ProofLevel
 from keepwell.verdict import Finding, Verdict, worst
 
 _DATABASE = "restored"
-# Tables and indexes come back about as large as they were, and the write-ahead log takes its share.
-_SCRATCH_FACTOR = 1.3
-_SCRATCH_BASE_BYTES = 64 * 1024 * 1024
 
 
 def verify_backup(
@@ -60,7 +59,7 @@ def verify_backup(
     """
     sweep_spools(platform)
     manifest = read_manifest(store, backup_id)
-    needed_bytes = int(manifest.source.size_bytes * _SCRATCH_FACTOR) + _SCRATCH_BASE_BYTES
+    needed_bytes = estimate_scratch_bytes(manifest.source.size_bytes)
     require_space(spool_place(platform), needed_bytes, "the scratch server of the proof")
     with open_spool(platform) as spool, ExitStack() as stack:
         reader = SetReader(store, manifest, spool, progress, nice=platform.backup.nice)
@@ -85,6 +84,7 @@ class _Ladder:
     stack: ExitStack
     all_uploads: bool
     binaries: Binaries | None = None
+    isolation: Isolation | None = None
     target: Target | None = None
     entries: list[DataEntry] | Finding | None = None
     restored: list[Finding] = field(default_factory=list)
@@ -116,7 +116,7 @@ class _Ladder:
             levels=tuple(outcomes),
             server=str(self.binaries) if self.target and self.binaries else None,
             same_major=self.target.server_major == self.manifest.source.server_major if self.target else None,
-            isolation=describe_isolation() if self.target else None,
+            isolation=str(self.isolation) if self.target else None,
             restore_seconds=time.monotonic() - started if self.target else None,
         )
 
@@ -132,9 +132,7 @@ class _Ladder:
             began = time.monotonic()
             self.restored = list(self._restore())
             self.restore_seconds = time.monotonic() - began
-        self.keys = check_keys(
-            self.manifest, self.reader, self.platform.redis, self.spool / CACHE_SCRATCH, self.progress
-        )
+        self.keys = check_keys(self.manifest, self.reader, self.platform.redis, self.spool, self.progress)
         level, today = self.platform.backup.proven_level, datetime.now(UTC).date()
         trusted = None if self.all_uploads else read_trusted(self.store, self.manifest.backup_id, level)
         files_read = check_uploads(self.store, self.manifest, self.reader, self.progress, today=today, trusted=trusted)
@@ -156,7 +154,7 @@ class _Ladder:
             f"{len(self.manifest.dumped_tables)} streams end with their terminator and hold {self.manifest.rows:,} rows"
         )
         return summary, [
-            *read_back.check_contents(self.manifest, self.entries, schema),
+            *read_back.check_contents(self.manifest, self.entries, schema, self.spool),
             *read_back.check_streams(self.manifest, self.reader.find),
             *self.keys.complete,
         ]
@@ -182,10 +180,10 @@ class _Ladder:
             yield Finding(name="tools", verdict=Verdict.UNKNOWN, message=error.message, hint=error.hint)
             return
         self.entries = read_back.list_entries(self.binaries, self.spool)
-        scratch = self.spool / SCRATCH
-        scratch.mkdir(mode=0o700)
+        scratch = self.stack.enter_context(open_scratch(self.spool))
         try:
-            server = self.stack.enter_context(throwaway_server(self.binaries, scratch))
+            self.isolation = isolate(self.binaries, scratch)
+            server = self.stack.enter_context(throwaway_server(self.binaries, scratch, self.isolation))
         except KeepwellError as error:
             yield Finding(name="scratch server", verdict=Verdict.UNKNOWN, message=error.message, hint=error.hint)
             return
@@ -195,13 +193,21 @@ class _Ladder:
             rehearsal.database_on(server, _DATABASE, major=self.binaries.major),
             self.binaries.major,
             self.platform.backup.jobs,
-            programs=scratch,
+            programs=self._programs_folder(scratch),
         )
-        findings += rehearsal.restore_roles(self.binaries, self.spool, server)
+        findings += rehearsal.restore_roles(self.spool, self.target)
         yield from findings
         if all(finding.verdict in (Verdict.OK, Verdict.WARN) for finding in findings):
             with suppress(PartDamaged):
                 yield from rehearsal.check_restored(self.manifest, self.binaries, self.spool, self.target, self.reader)
+
+    def _programs_folder(self, scratch: Path) -> Path:
+        """Where programs of the scratch server leave what they found."""
+        assert self.isolation is not None  # noqa: S101 - the server runs by it
+        folder = scratch / "programs"
+        folder.mkdir(mode=0o700)
+        self.isolation.hand_over(folder)
+        return folder
 
     def _credited(self, outcome: LevelOutcome) -> LevelOutcome:
         """The time of the restore belongs to its own level, though it ran while the set was read back."""

@@ -27,12 +27,10 @@ class CacheFacts:
 
     Attributes:
         version: As it reports it, such as `7.2.4`.
-        used_memory_bytes: Memory it uses now.
         persistent: Whether it keeps an append-only file, or has saved a snapshot without an error.
     """
 
     version: str
-    used_memory_bytes: int
     persistent: bool
 
 
@@ -59,7 +57,6 @@ def read_facts(settings: RedisSettings, *, timeout_seconds: float = 5) -> CacheF
         info = client.info()
     return CacheFacts(
         version=str(info.get("valkey_version") or info.get("redis_version", "")),
-        used_memory_bytes=int(info.get("used_memory", 0)),
         persistent=bool(info.get("aof_enabled")) or info.get("rdb_last_bgsave_status") == "ok",
     )
 

@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Protocol
 
 from redis.exceptions import RedisError
 
@@ -28,6 +29,30 @@ _START_SECONDS = 30
 # A socket's path may have 107 bytes.
 _SOCKET_LIMIT = 95
 _SHORT_FOLDER = "/tmp"  # noqa: S108 - a private folder is made in it
+
+
+class Isolation(Protocol):
+    """How a server of ours is kept apart; whoever starts one knows how this machine can do it."""
+
+    @property
+    def prefix(self) -> tuple[str, ...]:
+        """Programs that run it so."""
+
+    def hand_over(self, path: Path) -> None:
+        """Give a path to the user that the server runs as."""
+
+
+@dataclass(frozen=True)
+class _NoIsolation:
+    """It runs as we do."""
+
+    prefix: tuple[str, ...] = ()
+
+    def hand_over(self, path: Path) -> None:
+        """Ours is what it needs."""
+
+
+NO_ISOLATION: Isolation = _NoIsolation()
 
 
 @dataclass(frozen=True)
@@ -94,7 +119,7 @@ def choose_cache_program(programs: Iterable[CacheProgram], product: Product) -> 
 
 @contextmanager
 def throwaway_cache(
-    program: CacheProgram, folder: Path, *, databases: int, prefix: tuple[str, ...] = (), owner: str | None = None
+    program: CacheProgram, folder: Path, *, databases: int, isolation: Isolation = NO_ISOLATION
 ) -> Iterator[str]:
     """A server that nobody else can reach, gone with this block, or with this process at the latest.
 
@@ -102,8 +127,7 @@ def throwaway_cache(
         program: Which server.
         folder: Existing, private folder for it; the caller removes it.
         databases: How many it has.
-        prefix: What confines it: another user, no network.
-        owner: The user that this makes it run as, where it is another one for real.
+        isolation: What it can reach, and whom its files must belong to.
 
     Yields:
         Path of its socket.
@@ -115,16 +139,18 @@ def throwaway_cache(
         place = folder
         if len(str(folder / "socket")) > _SOCKET_LIMIT:
             place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="keepwell-socket-", dir=_SHORT_FOLDER)))
-        if owner is not None:
-            for own in {folder, place}:
-                shutil.chown(own, owner)
+        for own in {folder, place}:
+            isolation.hand_over(own)
         socket = place / "socket"
         configuration = folder / "server.conf"
         configuration.write_text(_render_configuration(folder, socket, databases))
         log = folder / "server.log"
         with log.open("wb") as stream:
             process = command.start(
-                Command((*prefix, str(program.path), str(configuration))), stdout=stream, stderr=stream, cwd=folder
+                Command((str(program.path), str(configuration)), {}, isolation.prefix),
+                stdout=stream,
+                stderr=stream,
+                cwd=folder,
             )
         try:
             deadline = time.monotonic() + _START_SECONDS

@@ -7,11 +7,12 @@ from datetime import UTC, datetime
 
 import psycopg
 
-from keepwell.backup.preflight import refuse_unreadable
-from keepwell.backup.spool import spool_place
+from keepwell.backup.preflight import judge_migrations, refuse_old_server, refuse_unreadable
+from keepwell.backup.space import WORKING_BYTES, estimate_scratch_bytes
+from keepwell.backup.spool import require_space, spool_place
 from keepwell.doctor.clock import judge_clock
 from keepwell.doctor.outcome import alert, guarded, not_checked, ok, warn
-from keepwell.errors import ConfigurationError, KeepwellError
+from keepwell.errors import Busy, ConfigurationError, KeepwellError, PreconditionFailed
 from keepwell.postgres import facts
 from keepwell.postgres.binaries import choose_client, choose_server, find_installations
 from keepwell.postgres.connection import connect, translated
@@ -20,8 +21,6 @@ from keepwell.settings import DatabaseSettings, Platform
 from keepwell.verdict import Finding
 
 _STATEMENT_SECONDS = 20
-# A restored copy and the dump's spool, side by side.
-_SPACE_FACTOR = 2.0
 _MIB = 1024 * 1024
 # The first number is ours alone; a lock on it shows that sessions keep their locks, then goes at once.
 _PROBE_LOCK = (0x6B656570, 1)
@@ -57,9 +56,16 @@ def examine_database(platform: Platform) -> Iterator[Finding]:
         return
     with connection:
         yield ok("database login", f"Logged in to {database.name} on {_place(database)} as {database.user}.")
+        try:
+            refuse_old_server(connection.info.server_version)
+        except PreconditionFailed as error:
+            yield alert("server version", error.message, hint=error.hint)
+            yield not_checked("database", "Privileges, locks and space were not checked: the server is too old.")
+            return
         yield from guarded("pooler", lambda: _examine_session(connection, database))
         yield from guarded("maintenance database", lambda: _examine_locks(database))
         yield from guarded("privileges", lambda: _examine_privileges(connection, database))
+        yield from guarded("migrations", lambda: _examine_migrations(connection))
         yield from guarded("database facts", lambda: _examine_facts(connection, platform))
 
 
@@ -106,16 +112,28 @@ def _examine_tools(found: DatabaseFacts, platform: Platform) -> Iterator[Finding
 
 
 def _judge_space(platform: Platform, database_bytes: int) -> Finding:
+    """By the very estimates that would stop a backup or its proof."""
     place = spool_place(platform)
+    needed_bytes = max(WORKING_BYTES, estimate_scratch_bytes(database_bytes))
+    require_space(place, needed_bytes, "a backup with its proof")
     free_bytes = shutil.disk_usage(place).free
-    needed_bytes = int(database_bytes * _SPACE_FACTOR)
     message = (
-        f"{free_bytes / _MIB:,.0f} MiB are free in {place}; a proof of this database may take "
+        f"{free_bytes / _MIB:,.0f} MiB are free in {place}; a backup with its proof may take "
         f"{needed_bytes / _MIB:,.0f} MiB."
     )
-    if free_bytes < needed_bytes:
-        return alert("scratch space", message, hint="Free some, or set backup.spool_directory to a larger disk.")
     return ok("scratch space", message)
+
+
+def _examine_migrations(connection: psycopg.Connection) -> Iterable[Finding]:
+    """What would make a backup wait, and what it would carry over half-applied."""
+    _limit_statements(connection)
+    found = facts.read_migrations(connection)
+    try:
+        unfinished = judge_migrations(found)
+    except Busy as error:
+        return [warn("migrations", error.message, hint=error.hint)]
+    newest = f"; the newest is {found.head}" if found.head else ""
+    return unfinished or [ok("migrations", f"None is at work or half-applied{newest}.")]
 
 
 def _examine_privileges(connection: psycopg.Connection, database: DatabaseSettings) -> Iterator[Finding]:

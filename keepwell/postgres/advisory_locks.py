@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import psycopg
 
-from keepwell.errors import ServiceUnavailable
+from keepwell.errors import LockTimeout, ServiceUnavailable
 from keepwell.interlock import Holder, Procedure
 from keepwell.postgres.connection import connect, translated
 from keepwell.settings import DatabaseSettings
@@ -18,6 +18,8 @@ from keepwell.settings import DatabaseSettings
 # Two-number advisory locks: ours are told from an application's by the first, a hash of this text and the platform.
 _NAMESPACE = "keepwell interlock"
 _GATE = 0
+# Held for milliseconds; whoever has it for longer hangs, and a nightly backup must not hang with it.
+_GATE_WAIT_SECONDS = 60
 _NUMBERS = {procedure: number for number, procedure in enumerate(Procedure, start=1)}
 
 
@@ -30,9 +32,20 @@ class AdvisoryLocks:
 
     @contextmanager
     def gate(self) -> Iterator[None]:
-        """Nobody else looks or takes meanwhile; held for milliseconds."""
+        """Nobody else looks or takes meanwhile; held for milliseconds.
+
+        Raises:
+            LockTimeout: Another session did not give it back in time.
+        """
+        try:
+            with translated("taking the interlock"):
+                self._connection.execute("SELECT pg_catalog.pg_advisory_lock(%s, %s)", (self._space, _GATE))
+        except LockTimeout as error:
+            raise LockTimeout(
+                f"The interlock's gate was not to be had within {_GATE_WAIT_SECONDS} s.",
+                hint="A session named “keepwell interlock …” in pg_stat_activity hangs: end its process.",
+            ) from error
         with translated("taking the interlock"):
-            self._connection.execute("SELECT pg_catalog.pg_advisory_lock(%s, %s)", (self._space, _GATE))
             try:
                 yield
             finally:
@@ -95,5 +108,10 @@ class AdvisoryLocks:
 def open_locks(database: DatabaseSettings, platform: str, token: str) -> Iterator[AdvisoryLocks]:
     """A session in the maintenance database for as long as the block; whatever it took goes with it."""
     name = f"keepwell interlock {token}"
-    with connect(database, dbname=database.maintenance_name, application_name=name) as connection:
+    with connect(
+        database,
+        dbname=database.maintenance_name,
+        application_name=name,
+        lock_wait_seconds=_GATE_WAIT_SECONDS,
+    ) as connection:
         yield AdvisoryLocks(connection, platform)

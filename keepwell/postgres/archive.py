@@ -11,27 +11,34 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import psycopg
 from psycopg.conninfo import make_conninfo
 
 from keepwell import command
 from keepwell.command import Command
 from keepwell.errors import CommandFailed, KeepwellError, LockTimeout, ServiceUnavailable
 from keepwell.postgres.binaries import Binaries
-from keepwell.postgres.connection import DUMP_OPTIONS, conninfo, password_environment
+from keepwell.postgres.connection import DUMP_OPTIONS, conninfo, password_environment, translated
 from keepwell.settings import DatabaseSettings
 
 TERMINATOR = b"\\.\n"
 # pg_dump ends a stream with the terminator and a few empty lines.
 _TAIL_BYTES = 64
 CONTENTS_FILE = "toc.dat"
+_GLOBALS_END = b"-- PostgreSQL database cluster dump complete"
 _AMCHECK_FOUND_DAMAGE = 2
 _DAMAGE_BYTES = 2_000
 _LOOK_SECONDS = 0.1
 # PostgreSQL's programs begin each of their own lines with their name.
 _SAYS = re.compile(r"^(pg_\w+|psql)[:.\w]* ")
 _QUOTES = re.compile(r"\b(DETAIL|CONTEXT|STATEMENT|QUERY):|Command was:|detail:")
+# A detail that quotes no rows: why pg_dump could not read on.
+_SERVER_SAID = re.compile(r"^pg_dump: detail: Error message from server: (.*)$", re.MULTILINE)
 _DATA_FILE = re.compile(r"^\d+\.dat$")
 _GRANTOR = re.compile(rb'^(GRANT .*) GRANTED BY (?:"(?:[^"]|"")+"|[^\s";]+);$', re.MULTILINE)
+_RESTRICT = re.compile(rb"^\\restrict (\w+)$", re.MULTILINE)
+_RESTRICTION = rb"(?m)^\\(?:un)?restrict %s\n"
+_ENCODING = re.compile(rb"^SET client_encoding = '(\w+)';$", re.MULTILINE)
 _DATA_ENTRY = re.compile(r"^(?P<dump_id>\d+); \d+ (?P<table_oid>\d+) TABLE DATA ")
 # pg_dump bounds its wait for a lock by a statement timeout, and knows no other.
 _LOCK_WORDS = ("could not obtain lock", "lock timeout", "due to statement timeout", "deadlock detected")
@@ -127,6 +134,16 @@ def build_restore_command(
     return Command(tuple(argv), environment | {"PGOPTIONS": DUMP_OPTIONS})
 
 
+def ends_as_globals(globals_sql: bytes) -> bool:
+    r"""Whether a globals file ends as pg_dumpall ends one; it is the only sign that nothing behind it is missing.
+
+    Newer minor versions write an `\unrestrict` line, before or after it.
+    """
+    lines = [line.strip() for line in globals_sql.splitlines()]
+    telling = [line for line in lines if line not in (b"", b"--") and not line.startswith(b"\\unrestrict ")]
+    return bool(telling) and telling[-1] == _GLOBALS_END
+
+
 def without_grantors(globals_sql: bytes) -> bytes:
     """A globals file whose memberships do not say who granted them.
 
@@ -136,10 +153,30 @@ def without_grantors(globals_sql: bytes) -> bytes:
     return _GRANTOR.sub(rb"\1;", globals_sql)
 
 
-def build_roles_command(binaries: Binaries, file: Path, target: str) -> Command:
-    """Create the roles of a globals file on a scratch server."""
-    argv = [binaries.program("psql"), "--dbname", target, "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1"]
-    return Command((*argv, f"--file={file}"), {})
+def without_restriction(globals_sql: bytes) -> bytes:
+    r"""A globals file without the pair of lines that newer minor versions write for psql: `\restrict`, `\unrestrict`.
+
+    They guard a psql against commands of its own further down; other clients, and older ones, do not know them.
+    """
+    key = _RESTRICT.search(globals_sql)
+    return globals_sql if key is None else re.sub(_RESTRICTION % re.escape(key[1]), b"", globals_sql)
+
+
+def create_roles(connection: psycopg.Connection, globals_sql: bytes) -> None:
+    r"""Run a globals file on a scratch server: all of it, or nothing.
+
+    Not by psql, which runs as we do and would obey a `\!` that somebody put into the file.
+
+    Raises:
+        KeepwellError: The server refused it.
+    """
+    statements = without_restriction(without_grantors(globals_sql))
+    encoding = _ENCODING.search(statements)
+    with translated("creating the roles"):
+        # The whole file reaches the server at once, before the file's own SET could tell its encoding.
+        if encoding is not None and encoding[1] != b"SQL_ASCII":
+            connection.execute("SELECT pg_catalog.set_config('client_encoding', %s, false)", (encoding[1].decode(),))
+        connection.execute(statements)
 
 
 def build_index_check_command(binaries: Binaries, target: str, *, jobs: int) -> Command:
@@ -210,12 +247,13 @@ def translate_failure(call: Command, exit_code: int, stderr: bytes) -> KeepwellE
 
 def _translate(failure: CommandFailed) -> KeepwellError:
     error = CommandFailed(without_rows(failure.message), exit_code=failure.exit_code)
-    if any(words in error.message for words in _LOCK_WORDS):
+    told = "\n".join([error.message, *_SERVER_SAID.findall(failure.message)])
+    if any(words in told for words in _LOCK_WORDS):
         return LockTimeout(
             error.message, hint="A change of the schema is waiting or at work: try again when it is done."
         )
-    refused = any(words in error.message for words in _REFUSED_WORDS)
-    if not refused and any(words in error.message for words in _SERVER_GONE_WORDS):
+    refused = any(words in told for words in _REFUSED_WORDS)
+    if not refused and any(words in told for words in _SERVER_GONE_WORDS):
         return ServiceUnavailable(error.message, hint="Check that the server is up.")
     return error
 

@@ -302,6 +302,7 @@ def read_migrations(connection: psycopg.Connection) -> MigrationFacts:
             SELECT n.nspname::text FROM pg_catalog.pg_class c
             JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
             WHERE c.relname = %s AND c.relkind = 'r' AND pg_catalog.has_table_privilege(c.oid, 'SELECT')
+              AND pg_catalog.has_schema_privilege(n.oid, 'USAGE')
             ORDER BY n.nspname <> 'public' LIMIT 1
             """,
             (_MIGRATION_TABLE,),

@@ -1,11 +1,9 @@
 """A PostgreSQL server of our own: for scratch restores, and for whoever else needs one that can be thrown away.
 
-PostgreSQL refuses to run as root. As root we enter a user namespace in which we are `nobody`, which needs no chown
-and works below /root; where namespaces are forbidden, the server runs as the user nobody with a folder of its own.
+Who it runs as and what it can reach: `keepwell.postgres.isolation`.
 """
 
 import os
-import pwd
 import secrets
 import shutil
 import signal
@@ -13,24 +11,25 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 
 import psycopg
 
 from keepwell import command
 from keepwell.command import Command
-from keepwell.errors import KeepwellError, ServiceUnavailable
+from keepwell.errors import ServiceUnavailable
 from keepwell.postgres.binaries import Binaries
+from keepwell.postgres.isolation import Isolation, isolate, unprivileged
 
-_UNPRIVILEGED_ID = 65534
 _START_SECONDS = 60
 _LOG_FILE = "server.log"
 # A socket's path may have 107 bytes, with the name that PostgreSQL appends.
 _SOCKET_FOLDER_LIMIT = 80
-_SHORT_FOLDER = "/tmp"  # noqa: S108 - a private folder is made in it
+_SHORT_FOLDER = Path("/tmp")  # noqa: S108 - a private folder is made in it
+_SOCKET_PREFIX = "keepwell-socket-"
+_DATA, _SOCKET = "data", "socket"
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,6 @@ class ServerOptions:
         superuser: Name of the bootstrap superuser.
         password: Its password; None lets anyone in who reaches the socket folder, which only we can.
         port: TCP port on loopback; 0 listens on no network at all, only on the socket.
-        network: False takes the network away altogether, where the machine allows it.
         encoding: Of the template databases.
         locale: Of the template databases.
         parameters: For postgresql.conf.
@@ -50,7 +48,6 @@ class ServerOptions:
     superuser: str = "postgres"
     password: str | None = field(default=None, repr=False)
     port: int = 0
-    network: bool = True
     encoding: str = "UTF8"
     locale: str = "C.UTF-8"
     parameters: Mapping[str, str] = field(default_factory=dict)
@@ -73,19 +70,23 @@ THROWAWAY_PARAMETERS: Mapping[str, str] = {
 }
 
 
-def create_cluster(binaries: Binaries, folder: Path, options: ServerOptions) -> None:
+def create_cluster(
+    binaries: Binaries, folder: Path, options: ServerOptions, isolation: Isolation | None = None
+) -> None:
     """Make a data folder for `build_server_command`.
 
     Args:
         binaries: Whose initdb.
         folder: New folder; its parent exists.
         options: Superuser, password, encoding, locale and parameters.
+        isolation: Who it is for; a server that we trust by default.
 
     Raises:
         KeepwellError: initdb failed; the message holds the end of what it said.
     """
+    isolation = isolation or unprivileged()
     folder.mkdir(mode=0o700)
-    _hand_over(folder)
+    isolation.hand_over(folder)
     argv = [binaries.program("initdb"), "-D", str(folder), "-U", options.superuser, "-E", options.encoding]
     argv += [f"--locale={options.locale}", "--no-sync", "--no-instructions"]
     with tempfile.NamedTemporaryFile("w", prefix="keepwell-password-") as password_file:
@@ -94,23 +95,32 @@ def create_cluster(binaries: Binaries, folder: Path, options: ServerOptions) -> 
         else:
             password_file.write(options.password)
             password_file.flush()
-            _hand_over(Path(password_file.name))
+            isolation.hand_over(Path(password_file.name))
             argv += ["--auth=scram-sha-256", f"--pwfile={password_file.name}"]
-        command.run(
-            Command((*unprivileged(network=True), *argv), {"LC_ALL": "C"}), timeout_seconds=120, cwd=folder.parent
-        )
+        call = Command(tuple(argv), {"LC_ALL": "C"}, isolation.prefix)
+        command.run(call, timeout_seconds=120, cwd=folder.parent)
     with (folder / "postgresql.conf").open("a") as configuration:
         for name, value in options.parameters.items():
             configuration.write(f"{name} = '{value}'\n")
 
 
-def build_server_command(binaries: Binaries, folder: Path, socket_folder: Path, options: ServerOptions) -> Command:
-    """The call that runs a cluster in the foreground, with an empty environment."""
+def build_server_command(
+    binaries: Binaries, folder: Path, socket_folder: Path, options: ServerOptions, isolation: Isolation | None = None
+) -> Command:
+    """The call that runs a cluster in the foreground, with an empty environment.
+
+    Args:
+        binaries: Whose server.
+        folder: Its data.
+        socket_folder: For its socket.
+        options: As for `create_cluster`.
+        isolation: As for `create_cluster`.
+    """
     listen = "127.0.0.1" if options.port else ""
     argv = [binaries.program("postgres"), "-D", str(folder), "-k", str(socket_folder)]
     argv += ["-c", f"listen_addresses={listen}", "-c", f"port={options.port or 5432}"]
     argv += ["-c", "unix_socket_permissions=0700"]
-    return Command((*unprivileged(network=options.network), *argv), {"LC_ALL": "C", "PGTZ": "UTC"})
+    return Command(tuple(argv), {"LC_ALL": "C", "PGTZ": "UTC"}, (isolation or unprivileged()).prefix)
 
 
 def wait_until_ready(conninfo: str, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -136,16 +146,21 @@ def wait_until_ready(conninfo: str, process: subprocess.Popen[bytes], log: Path)
 
 @contextmanager
 def throwaway_server(
-    binaries: Binaries, folder: Path, *, locale: str = "C.UTF-8", encoding: str = "UTF8"
+    binaries: Binaries,
+    folder: Path,
+    isolation: Isolation | None = None,
+    *,
+    locale: str = "C.UTF-8",
+    encoding: str = "UTF8",
 ) -> Iterator[str]:
     """A server that nobody else can reach, gone with this block, or with this process at the latest.
 
-    It has no network (a socket only), another user where we are root, and none of our environment, because
-    restoring runs the source's own code.
+    It is kept apart from us and has none of our environment, because restoring runs the source's own code.
 
     Args:
         binaries: Which PostgreSQL.
         folder: Existing, private folder for it; the caller removes it.
+        isolation: From `isolate` for the same programs and folder, for whoever wants to tell it.
         locale: Of its databases.
         encoding: Of its databases.
 
@@ -154,26 +169,20 @@ def throwaway_server(
     """
     options = ServerOptions(
         superuser=f"keepwell_{secrets.token_hex(4)}",
-        network=False,
         locale=locale,
         encoding=encoding,
         parameters=THROWAWAY_PARAMETERS,
     )
+    isolation = isolation or isolate(binaries, folder)
     with ExitStack() as stack:
-        socket_folder, data = folder / "socket", folder / "data"
-        if len(str(socket_folder)) > _SOCKET_FOLDER_LIMIT:
-            socket_folder = Path(
-                stack.enter_context(tempfile.TemporaryDirectory(prefix="keepwell-socket-", dir=_SHORT_FOLDER))
-            )
-        else:
-            socket_folder.mkdir(mode=0o700)
-        _hand_over(folder)
-        _hand_over(socket_folder)
-        create_cluster(binaries, data, options)
+        data, socket_folder = folder / _DATA, _make_socket_folder(folder)
+        stack.callback(shutil.rmtree, socket_folder, ignore_errors=True)
+        isolation.hand_over(socket_folder)
+        create_cluster(binaries, data, options, isolation)
         log = folder / _LOG_FILE
         with log.open("wb") as log_stream:
             process = command.start(
-                build_server_command(binaries, data, socket_folder, options),
+                build_server_command(binaries, data, socket_folder, options, isolation),
                 stdout=log_stream,
                 stderr=log_stream,
                 cwd=folder,
@@ -187,6 +196,32 @@ def throwaway_server(
             yield conninfo
         finally:
             command.stop(process, polite=signal.SIGQUIT)
+
+
+def _make_socket_folder(folder: Path) -> Path:
+    """In the server's folder where its path is short enough; else elsewhere, with a link to it that a sweep follows."""
+    inside = folder / _SOCKET
+    if len(str(inside)) <= _SOCKET_FOLDER_LIMIT:
+        inside.mkdir(mode=0o700)
+        return inside
+    elsewhere = _SHORT_FOLDER / f"{_SOCKET_PREFIX}{secrets.token_hex(8)}"
+    inside.symlink_to(elsewhere)  # first, so that it is found however we end
+    elsewhere.mkdir(mode=0o700)
+    return elsewhere
+
+
+def sweep_server(folder: Path) -> None:
+    """End a throwaway server whose run died, and remove what it left outside its folder.
+
+    Args:
+        folder: That was given to `throwaway_server`; harmless when it never came to that.
+    """
+    end_orphan(folder / _DATA)
+    link = folder / _SOCKET
+    with suppress(OSError):  # a folder inside, or none
+        elsewhere = link.readlink()
+        if elsewhere.parent == _SHORT_FOLDER and elsewhere.name.startswith(_SOCKET_PREFIX):
+            shutil.rmtree(elsewhere, ignore_errors=True)
 
 
 def end_orphan(data_folder: Path) -> None:
@@ -209,54 +244,3 @@ def _runs_from(pid: int, data_folder: Path) -> bool:
         return os.fsencode(data_folder) in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
         return False
-
-
-def unprivileged(*, network: bool) -> tuple[str, ...]:
-    """The prefix that runs a program as nobody where we are root, and without a network where asked and possible.
-
-    Empty where we are an ordinary user of a machine that forbids namespaces.
-    """
-    flags = ("--net",) if not network else ()
-    if os.geteuid() == 0:
-        if _can_unshare(_MAPPED):
-            return ("unshare", *_MAPPED, *flags)
-        if shutil.which("setpriv"):
-            # Changing the user clears the signal that the kernel sends at our death, so it is asked for again here.
-            user = (f"--reuid={_UNPRIVILEGED_ID}", f"--regid={_UNPRIVILEGED_ID}", "--clear-groups")
-            return ("setpriv", *user, "--pdeathsig=QUIT")
-        raise KeepwellError(
-            "PostgreSQL refuses to run as root, and neither user namespaces nor setpriv work here.",
-            hint="Run this as an ordinary user.",
-        )
-    isolated = ("--user", "--map-current-user", *flags)
-    return ("unshare", *isolated) if flags and _can_unshare(isolated) else ()
-
-
-_MAPPED = ("--user", f"--map-user={_UNPRIVILEGED_ID}", f"--map-group={_UNPRIVILEGED_ID}")
-
-
-@cache
-def _can_unshare(flags: tuple[str, ...]) -> bool:
-    if shutil.which("unshare") is None:
-        return False
-    return subprocess.run(["unshare", *flags, "true"], capture_output=True, check=False).returncode == 0
-
-
-def runs_as_another_user() -> bool:
-    """Whether our servers run as nobody for real; in a namespace they only believe to."""
-    return os.geteuid() == 0 and not _can_unshare(_MAPPED)
-
-
-def _hand_over(path: Path) -> None:
-    """Give a path to the user that the server runs as."""
-    if runs_as_another_user():
-        nobody = pwd.getpwuid(_UNPRIVILEGED_ID)
-        os.chown(path, nobody.pw_uid, nobody.pw_gid)
-
-
-def describe_isolation() -> str:
-    """How a throwaway server is kept apart on this machine, for the evidence."""
-    prefix = unprivileged(network=False)
-    user = "another user" if os.geteuid() == 0 else "this user"
-    network = "no network" if "--net" in prefix else "a socket only"
-    return f"{user}, {network}, empty environment"

@@ -29,7 +29,7 @@ class Snapshot:
 
     Attributes:
         snapshot_id: For `pg_dump --snapshot` and `SET TRANSACTION SNAPSHOT`.
-        taken_at: The server's clock.
+        taken_at: The server's clock when all locks were held: whatever was committed by then is in it.
         tables: What it shows, every one of them locked against changes of its definition and against TRUNCATE.
         coordinator: The session that holds it.
     """
@@ -82,7 +82,9 @@ def _try_snapshot(
                 coordinator.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(names))
             except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
                 return None
-        row = coordinator.execute("SELECT pg_catalog.pg_export_snapshot(), now()").fetchone()
+        # The transaction began before the locks were waited for; this statement's time is a moment before the
+        # snapshot, so what was committed by then is in it.
+        row = coordinator.execute("SELECT pg_catalog.pg_export_snapshot(), pg_catalog.statement_timestamp()").fetchone()
     tables = tuple(facts.read_tables(coordinator))
     if row is None or _identities(_lockable(tables)) != _identities(expected):
         return None

@@ -13,21 +13,28 @@ from pathlib import Path
 import pytest
 import redis
 from backup_sets import back_up, back_up_and_prove, open_multipart, prove
-from real_servers import Server, running_postgres
+from pydantic import SecretStr
+from real_servers import Server, installation, is_nobody_for_real, reachable_folder, running_postgres
 
 from keepwell.backup import layout
 from keepwell.backup.catalogue import read_catalogue
 from keepwell.backup.create import create_backup
 from keepwell.backup.manifest import new_backup_id
 from keepwell.backup.progress import Step, silent
+from keepwell.backup.restore import _temporary, restore_into
+from keepwell.backup.spool import CACHE_SCRATCH, sweep_spools
 from keepwell.backup.sweep import sweep_unfinished
 from keepwell.backup.uploads_index import FileEntry
 from keepwell.backup.verify import verify_backup
 from keepwell.errors import CommandFailed, ServiceUnavailable, TransientError
+from keepwell.holding import hold_platform
+from keepwell.interlock import Procedure
 from keepwell.objectstore.store import Store, open_store
+from keepwell.postgres.isolation import UNPRIVILEGED_ID
 from keepwell.settings import Platform, UploadsSettings
 
 SCRIPT = Path(__file__).parent / "backup_then_die.py"
+RESTORE_SCRIPT = Path(__file__).parent / "restore_then_die.py"
 STEP_SECONDS = 60
 
 
@@ -46,9 +53,13 @@ def a_key(redis_url: str) -> None:
 
 def run_and_die(platform: Platform, folder: Path, stage: str, count: int = 1) -> None:
     """Run a backup in a process that kills itself at a stage."""
+    run_killed(SCRIPT, platform, folder, str(count), stage)
+
+
+def run_killed(script: Path, platform: Platform, folder: Path, *arguments: str) -> None:
     pickled = folder / "platform.pickle"
     pickled.write_bytes(pickle.dumps(platform))
-    call = [sys.executable, str(SCRIPT), str(pickled), str(count), stage]
+    call = [sys.executable, str(script), str(pickled), *arguments]
     ended = subprocess.run(call, capture_output=True, check=False, timeout=STEP_SECONDS, cwd=Path.cwd())
     assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
 
@@ -70,8 +81,21 @@ def processes_of(folder: Path) -> list[int]:
     return found
 
 
+def scratch_folder(platform: Platform) -> Path:
+    """Of the only run that there is, or that died."""
+    return (spools(platform)[0] / "scratch").readlink()
+
+
+def wait_until_no_process_of(folder: Path) -> None:
+    deadline = time.monotonic() + 20
+    while processes_of(folder) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert processes_of(folder) == []
+
+
 def assert_nothing_is_left(platform: Platform, store: Store, proven: str) -> None:
-    assert spools(platform) == []
+    assert platform.backup.spool_directory is not None
+    assert list(platform.backup.spool_directory.iterdir()) == []
     assert list(store.list_objects(layout.UNFINISHED)) == []
     assert {stored.key.split("/")[1] for stored in store.list_objects(layout.BACKUPS)} == {proven}
     assert [entry.backup_id for entry in read_catalogue(store)] == [proven]
@@ -142,14 +166,16 @@ def test_a_proof_that_was_killed_leaves_no_scratch_server_for_redis(
 ) -> None:
     run_and_die(platform, tmp_path, "comparing keys of Redis")
     (spool,) = spools(platform)
-    assert (spool / "redis" / "server.conf").exists()
+    scratch = (spool / CACHE_SCRATCH).readlink()
+    assert (scratch / "server.conf").exists()
     deadline = time.monotonic() + 20
-    while processes_of(spool) and time.monotonic() < deadline:
+    while processes_of(scratch) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert processes_of(spool) == []
+    assert processes_of(scratch) == []
     (entry,) = read_catalogue(store)
     assert prove(platform, entry.backup_id).reached == "serving"
     assert spools(platform) == []
+    assert not scratch.exists()
 
 
 @pytest.mark.parametrize("level", ["readable", "restored", "equal", "sound", "serving"])
@@ -157,14 +183,93 @@ def test_a_proof_that_was_killed_leaves_an_unproven_set_and_no_scratch_server(
     level: str, platform: Platform, store: Store, tmp_path: Path
 ) -> None:
     run_and_die(platform, tmp_path, f"proving: {level}")
-    deadline = time.monotonic() + 20
-    while processes_of(spools(platform)[0] / "scratch") and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert processes_of(spools(platform)[0] / "scratch") == []
+    if level not in ("readable", "restored"):
+        wait_until_no_process_of(scratch_folder(platform))
     (entry,) = read_catalogue(store)
     assert (entry.proof, entry.is_proven("equal")) == (None, False)
     assert prove(platform, entry.backup_id).reached == "serving"
     assert_nothing_is_left(platform, store, entry.backup_id)
+
+
+def test_a_killed_proof_leaves_no_scratch_server_of_another_user(
+    platform: Platform, store: Store, tmp_path: Path
+) -> None:
+    """Where we are root, a spool within everybody's reach has its scratch server run as nobody."""
+    with reachable_folder() as place:
+        backup = platform.backup.model_copy(update={"spool_directory": place})
+        reachable = platform.model_copy(update={"backup": backup})
+        run_and_die(reachable, tmp_path, "proving: equal")
+        scratch = scratch_folder(reachable)
+        owner = UNPRIVILEGED_ID if is_nobody_for_real(installation(17)) else os.geteuid()
+        assert (scratch / "data").stat().st_uid == owner
+        wait_until_no_process_of(scratch)
+        (entry,) = read_catalogue(store)
+        assert prove(reachable, entry.backup_id).reached == "serving"
+        assert_nothing_is_left(reachable, store, entry.backup_id)
+
+
+def test_a_killed_proof_whose_socket_lay_elsewhere_leaves_no_folder_behind(
+    platform: Platform, store: Store, tmp_path: Path
+) -> None:
+    """A socket's path may have 107 bytes, so one of a deep spool lies in a short folder outside of it."""
+    deep = tmp_path / ("deep" * 15)
+    deep.mkdir()
+    backup = platform.backup.model_copy(update={"spool_directory": deep})
+    deep_platform = platform.model_copy(update={"backup": backup})
+    run_and_die(deep_platform, tmp_path, "proving: equal")
+    sockets = (scratch_folder(deep_platform) / "socket").readlink()
+    assert sockets.is_dir()
+    sweep_spools(deep_platform)
+    assert (sockets.exists(), spools(deep_platform)) == (False, [])
+    (entry,) = read_catalogue(store)
+    assert prove(deep_platform, entry.backup_id).reached == "serving"
+
+
+def databases(server: Server) -> set[str]:
+    with server.connect() as connection:
+        return {name for (name,) in connection.execute("SELECT datname FROM pg_database")}
+
+
+@pytest.mark.parametrize("stage", ["restoring", "comparing"])
+@pytest.mark.parametrize("sweeper", ["backup", "restore"])
+def test_a_restore_that_was_killed_is_swept_by_the_next_backup_or_restore(
+    sweeper: str, stage: str, platform: Platform, server: Server, tmp_path: Path
+) -> None:
+    manifest, before = back_up(platform), databases(server)
+    run_killed(RESTORE_SCRIPT, platform, tmp_path, manifest.backup_id, "killed_copy", stage)
+    (left,) = databases(server) - before
+    assert left.startswith("keepwell_restoring_")
+    assert len(spools(platform)) == 1
+    if sweeper == "backup":
+        back_up(platform)
+        assert databases(server) == before
+    else:
+        store = open_store(platform)
+        with hold_platform(platform, store, Procedure.RESTORE):
+            restore_into(platform, store, manifest.backup_id, "killed_copy", silent, allow_unproven=True)
+        assert databases(server) == before | {"killed_copy"}
+        with server.connect() as connection:
+            connection.execute("DROP DATABASE killed_copy")
+    assert spools(platform) == []
+
+
+def test_a_role_that_may_not_drop_what_a_dead_restore_left_backs_up_all_the_same(
+    platform: Platform, server: Server
+) -> None:
+    left = f"{_temporary(platform)}dead"
+    with server.connect() as connection:
+        connection.execute(f'CREATE DATABASE "{left}"')
+        connection.execute("CREATE ROLE unable LOGIN PASSWORD 'p'; GRANT pg_read_all_data TO unable")
+    try:
+        database = platform.database.model_copy(update={"user": "unable", "password": SecretStr("p")})
+        back_up(platform.model_copy(update={"database": database}))
+        assert left in databases(server)
+        back_up(platform)
+        assert left not in databases(server)
+    finally:
+        with server.connect() as connection:
+            connection.execute(f'DROP DATABASE IF EXISTS "{left}"')
+            connection.execute("DROP ROLE unable")
 
 
 def test_half_uploads_of_a_dead_run_are_given_up(store: Store) -> None:

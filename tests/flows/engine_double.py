@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from backup_documents import a_manifest, a_proof, documents
+from memory_store import MemoryStore
 from pydantic import SecretStr
 
 from keepwell.backup.manifest import Manifest
@@ -15,35 +16,10 @@ from keepwell.backup.progress import Step
 from keepwell.backup.proof import Proof
 from keepwell.evidence import Evidence, read_last_evidence
 from keepwell.notify import ChannelOutcome, Delivery, Message
-from keepwell.objectstore.store import ObjectMissing, StoredObject
 from keepwell.settings import BackupSettings, BucketSettings, DatabaseSettings, NotifySettings, Platform
 
 SECRET = "marked-secret/of the database%7"
 URL_TOKEN = "Marked0Token0Of0A0Channel"
-
-
-class MemoryStore:
-    """The objects of one platform, in memory."""
-
-    def __init__(self) -> None:
-        self.objects: dict[str, bytes] = {}
-
-    def put_bytes(self, relative: str, content: bytes) -> None:
-        self.objects[relative] = content
-
-    def get_bytes(self, relative: str) -> bytes:
-        if relative not in self.objects:
-            raise ObjectMissing("There is no such object.")
-        return self.objects[relative]
-
-    def list_objects(self, folder: str) -> Iterator[StoredObject]:
-        for key in sorted(self.objects):
-            if key.startswith(folder):
-                yield StoredObject(key, len(self.objects[key]), datetime.now(UTC))
-
-    def list_folders(self, folder: str) -> list[str]:
-        below = {key.removeprefix(folder).split("/")[0] for key in self.objects if key.startswith(folder)}
-        return sorted(below)
 
 
 @dataclass
@@ -82,7 +58,7 @@ class Engine:
             self.held = False
             self.calls.append("release")
 
-    def require_ready(self, platform: Platform) -> Readiness:
+    def require_ready(self, platform: Platform, progress: Callable[[Step], None]) -> Readiness:
         self.calls.append("require ready")
         self.ready()
         return Readiness(client=None, database=None, findings=())  # type: ignore[arg-type]

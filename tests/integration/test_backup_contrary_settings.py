@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from backup_sets import back_up, back_up_and_prove, prove
 from psycopg import sql
-from real_servers import Server, bucket_settings, build_platform, fresh_database
+from real_servers import MAJORS, Server, bucket_settings, build_platform, fresh_database
 
 from deployments.local.objectstore import RunningObjectStore
 from keepwell.backup.catalogue import read_entry
@@ -36,7 +36,7 @@ INSERT INTO public.t VALUES
 """
 
 
-@pytest.mark.parametrize("major", [15, 17])
+@pytest.mark.parametrize("major", MAJORS)
 @pytest.mark.parametrize("whose", ["DATABASE", "ROLE"])
 def test_settings_of_a_role_or_a_database_change_no_proof(
     whose: str, major: int, servers: Callable[[int], Server], objectstore: RunningObjectStore, tmp_path: Path

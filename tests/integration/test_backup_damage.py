@@ -5,9 +5,10 @@ Where a test says "the manifest agrees", sizes and hashes were made to fit, so t
 
 import hashlib
 import json
+import re
 import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -253,6 +254,26 @@ def test_a_truncated_table_of_contents_is_incomplete_though_the_manifest_agrees(
     assert (failed_level(proof).level, proof.damaged) == ("complete", True)
 
 
+def without_closing_lines(content: bytes) -> bytes:
+    """All roles are there, and nothing else tells that more was to come."""
+    return content[: content.index(b"--\n-- User Configurations")]
+
+
+def cut_in_its_last_line(content: bytes) -> bytes:
+    return content[: content.rindex(b" complete")]
+
+
+@pytest.mark.parametrize("damage", [cut_at_a_row, without_closing_lines, cut_in_its_last_line, nothing])
+def test_roles_that_end_early_are_incomplete_though_the_manifest_agrees(
+    proven: Proven, copied: Manifest, damage: Callable[[bytes], bytes]
+) -> None:
+    """psql would run what is there and exit with 0."""
+    replace_content(proven.store, copied, part_of(copied, layout.GLOBALS), damage, rebuild=True)
+    failed = failed_level(prove(proven.platform, copied.backup_id))
+    assert (failed.level, failed.verdict) == ("complete", Verdict.ALERT)
+    assert [finding.name for finding in failed.findings] == [layout.GLOBALS]
+
+
 def test_a_table_that_the_manifest_forgot_is_found_by_the_archives_contents(proven: Proven, copied: Manifest) -> None:
     tables = tuple(table for table in copied.tables if table.qualified != "public.notes")
     write_manifest(proven.store, copied.model_copy(update={"tables": tables}))
@@ -279,7 +300,7 @@ def test_another_schema_in_the_set_is_found_though_its_own_hash_agrees(proven: P
 def test_without_server_programs_a_set_is_unknown_and_neither_good_nor_damaged(
     proven: Proven, copied: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    older_only = [installation(15)]
+    older_only = [replace(installation(17), version=(15, 1))]
     monkeypatch.setattr("keepwell.backup.verify.find_installations", lambda configured: older_only)
     proof = prove(proven.platform, copied.backup_id)
     assert (failed_level(proof).level, proof.verdict, proof.damaged) == ("complete", Verdict.UNKNOWN, False)
@@ -314,11 +335,51 @@ def test_a_set_whose_roles_are_missing_is_not_restored(proven: Proven, copied: M
     assert (failed.level, failed.findings[0].name) == ("restored", layout.GLOBALS)
 
 
-def test_roles_that_were_emptied_with_the_manifest_agreeing_fail_the_restore(proven: Proven, copied: Manifest) -> None:
-    replace_content(proven.store, copied, part_of(copied, layout.GLOBALS), nothing, rebuild=True)
+def test_roles_that_are_missing_from_a_whole_file_fail_the_restore(proven: Proven, copied: Manifest) -> None:
+    """The manifest agrees, and so does pg_dumpall's closing line."""
+
+    def lose_roles(content: bytes) -> bytes:
+        return b"".join(line for line in content.splitlines(keepends=True) if b" ROLE " not in line)
+
+    replace_content(proven.store, copied, part_of(copied, layout.GLOBALS), lose_roles, rebuild=True)
     failed = failed_level(prove(proven.platform, copied.backup_id))
     assert (failed.level, failed.verdict) == ("restored", Verdict.ALERT)
     assert "role" in failed.findings[0].message
+
+
+@pytest.mark.parametrize("program", ["\\! touch {}", "\\o {}\nSELECT 1;\n\\o"])
+def test_a_roles_file_that_would_run_programs_of_ours_runs_none(
+    proven: Proven, copied: Manifest, tmp_path: Path, program: str
+) -> None:
+    """psql, which runs as we do, obeys its own commands in a file; and whoever may write the bucket may add some."""
+    written = tmp_path / "written"
+    line = program.format(written).encode() + b"\n"
+
+    def forge(content: bytes) -> bytes:
+        lines = [
+            line for line in content.splitlines(keepends=True) if not line.startswith((b"\\restrict", b"\\unrestrict"))
+        ]
+        return lines[0] + line + b"".join(lines[1:])
+
+    replace_content(proven.store, copied, part_of(copied, layout.GLOBALS), forge, rebuild=True)
+    failed = failed_level(prove(proven.platform, copied.backup_id))
+    assert (failed.level, failed.findings[0].name) == ("restored", "roles")
+    assert not written.exists()
+
+
+@pytest.mark.parametrize("lines", [2, 0])
+def test_roles_restore_with_and_without_the_lines_that_newer_versions_write_for_psql(
+    proven: Proven, copied: Manifest, lines: int
+) -> None:
+    """A psql that does not know `\\restrict` stops at it."""
+
+    def adapt(content: bytes) -> bytes:
+        adapted = re.sub(rb"(?m)^\\(un)?restrict \w+\n", b"", content) if lines == 0 else content
+        assert adapted.count(b"restrict ") == lines
+        return adapted
+
+    replace_content(proven.store, copied, part_of(copied, layout.GLOBALS), adapt, rebuild=True)
+    assert prove(proven.platform, copied.backup_id).reached == "serving"
 
 
 def test_a_schema_that_differs_from_the_source_is_named_object_by_object(proven: Proven, copied: Manifest) -> None:
@@ -518,7 +579,7 @@ def test_a_scratch_server_that_dies_during_the_comparison_leaves_the_set_unjudge
 
     def kill(step: Step) -> None:
         if step.stage == "proving: equal":
-            (data,) = (proven.platform.backup.spool_directory or Path()).glob("keepwell-spool-*/scratch/data")
+            (data,) = (proven.platform.backup.spool_directory or Path()).glob("keepwell-scratch-*/data")
             end_orphan(data)
 
     with pytest.raises(KeepwellError) as raised:

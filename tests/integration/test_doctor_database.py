@@ -8,18 +8,24 @@ import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg
 import pytest
+from backup_sets import back_up, back_up_and_prove, prove
 from psycopg import sql
 from pydantic import SecretStr
 from typer.testing import CliRunner
 
+from keepwell.backup import spool
+from keepwell.backup.space import estimate_scratch_bytes
 from keepwell.cli import console
 from keepwell.cli.main import app
 from keepwell.doctor import examine
 from keepwell.doctor.database import examine_database
+from keepwell.errors import PreconditionFailed
 from keepwell.settings import Platform
 from keepwell.verdict import Finding, Verdict
 
@@ -67,6 +73,20 @@ def test_a_table_that_may_not_be_read_is_named_with_the_grant(weak: Platform) ->
     assert "Closed" in finding.message
     assert "public.open" not in finding.message
     assert "GRANT" in finding.hint
+
+
+def test_a_schema_that_may_not_be_entered_is_an_alert(weak: Platform, database_url: str) -> None:
+    role = sql.Identifier(weak.database.user)
+    with psycopg.connect(_url_of(weak, database_url), autocommit=True) as connection:
+        connection.execute(sql.SQL('GRANT SELECT ON "Closed" TO {}').format(role))
+        connection.execute("CREATE SCHEMA walled; CREATE TABLE walled.t (a int)")
+        connection.execute(sql.SQL("GRANT SELECT ON walled.t TO {}").format(role))
+        finding = _find(weak, "privileges")
+        assert finding.verdict is Verdict.ALERT
+        assert "walled.t" in finding.message
+        assert "USAGE on each schema" in finding.hint
+        connection.execute(sql.SQL("GRANT USAGE ON SCHEMA walled TO {}").format(role))
+        assert _find(weak, "privileges").verdict is Verdict.OK
 
 
 def test_rows_hidden_by_row_security_are_an_alert(weak: Platform, database_url: str) -> None:
@@ -125,9 +145,55 @@ def test_a_pooler_is_told(platform: Platform) -> None:
     assert "database.port" in finding.hint
 
 
-def test_too_little_space_is_an_alert(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("keepwell.doctor.database._SPACE_FACTOR", 1e12)
-    assert _find(platform, "scratch space").verdict is Verdict.ALERT
+@pytest.mark.parametrize("enough", [True, False])
+def test_space_is_judged_by_what_would_stop_a_backup_or_its_proof(
+    platform: Platform, database_url: str, enough: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with psycopg.connect(_url_of(platform, database_url), autocommit=True) as connection:
+        connection.execute("CREATE TABLE t AS SELECT repeat('x', 1000) AS a FROM generate_series(1, 2000)")
+    manifest = back_up(platform)
+    needed_bytes = estimate_scratch_bytes(manifest.source.size_bytes) + spool._RESERVE_BYTES
+    free_bytes = needed_bytes + 10_000_000 if enough else needed_bytes - 1
+    monkeypatch.setattr(spool.shutil, "disk_usage", lambda place: SimpleNamespace(free=free_bytes))
+    assert (_find(platform, "scratch space").verdict is Verdict.OK) is enough
+    if enough:
+        assert back_up_and_prove(platform).reached == "serving"
+    else:
+        with pytest.raises(PreconditionFailed, match="the scratch server of the proof needs about"):
+            prove(platform, manifest.backup_id)
+
+
+def test_a_folder_for_temporary_files_that_is_not_there_is_an_alert(platform: Platform) -> None:
+    backup = platform.backup.model_copy(update={"spool_directory": Path("/no/such/folder")})
+    finding = _find(platform.model_copy(update={"backup": backup}), "scratch space")
+    assert finding.verdict is Verdict.ALERT
+    assert "backup.spool_directory" in finding.hint
+
+
+def test_a_server_that_is_too_old_is_an_alert_and_the_rest_is_not_checked(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("keepwell.backup.preflight._OLDEST_SERVER", 99)
+    login, version, rest = examine_database(platform)
+    assert (login.verdict, version.verdict, rest.verdict) == (Verdict.OK, Verdict.ALERT, Verdict.UNKNOWN)
+    assert "is too old: 99 is needed" in version.message
+
+
+def test_migrations_at_work_or_half_applied_are_told(platform: Platform, database_url: str) -> None:
+    with psycopg.connect(_url_of(platform, database_url), autocommit=True) as connection:
+        assert _find(platform, "migrations").verdict is Verdict.OK
+        connection.execute("SELECT pg_advisory_lock(72707369)")
+        running = _find(platform, "migrations")
+        assert (running.verdict, "Prisma is running" in running.message) == (Verdict.WARN, True)
+        connection.execute("SELECT pg_advisory_unlock(72707369)")
+        connection.execute(
+            "CREATE TABLE _prisma_migrations (migration_name text, finished_at timestamptz, rolled_back_at timestamptz)"
+        )
+        connection.execute("INSERT INTO _prisma_migrations VALUES ('1_init', now(), NULL)")
+        assert "the newest is 1_init" in _find(platform, "migrations").message
+        connection.execute("INSERT INTO _prisma_migrations VALUES ('2_half', NULL, NULL)")
+        half = _find(platform, "migrations")
+    assert (half.verdict, "2_half" in half.message) == (Verdict.WARN, True)
 
 
 def test_the_whole_examination_and_its_command(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,9 +12,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from backup_sets import prove
 from real_servers import Server
 
-from keepwell.errors import Busy
+from keepwell.backup import layout
+from keepwell.backup.catalogue import read_catalogue
+from keepwell.backup.create import create_backup
+from keepwell.backup.progress import silent
+from keepwell.errors import Busy, LockTimeout, is_transient
 from keepwell.holding import hold_platform
 from keepwell.interlock import Holder, Procedure
 from keepwell.objectstore.lease import LEASES, keep_lease, read_leases
@@ -78,6 +83,49 @@ def test_a_second_run_waits_for_the_first_and_says_so_once(platform: Platform, s
         running.result()
     assert order == ["first ends", "second starts"]
     assert [holder.procedure for holder in seen] == [Procedure.BACKUP]
+
+
+def test_of_two_whole_backups_at_once_one_waits_and_both_complete(
+    platform: Platform, store: Store, server: Server
+) -> None:
+    with server.connect(platform.database.name) as connection:
+        connection.execute("CREATE TABLE people AS SELECT n AS id, md5(n::text) FROM generate_series(1, 20000) n")
+    waited: list[Holder] = []
+    spans: list[tuple[float, float]] = []
+
+    def run() -> str:
+        own = open_store(platform)
+        with hold_platform(waiting(platform, 60), own, Procedure.BACKUP, on_wait=waited.append):
+            began = time.monotonic()
+            manifest = create_backup(platform, own, silent)
+            spans.append((began, time.monotonic()))
+        return manifest.backup_id
+
+    with ThreadPoolExecutor(2) as pool:
+        written = [running.result(120) for running in [pool.submit(run) for _ in range(2)]]
+    (_, first_ended), (second_began, _) = sorted(spans)
+    assert first_ended <= second_began
+    assert len(waited) == 1
+    assert {entry.backup_id for entry in read_catalogue(store)} == set(written)
+    assert list(store.list_objects(layout.UNFINISHED)) == []
+    assert [prove(platform, backup_id).reached for backup_id in written] == ["serving", "serving"]
+
+
+def test_a_gate_that_somebody_never_gives_back_ends_in_a_transient_error(
+    platform: Platform, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("keepwell.postgres.advisory_locks._GATE_WAIT_SECONDS", 1)
+    with (
+        open_locks(platform.database, platform.name, "hanging") as locks,
+        locks.gate(),
+        pytest.raises(LockTimeout, match="gate was not to be had within 1 s") as raised,
+        hold_platform(waiting(platform, 0), store, Procedure.BACKUP),
+    ):
+        pytest.fail("two are behind the gate")
+    assert is_transient(raised.value)
+    assert "pg_stat_activity" in raised.value.hint
+    with hold_platform(waiting(platform, 0), store, Procedure.BACKUP):
+        pass
 
 
 def test_the_place_and_the_lease_are_given_back_with_the_block(platform: Platform, store: Store) -> None:

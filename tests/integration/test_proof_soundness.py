@@ -9,11 +9,12 @@ import psycopg
 import pytest
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from real_servers import installation
+from real_servers import MAJORS, installation
 
 from keepwell.backup import create
 from keepwell.backup.manifest import Manifest
 from keepwell.backup.rehearsal import Target, check_serving, check_sound, create_like
+from keepwell.errors import ServiceUnavailable
 from keepwell.postgres import facts
 from keepwell.postgres.fingerprint import Fingerprint, fingerprint_table
 from keepwell.postgres.server import throwaway_server
@@ -190,6 +191,17 @@ def test_where_indexes_cannot_be_checked_nothing_is_known(scratch: Scratch, copy
     assert [(finding.name, finding.verdict) for finding in findings] == [("indexes", Verdict.UNKNOWN)]
 
 
+def test_a_check_of_indexes_that_runs_out_of_disk_finds_no_damage(
+    scratch: Scratch, copy: str, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pg_amcheck reports a server's error as if the relation were at fault, with the same exit code."""
+    said = 'btree index "whole.public.people_pkey":\n    ERROR:  could not write to file "base/pgsql_tmp/x": '
+    for reason, verdict in (("No space left on device", Verdict.UNKNOWN), ("Input/output error", Verdict.ALERT)):
+        monkeypatch.setattr("keepwell.postgres.archive.run_index_check", lambda call, r=reason: said + r)
+        (finding,) = soundness(scratch, copy, manifest)
+        assert (finding.name, finding.verdict) == ("indexes", verdict)
+
+
 def ask(scratch: Scratch, database: str, statement: str, at_least: float | None = None) -> str:
     target = Target(make_conninfo(scratch.conninfo, dbname=database), 17, 2)
     found = list(check_serving((SmokeQuery(name="asked", sql=statement, at_least=at_least),), target))
@@ -230,6 +242,40 @@ def test_a_smoke_query_that_fails_or_writes_is_told_in_the_servers_words(
     scratch: Scratch, statement: str, said: str
 ) -> None:
     assert said in ask(scratch, "whole", statement)
+
+
+def test_a_scratch_server_that_ends_under_a_smoke_query_is_no_answer(scratch: Scratch) -> None:
+    """Its session is ended in the midst of the query, and again between two of them."""
+    target = Target(make_conninfo(scratch.conninfo, dbname="whole"), 17, 2)
+    end_own = "SELECT pg_terminate_backend(pg_backend_pid())"
+    end_others = "SELECT count(*) FROM (SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'whole')"
+    with pytest.raises(ServiceUnavailable):
+        list(check_serving((SmokeQuery(name="ends itself", sql=end_own),), target))
+    asked = check_serving(
+        (SmokeQuery(name="false", sql="SELECT false"), SmokeQuery(name="true", sql="SELECT true")), target
+    )
+    assert next(asked).verdict is Verdict.ALERT
+    with scratch.connect("postgres") as other:
+        other.execute(end_others)
+    with pytest.raises(ServiceUnavailable):
+        next(asked)
+
+
+def test_a_dead_server_is_told_when_a_smoke_query_is_rolled_back(
+    scratch: Scratch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It answered and died at once."""
+    target = Target(make_conninfo(scratch.conninfo, dbname="whole"), 17, 2)
+
+    def ask_and_die(connection: psycopg.Connection, query: SmokeQuery) -> str:
+        connection.execute("SELECT 1")
+        with scratch.connect("postgres") as other:
+            other.execute("SELECT pg_terminate_backend(%s)", (connection.info.backend_pid,))
+        return ""
+
+    monkeypatch.setattr("keepwell.backup.rehearsal._ask", ask_and_die)
+    with pytest.raises(ServiceUnavailable, match="smoke query"):
+        list(check_serving((SmokeQuery(name="asked", sql="SELECT 1"),), target))
 
 
 def test_a_collation_that_this_machine_lacks_is_replaced_and_said(scratch: Scratch, manifest: Manifest) -> None:
@@ -283,8 +329,9 @@ def test_a_throwaway_server_has_no_network_and_none_of_our_environment(scratch: 
         assert connection.execute("SHOW listen_addresses").fetchone() == ("",)
 
 
-def test_a_throwaway_server_is_gone_with_its_block(tmp_path: Path) -> None:
-    with throwaway_server(installation(15), tmp_path) as conninfo:
+@pytest.mark.parametrize("major", MAJORS)
+def test_a_throwaway_server_is_gone_with_its_block(major: int, tmp_path: Path) -> None:
+    with throwaway_server(installation(major), tmp_path) as conninfo:
         psycopg.connect(conninfo).close()
         pid = int((tmp_path / "data" / "postmaster.pid").read_text().split("\n")[0])
     assert not Path(f"/proc/{pid}").exists()

@@ -41,7 +41,7 @@ from keepwell.cache.rehearsal import payload_is_whole
 from keepwell.errors import AccessDenied, ConfigurationError, PreconditionFailed, ServiceUnavailable
 from keepwell.objectstore.store import Store, open_store
 from keepwell.objectstore.uploads import Uploads
-from keepwell.postgres import server
+from keepwell.postgres import isolation
 from keepwell.settings import Platform, RedisSettings
 from keepwell.verdict import Verdict
 
@@ -116,7 +116,7 @@ def check(case: Case, manifest: Manifest, folder: Path) -> KeysChecked:
     """The keys' share of a proof."""
     (folder / "read").mkdir()
     reader = SetReader(case.store, manifest, folder / "read", silent)
-    return check_keys(manifest, reader, case.settings, folder / "scratch", silent)
+    return check_keys(manifest, reader, case.settings, folder / "read", silent)
 
 
 def change_record(case: Case, key: bytes, change: Callable[[dict[str, object]], object]) -> Manifest:
@@ -353,17 +353,22 @@ def test_a_throwaway_server_listens_on_no_port_and_is_gone_afterwards(tmp_path: 
     assert not Path(f"/proc/{info['process_id']}").exists()
 
 
-def test_it_starts_where_no_namespace_can_be_had_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "_can_unshare", lambda flags: False)
-    owner = "nobody" if server.runs_as_another_user() else None
+@pytest.mark.parametrize("apart", [("unshare", "--net"), ()])
+def test_it_is_kept_apart_in_whichever_way_the_machine_offers(
+    apart: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = find_cache_programs()[0]
+    ways = tuple((prefix, network) for prefix, network in isolation._REALLY_NOBODY if network is not bool(apart))
+    monkeypatch.setattr(isolation, "_REALLY_NOBODY", ways)
     with TemporaryDirectory(dir="/tmp") as folder:
-        prefix = server.unprivileged(network=False)
+        chosen = isolation.isolate_program(str(program.path), Path(folder))
         with (
-            throwaway_cache(find_cache_programs()[0], Path(folder), databases=1, prefix=prefix, owner=owner) as socket,
+            throwaway_cache(program, Path(folder), databases=1, isolation=chosen) as socket,
             redis.Redis(unix_socket_path=socket) as client,
         ):
             pid = client.info()["process_id"]
-            assert Path(f"/proc/{pid}").stat().st_uid == (65534 if owner else os.geteuid())
+            owner = isolation.UNPRIVILEGED_ID if chosen.owns_its_files else os.geteuid()
+            assert Path(f"/proc/{pid}").stat().st_uid == owner
 
 
 # The source.

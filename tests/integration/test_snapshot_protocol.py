@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import datetime
+from typing import cast
 
 import psycopg
 import pytest
@@ -15,8 +17,8 @@ from real_servers import Server
 from keepwell.backup.catalogue import read_catalogue
 from keepwell.backup.create import create_backup
 from keepwell.backup.preflight import require_ready
-from keepwell.backup.progress import Step
-from keepwell.errors import AccessDenied, Busy, LockTimeout, PreconditionFailed, is_transient
+from keepwell.backup.progress import Step, silent
+from keepwell.errors import Busy, LockTimeout, PreconditionFailed, is_transient
 from keepwell.objectstore.store import Store
 from keepwell.postgres import facts
 from keepwell.postgres.snapshot import Snapshot, shared_snapshot
@@ -85,6 +87,39 @@ def test_a_truncate_that_commits_while_we_queue_for_its_table_loses_no_row(
             wait_until_somebody_queues(watcher)
             mover.execute("COMMIT")
             assert taken.result(30) == {"a": 0, "b": 10}
+
+
+def test_the_time_of_a_snapshot_is_not_that_of_the_queue_before_it(
+    platform: Platform, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was committed while a lock was waited for is in the snapshot, so its time must be a later one."""
+    read_tables = facts.read_tables
+
+    def clock(connection: psycopg.Connection) -> datetime:
+        row = connection.execute("SELECT clock_timestamp()").fetchone()
+        assert row is not None
+        return cast("datetime", row[0])
+
+    def take() -> datetime:
+        with shared_snapshot(platform.database, lock_wait_seconds=20) as snapshot:
+            return snapshot.taken_at
+
+    with connect() as holder, connect() as watcher, ThreadPoolExecutor(1) as pool:
+
+        def read_and_lock(connection: psycopg.Connection) -> list[facts.TableFacts]:
+            """Between the list, which queues by itself, and the locks."""
+            found = read_tables(connection)
+            monkeypatch.undo()
+            holder.execute("BEGIN; LOCK TABLE a IN ACCESS EXCLUSIVE MODE")
+            return found
+
+        holder.execute("CREATE TABLE a (n int)")
+        monkeypatch.setattr(facts, "read_tables", read_and_lock)
+        taken = pool.submit(take)
+        wait_until_somebody_queues(watcher)
+        released_at = clock(watcher)
+        holder.execute("COMMIT")
+        assert released_at <= taken.result(30) <= clock(watcher)
 
 
 def test_no_truncate_comes_between_the_snapshot_and_its_dump(platform: Platform, connect: Connect) -> None:
@@ -240,23 +275,47 @@ def test_a_role_whose_rows_are_hidden_by_row_security_is_refused(
     assert "BYPASSRLS" in raised.value.hint
 
 
-def test_a_role_without_the_schema_is_denied_and_leaves_nothing_catalogued(
+def test_a_role_that_may_not_enter_a_schema_is_refused_before_anything_is_stored(
     platform: Platform, store: Store, connect: Connect, limited: str
 ) -> None:
+    """What is granted on a table or a sequence is of no use without its schema."""
+    seen = as_role(platform, limited)
     with connect() as connection:
-        connection.execute(f"CREATE SCHEMA s; CREATE TABLE s.t (n int); GRANT SELECT ON s.t TO {limited}")
-    with pytest.raises(AccessDenied, match="permission denied for schema s"):
-        back_up(as_role(platform, limited))
-    assert read_catalogue(store) == []
+        connection.execute("CREATE SCHEMA s; CREATE TABLE s.t (n int); CREATE SEQUENCE s.numbers")
+        connection.execute(f"GRANT SELECT ON s.t, s.numbers TO {limited}")
+        with pytest.raises(PreconditionFailed, match=r"may not read s\.numbers, s\.t\. Hint") as raised:
+            create_backup(seen, store, silent)
+        assert "USAGE on each schema" in raised.value.hint
+        assert list(store.list_objects("")) == []
+        connection.execute(f"GRANT USAGE ON SCHEMA s TO {limited}")
+    require_ready(seen)
 
 
-def test_a_running_migration_makes_the_backup_wait_its_turn(platform: Platform, connect: Connect) -> None:
+def test_a_running_migration_is_waited_for(
+    platform: Platform, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that runs at the hour of the nightly backup must not cost the night its backup."""
+    monkeypatch.setattr("keepwell.backup.preflight._POLL_SECONDS", 0.01)
+    told: list[str] = []
+    with connect() as migrator, ThreadPoolExecutor(1) as pool:
+        migrator.execute("SELECT pg_advisory_lock(72707369)")
+        waiting = pool.submit(require_ready, platform, lambda step: told.append(step.stage))
+        deadline = time.monotonic() + 20
+        while not told and not waiting.done() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        migrator.execute("CREATE TABLE made_by_the_migration (a text)")
+        migrator.execute("SELECT pg_advisory_unlock(72707369)")
+        assert waiting.result(20).findings == ()
+    assert told == ["waiting for a migration to end"]
+
+
+def test_a_migration_that_does_not_end_in_time_stops_the_backup(platform: Platform, connect: Connect) -> None:
+    backup = platform.backup.model_copy(update={"interlock_wait_seconds": 0})
     with connect() as migrator:
         migrator.execute("SELECT pg_advisory_lock(72707369)")
-        with pytest.raises(Busy, match="A migration of Prisma is running"):
-            require_ready(platform)
-        migrator.execute("SELECT pg_advisory_unlock(72707369)")
-        assert require_ready(platform).findings == ()
+        with pytest.raises(Busy, match="A migration of Prisma is running") as raised:
+            require_ready(platform.model_copy(update={"backup": backup}))
+    assert "Wait for it" in raised.value.hint
 
 
 def test_a_half_applied_migration_is_a_warning_and_is_named_in_the_manifest(

@@ -123,6 +123,39 @@ def test_no_command_line_holds_the_password_and_the_database_name_stays_one_argu
         assert not any(argument.startswith("DROP") for argument in call.argv)
 
 
+@pytest.mark.parametrize(
+    ("ending", "whole"),
+    [
+        (b"--\n-- PostgreSQL database cluster dump complete\n--\n\n", True),
+        (b"\\unrestrict kEy\n\n--\n-- PostgreSQL database cluster dump complete\n--\n\n", True),
+        (b"--\n-- PostgreSQL database cluster dump complete\n--\n\n\\unrestrict kEy\n", True),
+        (b"--\r\n-- PostgreSQL database cluster dump complete\r\n--\r\n", True),
+        (b"--\n-- PostgreSQL database cluster dump comp", False),
+        (b"--\n-- PostgreSQL database cluster dump complete\n--\nCREATE ROLE more;\n", False),
+        (b"--\n-- PostgreSQL database cluster dump complete\n--\n\\! sh\n", False),
+        (b"\\unrestrict kEy\n\n", False),
+        (b"CREATE ROLE b;\n", False),
+        (b"--\n\n", False),
+    ],
+)
+def test_a_globals_file_is_whole_when_nothing_follows_its_closing_line(ending: bytes, whole: bool) -> None:
+    beginning = b"--\n-- PostgreSQL database cluster dump\n--\n\n\\restrict kEy\n\nCREATE ROLE a;\n"
+    assert archive.ends_as_globals(beginning + ending) is whole
+    assert not archive.ends_as_globals(b"")
+
+
+RESTRICTED = b"--\n\n\\restrict kEy9\n\nCREATE ROLE a;\n%s\\unrestrict kEy9\n\n-- end\n"
+
+
+@pytest.mark.parametrize("between", [b"", b"COMMENT ON ROLE a IS '\n\\restrict other\n';\n", b"\\! sh\n"])
+def test_only_the_pair_of_lines_that_guards_psql_is_left_out(between: bytes) -> None:
+    stated = b"--\n\n\nCREATE ROLE a;\n%s\n-- end\n" % between
+    assert archive.without_restriction(RESTRICTED % between) == stated
+    assert archive.without_restriction(stated.replace(b"\\restrict other\n", b"")) == stated.replace(
+        b"\\restrict other\n", b""
+    )
+
+
 def test_passwords_of_roles_are_asked_for_only_where_we_may_read_them() -> None:
     refused = archive.build_globals_command(PROGRAMS, DATABASE, Path("g"), passwords=False)
     granted = archive.build_globals_command(PROGRAMS, DATABASE, Path("g"), passwords=True)
@@ -145,6 +178,12 @@ def test_memberships_lose_their_grantor_and_nothing_else_changes(stated: bytes, 
     assert without_grantors(around % stated) == around % adapted
 
 
+COPY_FAILED = (
+    'pg_dump: error: Dumping the contents of table "t" failed: PQgetCopyData() failed.\n'
+    "pg_dump: detail: Error message from server: "
+)
+
+
 @pytest.mark.parametrize(
     ("said", "kind"),
     [
@@ -155,11 +194,15 @@ def test_memberships_lose_their_grantor_and_nothing_else_changes(stated: bytes, 
         ("FATAL:  the database system is shutting down", ServiceUnavailable),
         ("permission denied for table t", CommandFailed),
         ("No space left on device", CommandFailed),
+        (f"{COPY_FAILED}server closed the connection unexpectedly", ServiceUnavailable),
+        (f"{COPY_FAILED}ERROR:  canceling statement due to lock timeout", LockTimeout),
+        (f"{COPY_FAILED}ERROR:  invalid page in block 3 of relation base/5/16", CommandFailed),
+        ("pg_restore: error: no\nDETAIL:  a row: server closed the connection", CommandFailed),
     ],
 )
 def test_a_programs_words_tell_passing_troubles_from_lasting_ones(said: str, kind: type[Exception]) -> None:
     from keepwell.command import Command
 
     with pytest.raises(kind) as raised:
-        archive.run_tool(Command(("sh", "-c", f"echo '{said}' >&2; exit 1")))
+        archive.run_tool(Command(("sh", "-c", f"printf '%s\\n' '{said}' >&2; exit 1")))
     assert type(raised.value) is kind

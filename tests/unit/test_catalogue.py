@@ -1,10 +1,13 @@
 import random
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from memory_store import MemoryStore
 
-from keepwell.backup.catalogue import BackupEntry, choose_backup
+from keepwell.backup import layout
+from keepwell.backup.catalogue import BackupEntry, choose_backup, read_catalogue
 from keepwell.backup.manifest import Manifest
 from keepwell.backup.proof import LEVELS, LevelOutcome, Proof
 from keepwell.errors import PreconditionFailed
@@ -69,6 +72,64 @@ def test_a_random_older_set_is_any_but_the_newest() -> None:
     dice = random.Random(1)
     chosen = {choose_backup(ENTRIES, "random-older", proven_level="equal", dice=dice)[7] for _ in range(50)}
     assert chosen == {"1", "2", "3"}
+
+
+class ChangingStore(MemoryStore):
+    """Something happens right before, or right after, the sets' folders are listed."""
+
+    def __init__(self, *, before: Callable[[MemoryStore], None], after: Callable[[MemoryStore], None]) -> None:
+        super().__init__()
+        self.before, self.after = before, after
+
+    def list_folders(self, folder: str) -> list[str]:
+        self.before(self)
+        found = super().list_folders(folder)
+        self.after(self)
+        return found
+
+
+def begin(store: MemoryStore) -> None:
+    store.put_bytes(layout.unfinished_key(GOLDEN.backup_id), b"mark")
+    store.put_bytes(f"{layout.set_folder(GOLDEN.backup_id)}{layout.GLOBALS}", b"--")
+
+
+def finish(store: MemoryStore) -> None:
+    store.put_bytes(layout.manifest_key(GOLDEN.backup_id), GOLDEN.to_json())
+    del store.objects[layout.unfinished_key(GOLDEN.backup_id)]
+
+
+def sweep(store: MemoryStore) -> None:
+    store.objects.clear()
+
+
+def nothing(store: MemoryStore) -> None:
+    pass
+
+
+@pytest.mark.parametrize(("before", "after"), [(begin, nothing), (nothing, begin), (nothing, sweep)])
+def test_a_set_that_is_begun_or_swept_while_we_list_is_not_taken_for_a_damaged_one(
+    before: Callable[[MemoryStore], None], after: Callable[[MemoryStore], None]
+) -> None:
+    store = ChangingStore(before=before, after=after)
+    if after is sweep:
+        begin(store)
+    assert read_catalogue(store) == []
+
+
+@pytest.mark.parametrize(("before", "after"), [(finish, nothing), (nothing, finish)])
+def test_a_set_that_is_finished_while_we_list_is_listed(
+    before: Callable[[MemoryStore], None], after: Callable[[MemoryStore], None]
+) -> None:
+    store = ChangingStore(before=before, after=after)
+    begin(store)
+    assert [(entry.backup_id, entry.damaged) for entry in read_catalogue(store)] == [(GOLDEN.backup_id, False)]
+
+
+def test_objects_without_a_mark_and_without_a_manifest_stay_in_sight() -> None:
+    store = MemoryStore()
+    begin(store)
+    del store.objects[layout.unfinished_key(GOLDEN.backup_id)]
+    assert [(entry.backup_id, entry.damaged) for entry in read_catalogue(store)] == [(GOLDEN.backup_id, True)]
 
 
 @pytest.mark.parametrize("which", ["newest", "newest-proven", "random-older", "20260101T000000Z-bbbbbb", ""])

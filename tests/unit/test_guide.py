@@ -7,7 +7,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from keepwell.guide import GuideItem, Standing, count_standings, find_item, read_guide
+from keepwell.guide import GuideItem, Standing, count_standings, read_guide
 
 ROOT = Path(__file__).parents[2]
 COUNTS = {
@@ -104,12 +104,6 @@ def test_two_items_of_one_id_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_pa
 def test_counts_name_every_standing() -> None:
     assert count_standings([]) == dict.fromkeys(Standing, 0)
     assert sum(count_standings(read_guide()).values()) == sum(COUNTS.values())
-
-
-def test_an_unknown_id_is_refused() -> None:
-    assert find_item("BK-1").flow == "backup_and_verify"
-    with pytest.raises(KeyError):
-        find_item("BK-99")
 
 
 def test_the_data_file_travels_with_the_package() -> None:

@@ -50,7 +50,7 @@ def test_the_first_five_of_many_are_named_and_the_rest_counted() -> None:
         refuse_unreadable([table(f"t{n}", readable=False) for n in range(8)], role="r")
 
 
-def test_a_running_migration_is_waited_for_by_a_later_run_and_not_retried_blindly() -> None:
+def test_a_running_migration_is_not_retried_blindly() -> None:
     with pytest.raises(Busy, match="Prisma") as raised:
         judge_migrations(MigrationFacts(None, (), "Prisma"))
     assert not is_transient(raised.value)

@@ -1,3 +1,4 @@
+import shlex
 from datetime import timedelta
 
 import pytest
@@ -122,6 +123,23 @@ def test_the_restore_command_can_be_pasted_whatever_the_database_is_called() -> 
     named = manifest.model_copy(update={"source": manifest.source.model_copy(update={"database": "my db; rm -rf /"})})
     assert build_restore_command(manifest, "esn").endswith("--into esn_db_restored_20260302 --platform esn")
     assert "--into 'my db; rm -rf /_restored_20260302' --platform" in build_restore_command(named, "esn")
+
+
+@pytest.mark.parametrize(
+    ("database", "into"),
+    [
+        ("a" * 45, "a" * 45 + "_restored_20260302"),
+        ("a" * 63, "a" * 45 + "_restored_20260302"),
+        ("雪" * 21, "雪" * 15 + "_restored_20260302"),
+        ("a" + "雪" * 20, "a" + "雪" * 14 + "_restored_20260302"),
+    ],
+)
+def test_the_proposed_name_fits_into_a_name_and_ends_with_a_whole_letter(database: str, into: str) -> None:
+    manifest = a_manifest()
+    named = manifest.model_copy(update={"source": manifest.source.model_copy(update={"database": database})})
+    argv = shlex.split(build_restore_command(named, "esn"))
+    assert argv[argv.index("--into") + 1] == into
+    assert len(into.encode()) <= 63
 
 
 def entry(proof: Proof | None) -> BackupEntry:

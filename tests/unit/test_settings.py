@@ -84,11 +84,31 @@ def test_a_secret_in_the_file_is_refused_and_never_shown(folder: Path) -> None:
     assert "hush" not in str(caught.value)
 
 
-def test_a_misspelt_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KEEPWELL_DATABSE__PORT", "1")
-    with pytest.raises(ConfigurationError, match="KEEPWELL_DATABSE__PORT") as caught:
+@pytest.mark.parametrize(
+    ("variable", "nearest"),
+    [
+        ("KEEPWELL_DATABSE__PORT", "KEEPWELL_DATABASE__PORT"),
+        ("KEEPWELL_BACKUP__JBOS", "KEEPWELL_BACKUP__JOBS"),
+        ("keepwell_backup__jbos", "KEEPWELL_BACKUP__JOBS"),
+        ("KEEPWELL_REDIS__PASWORD_FILE", "KEEPWELL_REDIS__PASSWORD_FILE"),
+        ("KEEPWELL_NAME__X", "KEEPWELL_NAME"),
+        ("KEEPWELL_BAKUP", "KEEPWELL_BACKUP"),
+    ],
+)
+def test_a_misspelt_variable_is_refused_with_the_nearest_one(
+    variable: str, nearest: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "hush")
+    with pytest.raises(ConfigurationError, match=f"The environment variable {variable} is not one") as caught:
         load_platform()
-    assert "KEEPWELL_DATABASE" in caught.value.hint
+    assert caught.value.hint == f"Did you mean {nearest}?"
+    assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("variable", "jobs"), [("KEEPWELL_BACKUP__JOBS", 7), ("keepwell_backup__jobs", 7)])
+def test_a_nested_variable_counts(variable: str, jobs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, str(jobs))
+    assert load_platform().backup.jobs == jobs
 
 
 @pytest.mark.parametrize(("content", "says"), [(None, "cannot be read"), ("\n \n", "is empty")])

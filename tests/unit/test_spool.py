@@ -1,16 +1,17 @@
 import errno
 import fcntl
 import os
+import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from keepwell.backup import spool
-from keepwell.backup.spool import open_spool, require_space, sweep_spools
-from keepwell.errors import KeepwellError, PreconditionFailed
-from keepwell.postgres.server import runs_as_another_user
+from keepwell.backup.spool import open_scratch, open_spool, require_space, spool_place, sweep_spools
+from keepwell.errors import ConfigurationError, KeepwellError, PreconditionFailed
 from keepwell.settings import BackupSettings, Platform
 
 
@@ -22,7 +23,7 @@ def platform(tmp_path: Path) -> Platform:
 def test_a_spool_is_private_and_gone_with_its_block(platform: Platform) -> None:
     with open_spool(platform) as folder:
         (folder / "x").mkdir()
-        assert folder.stat().st_mode & 0o777 == (0o711 if runs_as_another_user() else 0o700)
+        assert folder.stat().st_mode & 0o777 == 0o700
     assert not folder.exists()
 
 
@@ -61,11 +62,49 @@ def test_neither_links_nor_others_names_are_swept(platform: Platform, tmp_path: 
 
 def test_a_dead_runs_spool_that_names_another_process_ends_nobody(platform: Platform, tmp_path: Path) -> None:
     """Process numbers are reused: only the server of that very folder is ended."""
-    data = tmp_path / "keepwell-spool-dead" / "scratch" / "data"
-    data.mkdir(parents=True)
+    data = make_dead_spool(tmp_path, tmp_path / "keepwell-scratch-dead") / "data"
+    data.mkdir()
     (data / "postmaster.pid").write_text(f"{os.getpid()}\n")
-    (tmp_path / "keepwell-spool-dead" / "lock").touch()
     assert sweep_spools(platform) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def make_dead_spool(place: Path, scratch: Path) -> Path:
+    """A dead run's spool that leads to a folder as to its scratch server's."""
+    scratch.mkdir()
+    spool = place / "keepwell-spool-dead"
+    spool.mkdir()
+    (spool / "lock").touch()
+    (spool / "scratch").symlink_to(scratch)
+    return scratch
+
+
+def test_a_sweep_follows_no_link_but_to_a_folder_of_ours_beside_the_spool(platform: Platform, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    for scratch in (tmp_path / "dear", tmp_path / "elsewhere" / "keepwell-scratch-1"):
+        make_dead_spool(tmp_path, scratch)
+        assert sweep_spools(platform) == 1
+        assert scratch.exists()
+
+
+def test_a_sweep_of_a_scratch_server_follows_no_link_but_to_a_folder_of_sockets(
+    platform: Platform, tmp_path: Path
+) -> None:
+    dear = tmp_path / "dear"
+    dear.mkdir()
+    scratch = make_dead_spool(tmp_path, tmp_path / "keepwell-scratch-dead")
+    (scratch / "socket").symlink_to(dear)
+    assert sweep_spools(platform) == 1
+    assert (scratch.exists(), dear.exists()) == (False, True)
+
+
+def test_a_scratch_folder_lies_beside_its_spool_and_is_gone_with_its_block(platform: Platform, tmp_path: Path) -> None:
+    with open_spool(platform) as folder:
+        with open_scratch(folder) as scratch:
+            assert (scratch.parent, (folder / "scratch").readlink()) == (folder.parent, scratch)
+            assert sweep_spools(platform) == 0
+        assert not scratch.exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_held_lock_outweighs_everything(platform: Platform, tmp_path: Path) -> None:
@@ -75,6 +114,48 @@ def test_a_held_lock_outweighs_everything(platform: Platform, tmp_path: Path) ->
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert sweep_spools(platform) == 0
     assert sweep_spools(platform) == 1
+
+
+def test_no_sweep_comes_between_making_a_spool_and_locking_it(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock, swept = fcntl.flock, []
+
+    def swept_first(descriptor: int, operation: int) -> None:
+        monkeypatch.undo()
+        swept.append(sweep_spools(platform))
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(spool.fcntl, "flock", swept_first)
+    with open_spool(platform) as folder:
+        assert (swept, folder.exists()) == ([0], True)
+        assert sweep_spools(platform) == 0
+
+
+def test_a_spool_that_another_run_removes_meanwhile_does_not_fail_this_one(
+    platform: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = os.open
+
+    def removed_first(path: Path, flags: int) -> int:
+        monkeypatch.undo()
+        shutil.rmtree(path.parent)
+        return opened(path, flags)
+
+    (tmp_path / "keepwell-spool-dead").mkdir()
+    monkeypatch.setattr(spool.os, "open", removed_first)
+    assert sweep_spools(platform) == 0
+
+
+def test_many_sweeps_at_once_fail_none_of_them(platform: Platform, tmp_path: Path) -> None:
+    for number in range(200):
+        dead = tmp_path / f"keepwell-spool-{number}"
+        (dead / "database").mkdir(parents=True)
+        (dead / "lock").touch()
+    with ThreadPoolExecutor(4) as pool:
+        sweeps = [pool.submit(sweep_spools, platform) for _ in range(4)]
+        assert sum(sweep.result(60) for sweep in sweeps) >= 200
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(("free_mb", "enough"), [(100, False), (300, False), (357, True), (1000, True)])
@@ -88,6 +169,25 @@ def test_space_is_asked_for_beside_a_reserve_that_stays_free(
         with pytest.raises(PreconditionFailed, match="the dump needs about 105 MB") as raised:
             require_space(tmp_path, 100 * 2**20, "the dump")
         assert "spool_directory" in raised.value.hint
+
+
+def test_a_folder_that_is_not_there_is_a_fault_of_the_platform_file(tmp_path: Path) -> None:
+    missing = Platform.model_construct(name="esn", backup=BackupSettings(spool_directory=tmp_path / "missing"))
+    for use in (sweep_spools, spool_place):
+        with pytest.raises(ConfigurationError, match="There is no folder") as raised:
+            use(missing)
+        assert "backup.spool_directory" in raised.value.hint
+    with pytest.raises(ConfigurationError), open_spool(missing):
+        pytest.fail("opened")
+
+
+def test_a_folder_that_may_not_be_written_is_a_fault_of_the_platform_file(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spool.os, "access", lambda path, mode: not mode & os.W_OK)  # root may write anywhere
+    with pytest.raises(ConfigurationError, match="may not write into") as raised, open_spool(platform):
+        pytest.fail("opened")
+    assert "backup.spool_directory" in raised.value.hint
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])

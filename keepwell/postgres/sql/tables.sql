@@ -6,7 +6,8 @@ SELECT c.oid::bigint AS oid,
        c.relkind::text AS kind,
        c.relpersistence = 'u' AS unlogged,
        c.relispopulated AS populated,
-       pg_catalog.has_table_privilege(c.oid, 'SELECT') AS readable,
+       -- Without USAGE on its schema a table cannot even be locked, whatever is granted on the table itself.
+       pg_catalog.has_table_privilege(c.oid, 'SELECT') AND pg_catalog.has_schema_privilege(n.oid, 'USAGE') AS readable,
        c.relrowsecurity
            AND NOT (SELECT r.rolbypassrls OR r.rolsuper FROM pg_catalog.pg_roles r WHERE r.rolname = current_user)
            AND (c.relforcerowsecurity OR NOT pg_catalog.pg_has_role(c.relowner, 'USAGE')) AS rows_hidden,

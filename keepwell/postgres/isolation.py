@@ -1,0 +1,145 @@
+"""Who a server of ours runs as, and what it can reach.
+
+PostgreSQL refuses to run as root. A server that may be trusted enters a user namespace in which it believes to be
+`nobody`: that needs no other owner of its folder and works below /root, but for the kernel it is still root, who may
+read root's files. Restoring runs the source's own code, so a scratch server is really `nobody`, wherever its programs
+and its folder are within nobody's reach.
+"""
+
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from keepwell.errors import KeepwellError
+from keepwell.postgres.binaries import Binaries
+
+UNPRIVILEGED_ID = 65534
+_WITHOUT = ("--net",)
+_NO_NETWORK = ("unshare", *_WITHOUT)
+_NO_NETWORK_OF_OUR_OWN = ("unshare", "--user", "--map-current-user", *_WITHOUT)
+# No set-user-id program gives anything back to it.
+_NOBODY = (
+    "setpriv",
+    f"--reuid={UNPRIVILEGED_ID}",
+    f"--regid={UNPRIVILEGED_ID}",
+    "--clear-groups",
+    "--no-new-privs",
+)
+_SEEMINGLY_NOBODY = ("unshare", "--user", f"--map-user={UNPRIVILEGED_ID}", f"--map-group={UNPRIVILEGED_ID}")
+# Each with whether it leaves a network; the second needs no privilege but to change the user.
+_REALLY_NOBODY: tuple[tuple[tuple[str, ...], bool], ...] = (
+    ((*_NO_NETWORK, *_NOBODY), False),
+    ((*_NOBODY, *_NO_NETWORK_OF_OUR_OWN), False),
+    (_NOBODY, True),
+)
+_PROBE = '"$1" --version > /dev/null && cd "$2"'
+_PROBE_SECONDS = 20
+
+
+@dataclass(frozen=True)
+class Isolation:
+    """One way to run a server.
+
+    Attributes:
+        prefix: Programs that run it so; empty when it runs as we do.
+        user: Whom the kernel takes it for, in words.
+        has_network: Whether it could reach one.
+        owns_its_files: Whether its files must belong to nobody, because it really is.
+    """
+
+    prefix: tuple[str, ...]
+    user: str
+    has_network: bool
+    owns_its_files: bool = False
+
+    def __str__(self) -> str:
+        """For the evidence: what code that a restore runs could reach."""
+        return f"{self.user}, {'a socket only' if self.has_network else 'no network'}, empty environment"
+
+    def hand_over(self, path: Path) -> None:
+        """Give a path to the user that the server runs as."""
+        if self.owns_its_files:
+            os.chown(path, UNPRIVILEGED_ID, UNPRIVILEGED_ID)
+
+
+_ANOTHER_USER = "another user"
+_THIS_USER = "this user"
+_SEEMINGLY_ANOTHER = "root, seemingly another user (a namespace; files of root can be read)"
+
+
+def unprivileged() -> Isolation:
+    """How a server that we trust runs: not as root, wherever its folder lies.
+
+    Raises:
+        KeepwellError: We are root and the machine offers no way to be less.
+    """
+    if os.geteuid() != 0:
+        return Isolation((), _THIS_USER, has_network=True)
+    if _works(_SEEMINGLY_NOBODY):
+        return Isolation(_SEEMINGLY_NOBODY, _SEEMINGLY_ANOTHER, has_network=True)
+    if _works(_NOBODY):
+        return Isolation(_NOBODY, _ANOTHER_USER, has_network=True, owns_its_files=True)
+    raise KeepwellError(
+        "PostgreSQL refuses to run as root, and neither user namespaces nor setpriv work here.",
+        hint="Run this as an ordinary user.",
+    )
+
+
+def isolate(binaries: Binaries, folder: Path) -> Isolation:
+    """How a scratch server runs, kept apart as far as this machine allows: the first way that really works.
+
+    Args:
+        binaries: Whose server.
+        folder: Existing folder of ours for it; where we are root, nobody is let through it.
+
+    Raises:
+        KeepwellError: We are root and the machine offers no way to be less.
+    """
+    return isolate_program(binaries.program("postgres"), folder)
+
+
+def isolate_program(program: str, folder: Path) -> Isolation:
+    """As `isolate`, for any server's program that knows `--version`.
+
+    Raises:
+        KeepwellError: We are root and the machine offers no way to be less.
+    """
+    if os.geteuid() != 0:
+        kept_apart = _works(_NO_NETWORK_OF_OUR_OWN)
+        return Isolation(_NO_NETWORK_OF_OUR_OWN if kept_apart else (), _THIS_USER, has_network=not kept_apart)
+    if _let_nobody_through(folder):
+        for prefix, has_network in _REALLY_NOBODY:
+            if _runs(prefix, program, folder):
+                return Isolation(prefix, _ANOTHER_USER, has_network=has_network, owns_its_files=True)
+    if _works((*_SEEMINGLY_NOBODY, *_WITHOUT)):
+        return Isolation((*_SEEMINGLY_NOBODY, *_WITHOUT), _SEEMINGLY_ANOTHER, has_network=False)
+    return unprivileged()
+
+
+def _let_nobody_through(folder: Path) -> bool:
+    """By its group, so that the machine's other users are kept out as before; False where we are root by name only."""
+    try:
+        os.chown(folder, -1, UNPRIVILEGED_ID)
+    except OSError:
+        return False
+    folder.chmod(0o710)
+    return True
+
+
+def _runs(prefix: tuple[str, ...], program: str, folder: Path) -> bool:
+    """Whether the server's program starts that way and gets into the folder: either may lie below /root."""
+    if shutil.which(prefix[0]) is None:
+        return False
+    argv = [*prefix, "sh", "-c", _PROBE, "sh", program, str(folder)]
+    ended = subprocess.run(argv, cwd="/", capture_output=True, check=False, timeout=_PROBE_SECONDS)
+    return ended.returncode == 0
+
+
+@cache
+def _works(prefix: tuple[str, ...]) -> bool:
+    if shutil.which(prefix[0]) is None:
+        return False
+    return subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode == 0
