@@ -374,6 +374,7 @@ def test_it_is_kept_apart_in_whichever_way_the_machine_offers(
 # The source.
 
 
+@pytest.mark.long
 def test_many_keys_need_little_memory_on_both_ways(case: Case, tmp_path: Path) -> None:
     count, value_bytes, most_bytes = 20_000, 2000, 36_000_000  # a few parts of 8 MiB are on their way at a time
     with running_redis(tmp_path) as running, redis.Redis(port=running.port, password=running.password) as client:
