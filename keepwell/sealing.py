@@ -156,7 +156,7 @@ def require_able_to_seal(settings: SealingSettings, seal: Seal) -> None:
         )
     if not seal.is_believed:
         raise ConfigurationError(
-            "sealing.trusted_signers does not name this machine's own signing key, so it would not believe its backups.",
+            "sealing.trusted_signers does not name this machine's own signing key, so it would not believe itself.",
             hint=f"Add it: {describe_signer(seal.signer.public_key())}",
         )
 

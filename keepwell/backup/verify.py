@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from keepwell.backup import layout, read_back, rehearsal
-from keepwell.backup.catalogue import read_manifest
+from keepwell.backup.catalogue import read_manifest_and_digest
 from keepwell.backup.manifest import Manifest
 from keepwell.backup.progress import Progress, Step
 from keepwell.backup.proof import LEVELS, LevelOutcome, Proof
@@ -37,7 +37,8 @@ _SCRATCH_BASE_BYTES = 64 * 1024 * 1024
 def verify_backup(platform: Platform, store: Store, backup_id: str, progress: Progress) -> Proof:
     """Read a set back from the store, restore it on a scratch server, and compare it with its source.
 
-    Damage does not raise: it is what the proof says. The proof is appended beside the manifest.
+    Damage does not raise: it is what the proof says. The proof is appended beside the manifest, unless this machine
+    signs nothing that counts: an unsigned one would put the signed ones before it in doubt.
 
     Args:
         platform: Whose set.
@@ -46,7 +47,7 @@ def verify_backup(platform: Platform, store: Store, backup_id: str, progress: Pr
         progress: Told how far it is.
 
     Returns:
-        The proof, as it was stored.
+        The proof, as it was stored where it was.
 
     Raises:
         PreconditionFailed: There is no such set, or not enough space to prove it.
@@ -54,13 +55,15 @@ def verify_backup(platform: Platform, store: Store, backup_id: str, progress: Pr
         TransientError: The store does not answer.
     """
     sweep_spools(platform)
-    manifest = read_manifest(store, backup_id)
+    manifest, manifest_sha256 = read_manifest_and_digest(store, backup_id)
     needed_bytes = int(manifest.source.size_bytes * _SCRATCH_FACTOR) + _SCRATCH_BASE_BYTES
     require_space(spool_place(platform), needed_bytes, "the scratch server of the proof")
     with open_spool(platform) as spool, ExitStack() as stack:
         reader = SetReader(store, manifest, spool, progress, nice=platform.backup.nice)
-        ladder = _Ladder(platform, store, manifest, reader, spool, progress, stack)
+        ladder = _Ladder(platform, store, manifest, manifest_sha256, reader, spool, progress, stack)
         proof = ladder.climb()
+    if not store.seal.is_believed:
+        return proof
     name = f"{proof.finished_at:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}.json"
     key = f"{layout.proofs_folder(backup_id)}{name}"
     store.put_signed(key, proof.to_json())
@@ -74,6 +77,7 @@ class _Ladder:
     platform: Platform
     store: Store
     manifest: Manifest
+    manifest_sha256: str
     reader: SetReader
     spool: Path
     progress: Progress
@@ -104,6 +108,7 @@ class _Ladder:
                 break
         return Proof(
             backup_id=self.manifest.backup_id,
+            manifest_sha256=self.manifest_sha256,
             started_at=started_at,
             finished_at=datetime.now(UTC),
             levels=tuple(outcomes),

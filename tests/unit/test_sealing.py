@@ -11,6 +11,7 @@ from keepwell.settings import SealingSettings
 
 SETTINGS = make_sealing()
 SEAL = load_seal(SETTINGS)
+STRANGER = sealing.make_signing_key()[1]
 DOCUMENT = b'{"format_version": 2}'
 
 
@@ -84,27 +85,18 @@ def test_where_nobody_is_trusted_no_signature_counts() -> None:
 
 
 def test_whether_what_a_machine_writes_would_be_believed() -> None:
-    other = make_sealing().signing_key
-    assert other is not None
-    strange = sealing.describe_signer(sealing.parse_signing_key(other.get_secret_value()).public_key())
     assert SEAL.is_believed
     assert NO_SEAL.is_believed
     assert replace(SEAL, signer=None, accept_unsigned=True).is_believed
     assert not replace(SEAL, signer=None).is_believed
-    assert not load_seal(make_sealing(trusted_signers=(strange,))).is_believed
+    assert not load_seal(make_sealing(trusted_signers=(STRANGER,))).is_believed
 
 
 @pytest.mark.parametrize(
     "settings",
     [
         SealingSettings(),
-        SETTINGS.model_copy(
-            update={
-                "trusted_signers": (
-                    sealing.describe_signer(sealing.parse_signing_key(sealing.make_signing_key()[0]).public_key()),
-                )
-            }
-        ),
+        SETTINGS.model_copy(update={"trusted_signers": (STRANGER,)}),
         SETTINGS.model_copy(update={"recipients": SETTINGS.recipients[:1]}),
         SETTINGS.model_copy(update={"recipients": SETTINGS.recipients[:1] * 2}),
         SETTINGS.model_copy(update={"signing_key": None}),
