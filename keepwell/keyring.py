@@ -80,7 +80,8 @@ def make_key_files(folder: Path) -> KeyFiles:
     if all((folder / name).exists() for name in (IDENTITIES, SIGNING_KEY)):
         raise PreconditionFailed(
             f"There are keys in {folder} already.",
-            hint="Keep them: they open what was sealed for them. `keepwell keys rotate` adds a new one.",
+            hint="Keep them: they open what was sealed for them. `keepwell init --keys-directory` takes them into use, "
+            "and `keepwell keys rotate` adds a new one.",
         )
     with _written(folder):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -89,6 +90,16 @@ def make_key_files(folder: Path) -> KeyFiles:
     if not (folder / IDENTITIES).exists():
         write_secret(folder / IDENTITIES, _identity_lines(*make_identity()))
     return read_key_files(folder)
+
+
+def take_key_files(folder: Path) -> KeyFiles:
+    """The keys of a folder: those that are there, or new ones where some are missing.
+
+    Raises:
+        ConfigurationError: They cannot be read or written.
+    """
+    whole = all((folder / name).exists() for name in (IDENTITIES, SIGNING_KEY))
+    return read_key_files(folder) if whole else make_key_files(folder)
 
 
 def read_key_files(folder: Path) -> KeyFiles:

@@ -67,10 +67,12 @@ def make(
     lines = render_sealing(values)
 
     def show(screen: "Console") -> None:
-        _print(screen, f"Made {values['identities_file']} and {values['signing_key_file']}, readable by you only.")
+        console.print_plain(
+            screen, f"Made {values['identities_file']} and {values['signing_key_file']}, readable by you only."
+        )
         if offline_identity_file:
-            _print(screen, f"Made {offline_identity_file}: the offline key. Take it away from here.")
-        _print(screen, f"{WHAT_LOSING_MEANS}\n\nFor the platform file:\n\n{lines}")
+            console.print_plain(screen, f"Made {offline_identity_file}: the offline key. Take it away from here.")
+        console.print_plain(screen, f"{WHAT_LOSING_MEANS}\n\nFor the platform file:\n\n{lines}")
 
     return Outcome(
         Verdict.OK,
@@ -132,8 +134,13 @@ def rotate(platform: console.PlatformName = None) -> Outcome:
     )
 
 
-def require_offline(recipient: str | None, identity_file: Path | None) -> None:
+def require_offline(recipient: str | None, identity_file: Path | None, *, or_else: str = "") -> None:
     """Insist on one offline key, before anything is written.
+
+    Args:
+        recipient: Public key that was named.
+        identity_file: New file that was named for its secret.
+        or_else: What else could be done, for the hint.
 
     Raises:
         ConfigurationError: None is named, or two, or it is no public key.
@@ -142,7 +149,7 @@ def require_offline(recipient: str | None, identity_file: Path | None) -> None:
     from keepwell import keyring, sealing
 
     if (recipient is None) == (identity_file is None):
-        raise ConfigurationError(_INSIST, hint=_ONE_OF)
+        raise ConfigurationError(_INSIST, hint=f"{_ONE_OF} {or_else}".rstrip())
     if recipient is not None:
         sealing.parse_recipient(recipient)
     if identity_file is not None:
@@ -196,7 +203,7 @@ def _show_pem(pems: "Sequence[str]") -> Outcome:
     if not pems:
         raise ConfigurationError("No signer is trusted.", hint="Name sealing.signing_key_file, or trusted_signers.")
     text = "".join(pems)
-    return Outcome(Verdict.OK, data={"pem": text}, show=lambda screen: _print(screen, text.rstrip("\n")))
+    return Outcome(Verdict.OK, data={"pem": text}, show=lambda screen: console.print_plain(screen, text.rstrip("\n")))
 
 
 def _show_keys(screen: "Console", data: Mapping[str, Any], findings: "Sequence[Finding]") -> None:
@@ -215,15 +222,13 @@ def _show_keys(screen: "Console", data: Mapping[str, Any], findings: "Sequence[F
 
 def _show_rotation(screen: "Console", rotation: "Rotation") -> None:
     if rotation.made:
-        _print(screen, f"Added a new key to {rotation.identities_file}, before the older ones.")
+        console.print_plain(screen, f"Added a new key to {rotation.identities_file}, before the older ones.")
     else:
-        _print(screen, f"The newest key in {rotation.identities_file} is no recipient yet, so none was added.")
+        console.print_plain(
+            screen, f"The newest key in {rotation.identities_file} is no recipient yet, so none was added."
+        )
     change = (
         f"replace  {rotation.replaced}\nby       {rotation.added}" if rotation.replaced else f"add {rotation.added}"
     )
-    _print(screen, f"\nIn [sealing] of the platform file, {change}\n")
-    _print(screen, f"recipients = {json.dumps(rotation.recipients)}\n")
-
-
-def _print(screen: "Console", text: str) -> None:
-    screen.print(text, markup=False, highlight=False, soft_wrap=True)
+    console.print_plain(screen, f"\nIn [sealing] of the platform file, {change}\n")
+    console.print_plain(screen, f"recipients = {json.dumps(rotation.recipients)}\n")
