@@ -22,14 +22,27 @@ def find_chromium() -> str | None:
     return next((found for name in names if (found := shutil.which(name))), None)
 
 
+def missing_tools() -> list[str]:
+    """Which of the stock tools that restore a set by hand are not installed here."""
+    return [name for name in ("age", "openssl", "rclone", "zstd") if shutil.which(name) is None]
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what needs a browser where there is none, in one line at the top; never where CI is set."""
-    left_out = [item for item in items if item.get_closest_marker("chromium")]
-    if not left_out or find_chromium() is not None or os.environ.get("CI"):
+    """Leave out what this machine cannot run, in one line each at the top; where CI is set, it fails instead."""
+    if os.environ.get("CI"):
         return
+    opening = [item for item in items if item.get_closest_marker("chromium")]
+    if opening and find_chromium() is None:
+        _leave_out(config, items, opening, "tests that open the UI; no Chromium answers here")
+    by_hand = [item for item in items if item.get_closest_marker("stock_tools")]
+    if by_hand and (missing := missing_tools()):
+        _leave_out(config, items, by_hand, f"tests that restore by hand; not installed here: {', '.join(missing)}")
+
+
+def _leave_out(config: pytest.Config, items: list[pytest.Item], left_out: list[pytest.Item], which: str) -> None:
     items[:] = [item for item in items if item not in left_out]
     config.hook.pytest_deselected(items=left_out)
-    config.get_terminal_writer().line(f"Left out: {len(left_out)} tests that open the UI; no Chromium answers here.")
+    config.get_terminal_writer().line(f"Left out: {len(left_out)} {which}.")
 
 
 @pytest.fixture(scope="session")
