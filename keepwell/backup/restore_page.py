@@ -59,6 +59,10 @@ END
 sort found.txt | comm -23 told.txt - | tee differing.txt
 test ! -s differing.txt"""
 
+_COUNTING = (
+    "As many rows as the source had; what differs is named. Tables of extensions, and those with a quotation mark in "
+    "their name, may be named without being wrong"
+)
 _PROVIDERS = {"i": ("icu", "icu-locale"), "b": ("builtin", "builtin-locale")}
 
 
@@ -122,8 +126,7 @@ def render_restore_page(
         "5. The database:",
         _shell(f"{_create_database(source)}\n{RESTORE}"),
         *_render_left_out(source),
-        "6. As many rows as the source had; what differs is named. Tables of extensions, and those with a quotation mark "
-        "in their name, may be named without being wrong:",
+        f"6. {_COUNTING}:",
         _shell(COUNT),
     ]
     return "\n\n".join([*sections, *([more.strip()] if more else [])]) + "\n"

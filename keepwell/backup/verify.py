@@ -64,7 +64,8 @@ def verify_backup(platform: Platform, store: Store, backup_id: str, progress: Pr
         proof = ladder.climb()
     if not store.seal.is_believed:
         return proof
-    name = f"{proof.finished_at:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}.json"
+    # By their names the newest is found, so two of one second must not be told apart by lot.
+    name = f"{proof.finished_at:%Y%m%dT%H%M%S.%fZ}-{secrets.token_hex(3)}.json"
     key = f"{layout.proofs_folder(backup_id)}{name}"
     store.put_signed(key, proof.to_json())
     return Proof.from_json(store.get_signed(key))
