@@ -206,6 +206,7 @@ def judge_keys(settings: SealingSettings) -> list[Finding]:
         _judge_offline(recipients - ours),
         _judge_signing(seal),
         *(_judge_file(path) for path in (settings.identities_file, settings.signing_key_file) if path is not None),
+        *_judge_rotation([public_of(identity) for identity in seal.identities], recipients),
         *_judge_unsigned(settings),
     ]
 
@@ -326,6 +327,17 @@ def _judge_file(path: Path) -> Finding:
             hint=f"chmod 600 {shlex.quote(str(path))}; and rotate it, if somebody else may have read it.",
         )
     return Finding(name=path.name, verdict=Verdict.OK, message=f"{path} is its owner's alone.")
+
+
+def _judge_rotation(ours: Sequence[str], recipients: set[str]) -> Iterator[Finding]:
+    """A newer key that nothing is sealed for yet; where none of ours is a recipient, that is told already."""
+    if ours and ours[0] not in recipients and recipients.intersection(ours):
+        yield Finding(
+            name="rotation",
+            verdict=Verdict.WARN,
+            message="The newest of this machine's keys is no recipient yet: backups are still sealed for an older one.",
+            hint="Change sealing.recipients as `keepwell keys rotate` says.",
+        )
 
 
 def _judge_unsigned(settings: SealingSettings) -> Iterator[Finding]:

@@ -210,9 +210,10 @@ def _show_keys(screen: "Console", data: Mapping[str, Any], findings: "Sequence[F
     table = console.table("kind", "public key", "what it is")
     for recipient in data["recipients"]:
         table.add_row("recipient", recipient, "this machine's" if recipient in data["identities"] else "kept elsewhere")
-    for identity in data["identities"]:
+    for place, identity in enumerate(data["identities"]):
         if identity not in data["recipients"]:
-            table.add_row("identity", identity, "opens older backups, or is about to become a recipient")
+            waits = set(data["identities"][place:]) & set(data["recipients"])
+            table.add_row("identity", identity, "to become a recipient" if waits else "opens older backups")
     for signer in data["trusted_signers"]:
         table.add_row("signer", signer, "this machine's" if signer == data["signer"] else "trusted")
     if table.row_count:

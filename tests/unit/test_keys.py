@@ -262,7 +262,9 @@ def test_after_a_rotation_the_old_key_opens_the_old_set_only() -> None:
     before, after = io.BytesIO(), io.BytesIO()
     sealing.encrypt(io.BytesIO(b"old"), before, alone.recipients)
     rotation = rotate_identity(Path("keys") / IDENTITIES, settings.recipients)
-    rotated = load_seal(load_platform().sealing.model_copy(update={"recipients": rotation.recipients}))
+    finished = load_platform().sealing.model_copy(update={"recipients": rotation.recipients})
+    assert {f.verdict for f in judge_keys(finished)} == {Verdict.OK}
+    rotated = load_seal(finished)
     sealing.encrypt(io.BytesIO(b"new"), after, rotated.recipients)
     for sealed, content in ((before, b"old"), (after, b"new")):
         opened = io.BytesIO()
@@ -280,6 +282,8 @@ def test_a_rotation_that_was_not_finished_is_told_again_and_adds_nothing() -> No
     assert (again.added, again.replaced, again.recipients) == (first.added, first.replaced, first.recipients)
     assert len(read_identities(Path("keys") / IDENTITIES)) == 2
     assert "so none was added" in _keys("rotate").stdout
+    assert [f.name for f in judge_keys(load_platform().sealing) if f.verdict is Verdict.WARN] == ["rotation"]
+    assert f"{first.added} to become a recipient" in " ".join(_keys("show").stdout.split())
     third = rotate_identity(Path("keys") / IDENTITIES, first.recipients)
     assert third.replaced == first.added
     assert len(read_identities(Path("keys") / IDENTITIES)) == 3
