@@ -222,14 +222,13 @@ def _show_keys(screen: "Console", data: Mapping[str, Any], findings: "Sequence[F
 
 
 def _show_rotation(screen: "Console", rotation: "Rotation") -> None:
+    told = f"The newest key in {rotation.identities_file} is no recipient yet, so none was added."
     if rotation.made:
-        console.print_plain(screen, f"Added a new key to {rotation.identities_file}, before the older ones.")
-    else:
-        console.print_plain(
-            screen, f"The newest key in {rotation.identities_file} is no recipient yet, so none was added."
-        )
+        told = f"Added a new key to {rotation.identities_file}, before the older ones."
     change = (
         f"replace  {rotation.replaced}\nby       {rotation.added}" if rotation.replaced else f"add {rotation.added}"
     )
-    console.print_plain(screen, f"\nIn [sealing] of the platform file, {change}\n")
-    console.print_plain(screen, f"recipients = {json.dumps(rotation.recipients)}\n")
+    lines = f"recipients = {json.dumps(rotation.recipients)}"
+    console.print_plain(
+        screen, f"{told}\n\nAmong sealing.recipients in the platform file,\n{change}\nwhich gives\n\n{lines}\n"
+    )
