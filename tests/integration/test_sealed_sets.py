@@ -3,7 +3,6 @@
 One proven set; each test copies it, or its documents, and sees to it that nothing forged is ever called a backup.
 """
 
-import hashlib
 import json
 import random
 from collections.abc import Callable, Iterator
@@ -12,7 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from backup_sets import back_up, copy_set, failed_level, prove
+from backup_sets import back_up, copy_set, failed_level, proof_of, prove
 from pydantic import SecretStr
 from real_servers import Server, bucket_settings, build_platform, fresh_database, make_sealing
 
@@ -173,11 +172,9 @@ def unproven_copy(proven: Proven) -> Manifest:
     return manifest
 
 
-def praise(proven: Proven, manifest: Manifest, **changes: object) -> bytes:
+def praise(proven: Proven, manifest: Manifest) -> bytes:
     """The best proof there could be of a set, with the digest of its manifest as it is stored."""
-    digest = hashlib.sha256(proven.store.get_bytes(layout.manifest_key(manifest.backup_id))).hexdigest()
-    told = {"backup_id": manifest.backup_id, "manifest_sha256": digest} | changes
-    return proven.proof.model_copy(update=told).to_json()
+    return proof_of(proven.store, manifest, proven.proof).to_json()
 
 
 @pytest.mark.parametrize("forgery", FORGERIES)

@@ -1,7 +1,9 @@
+import io
 from datetime import timedelta
 
 import pytest
 from backup_documents import SNAPSHOT, a_manifest, a_proof, a_table
+from rich.console import Console
 
 from keepwell.backup.catalogue import BackupEntry
 from keepwell.backup.freshness import Notice
@@ -18,6 +20,7 @@ from keepwell.backup.report import (
     render_backup,
     render_failure,
 )
+from keepwell.cli.backup import _show_set
 from keepwell.notify import render_body
 from keepwell.verdict import Finding, Verdict
 
@@ -192,3 +195,9 @@ def test_says_for_how_many_a_set_is_sealed_and_names_what_is_not() -> None:
     assert "- NOT SEALED: whoever reads the bucket reads the data.\n" in render(bare, FINE)
     half = sealed.model_copy(update={"parts": (part, closed)})
     assert describe_sealing(half).startswith("ONLY 1 of 2 objects are sealed")
+
+
+def test_the_console_shows_how_a_set_is_sealed() -> None:
+    screen = Console(file=io.StringIO(), width=200)
+    _show_set(screen, a_manifest(), None)
+    assert "\nNOT SEALED: whoever reads the bucket reads the data.\n" in screen.file.getvalue()  # type: ignore[attr-defined]
