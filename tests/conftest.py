@@ -30,6 +30,11 @@ def find_chromium() -> str | None:
     return next((found for name in names if (found := shutil.which(name))), None)
 
 
+def missing_tools() -> list[str]:
+    """Which of the stock tools that restore a set by hand are not installed here."""
+    return [name for name in ("age", "openssl", "rclone", "zstd") if shutil.which(name) is None]
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what this machine cannot run, in one line each at the top; where CI is set, it fails instead."""
     if os.environ.get("CI"):
@@ -41,6 +46,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if find_installation(major) is None:
             on_it = [item for item in items if wanted_major(item) == major]
             _leave_out(config, items, on_it, f"tests on PostgreSQL {major}, which is not installed here")
+    by_hand = [item for item in items if item.get_closest_marker("stock_tools")]
+    if by_hand and (missing := missing_tools()):
+        _leave_out(config, items, by_hand, f"tests that restore by hand; not installed here: {', '.join(missing)}")
 
 
 def _leave_out(config: pytest.Config, items: list[pytest.Item], left_out: list[pytest.Item], which: str) -> None:

@@ -76,7 +76,7 @@ def _seal(state: StateFolder) -> dict[str, object]:
     if not made.exists():
         shutil.rmtree(folder, ignore_errors=True)  # half made by a start that was killed
         keys = make_key_files(folder)
-        recipients = [keys.recipient, make_offline_file(folder / "offline-identity.txt")]
+        recipients = [keys.recipient, make_offline_file(folder / "offline-identity.txt", keys.signer)]
         write_private(made, json.dumps(recipients))
     return {
         "recipients": json.loads(made.read_text()),

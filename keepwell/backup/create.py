@@ -155,6 +155,7 @@ def _write(
         role_passwords=described.role_passwords,
         schema_digest=digest_schema(described.schema),
         parts=parts,
+        sealed_for=tuple(map(str, store.seal.recipients)),
         spooled_bytes=dumped.spooled_bytes,
         blocked_others_seconds=blocking.longest_seconds,
         seconds=manifest.Seconds(

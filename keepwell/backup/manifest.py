@@ -142,6 +142,7 @@ class Manifest(Document):
     role_passwords: bool = Field(description="Whether globals.sql holds password hashes; else they must be set anew.")
     schema_digest: str = Field(pattern="^[0-9a-f]{64}$", description="SHA-256 of schema.jsonl.")
     parts: tuple[Part, ...]
+    sealed_for: tuple[str, ...] = Field(default=(), description="Public age keys whose secrets open the sealed parts.")
     spooled_bytes: int = Field(default=0, ge=0, description="Rows that lay on a disk of ours on their way.")
     blocked_others_seconds: float = Field(
         default=0, ge=0, description="Longest that somebody waited for a lock behind this dump."

@@ -197,6 +197,19 @@ def build_restore_command(manifest: Manifest, platform: str) -> str:
     return shlex.join(argv)
 
 
+def describe_sealing(manifest: Manifest) -> str:
+    """How a set is sealed, in a few words: for how many recipients, or that it is not."""
+    sealed = sum(1 for part in manifest.parts if part.encryption)
+    if not sealed:
+        return "NOT SEALED: whoever reads the bucket reads the data"
+    recipients = (
+        f"for {len(manifest.sealed_for)} recipients" if manifest.sealed_for else "for recipients it does not name"
+    )
+    if sealed < len(manifest.parts):
+        return f"ONLY {sealed} of {len(manifest.parts)} objects are sealed with age, {recipients}"
+    return f"Sealed with age {recipients}"
+
+
 def sign(verdict: Verdict) -> str:
     """A verdict as a sign and a word."""
     return _SIGNS[verdict]
@@ -360,6 +373,7 @@ def _render_means(manifest: Manifest, proof: Proof) -> str:
             f"- Written with pg_dump {escape(manifest.tools.pg_dump)}: {steps}, in all {describe_seconds(took.total)}.",
             f"- Restored on {escape(restored_on)}; kept apart: {escape(proof.isolation or 'does not apply')}.",
             f"- Proof took {describe_seconds((proof.finished_at - proof.started_at).total_seconds())}.",
+            f"- {describe_sealing(manifest)}.",
             "- Roles' passwords: " + ("in the set." if manifest.role_passwords else "NOT in the set; set them anew."),
         ]
     )

@@ -121,6 +121,8 @@ def verify(which: Which = "newest", platform: console.PlatformName = None) -> Ou
     backup_id = _choose(settings, store, which)
     with _progress() as progress:
         proven = verify_backup(settings, store, backup_id, progress)
+    if not store.seal.is_believed:
+        console.say("This machine signs nothing that counts here, so this proof was not stored beside the set.")
     return _proof_outcome(settings, read_manifest(store, backup_id), proven)
 
 
@@ -277,6 +279,8 @@ def _show_list(screen: "Console", entries: "list[BackupEntry]", settings: "Platf
 
 
 def _show_set(screen: "Console", manifest: "Manifest", proof: "Proof | None") -> None:
+    from keepwell.backup.report import describe_sealing
+
     source = manifest.source
     screen.print(
         f"{manifest.backup_id}: {source.database} on PostgreSQL {source.server_version}, "
@@ -289,6 +293,7 @@ def _show_set(screen: "Console", manifest: "Manifest", proof: "Proof | None") ->
         f"written in {manifest.seconds.total:.1f} s",
         markup=False,
     )
+    screen.print(f"{describe_sealing(manifest)}.", markup=False)
     if proof is None:
         screen.print("Never verified.")
         return

@@ -1,4 +1,4 @@
-"""What stands around the database and the store: cache, uploads, orchestrator, and whoever gets told."""
+"""What stands around the database and the store: keys, cache, uploads, orchestrator, and whoever gets told."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,12 +9,18 @@ from keepwell import notify, orchestrator
 from keepwell.cache import read_facts
 from keepwell.doctor.outcome import alert, from_error, guarded, not_applicable, not_checked, ok, warn
 from keepwell.errors import KeepwellError, PreconditionFailed
+from keepwell.keyring import judge_keys
 from keepwell.orchestrator import WORK_POOL, Deployment, Orchestrator, Worker
 from keepwell.settings import Platform
 from keepwell.verdict import Finding
 
 _LOOKED_AT_FILES = 10_000
 _BAD_STATES = {"FAILED", "CRASHED", "CANCELLED"}
+
+
+def examine_keys(platform: Platform) -> Iterator[Finding]:
+    """Whether backups can be sealed, signed and opened here, and whether nobody else can read the keys."""
+    yield from guarded("keys", lambda: judge_keys(platform.sealing))
 
 
 def examine_cache(platform: Platform) -> Iterator[Finding]:

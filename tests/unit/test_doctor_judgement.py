@@ -7,22 +7,32 @@ from pathlib import Path
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError, SSLError
 from fake_prefect import deployment, fake_prefect, worker
+from pydantic import SecretStr
 
-from keepwell.doctor import Group, examine
+from keepwell.doctor import GROUPS, Group, examine
 from keepwell.doctor.clock import judge_clock
 from keepwell.doctor.database import examine_database
 from keepwell.doctor.outcome import guarded, ok
 from keepwell.doctor.store import examine_store, store_hint
-from keepwell.doctor.surroundings import examine_messages, examine_orchestrator, examine_uploads, judge_workers
+from keepwell.doctor.surroundings import (
+    examine_keys,
+    examine_messages,
+    examine_orchestrator,
+    examine_uploads,
+    judge_workers,
+)
 from keepwell.errors import ConfigurationError, KeepwellError, ServiceUnavailable
+from keepwell.keyring import make_key_files, read_identities
 from keepwell.objectstore.store import translate
 from keepwell.orchestrator import Worker
+from keepwell.sealing import make_identity
 from keepwell.settings import (
     BucketSettings,
     DatabaseSettings,
     NotifySettings,
     OrchestratorSettings,
     Platform,
+    SealingSettings,
     UploadsSettings,
 )
 from keepwell.verdict import Finding, Verdict
@@ -166,6 +176,39 @@ def test_a_store_out_of_reach() -> None:
     assert [finding.verdict for finding in found] == [Verdict.ALERT, Verdict.UNKNOWN]
     assert "endpoint_url" in found[0].hint
     assert "hush" not in repr(found)
+
+
+# Keys.
+
+
+def test_keys_that_hold_are_fine_and_looked_at_by_every_examination(tmp_path: Path) -> None:
+    keys = make_key_files(tmp_path)
+    settings = SealingSettings(
+        recipients=(keys.recipient, make_identity()[1]),
+        identities=tuple(SecretStr(str(identity)) for identity in read_identities(keys.identities_file)),
+        identities_file=keys.identities_file,
+        signing_key=SecretStr(keys.signing_key_file.read_text()),
+        signing_key_file=keys.signing_key_file,
+    )
+    assert set(_verdicts(examine_keys(_platform(sealing=settings))).values()) == {Verdict.OK}
+    keys.signing_key_file.chmod(0o644)
+    found = {f.name: f for f in examine(_platform(sealing=settings), [g for g in GROUPS if g.name == "keys"])}
+    assert found["signing.key"].verdict is Verdict.ALERT
+    assert found["signing.key"].hint.startswith("chmod 600")
+    assert {f.verdict for f in found.values() if f.name != "signing.key"} == {Verdict.OK}
+
+
+def test_without_keys_and_without_sealing() -> None:
+    missing = _verdicts(examine_keys(_platform(sealing=SealingSettings())))
+    assert missing == dict.fromkeys(("recipients", "identity", "offline recipient", "signing key"), Verdict.ALERT)
+    assert _verdicts(examine_keys(_platform(sealing=SealingSettings(mode="none")))) == {"sealing": Verdict.WARN}
+
+
+def test_a_key_that_cannot_be_read_is_a_finding_and_not_shown() -> None:
+    broken = SealingSettings(identities=(SecretStr("marked-secret"),))
+    (found,) = examine_keys(_platform(sealing=broken))
+    assert (found.name, found.verdict) == ("keys", Verdict.ALERT)
+    assert "marked-secret" not in found.message + found.hint
 
 
 # Uploads and messages.
