@@ -56,17 +56,25 @@ class BackupEntry:
 
 
 def read_catalogue(store: Store) -> list[BackupEntry]:
-    """Every set, newest first; one that is still being written is left out.
+    """Every set, newest first; one that is still being written, or being removed, is left out.
 
     Raises:
         KeepwellError: The store cannot be listed or read.
     """
-    unfinished = {marker.key.removeprefix(layout.UNFINISHED) for marker in store.list_objects(layout.UNFINISHED)}
+    marked = read_marks(store)
     found = [name for name in store.list_folders(layout.BACKUPS) if is_backup_id(name)]
     with ThreadPoolExecutor(_READERS) as readers:
         entries = list(readers.map(lambda backup_id: read_entry(store, backup_id), found))
-    listed = [entry for entry in entries if entry.manifest is not None or entry.backup_id not in unfinished]
+    # Before and after: a set may be begun, or its removal, while the others are read.
+    marked |= read_marks(store)
+    listed = [entry for entry in entries if entry.manifest is not None or entry.backup_id not in marked]
     return sorted(listed, key=lambda entry: entry.backup_id, reverse=True)
+
+
+def read_marks(store: Store) -> set[str]:
+    """Ids of the sets that are being written or removed, or were when their run died."""
+    folders = (layout.UNFINISHED, layout.EXPIRING)
+    return {marker.key.removeprefix(folder) for folder in folders for marker in store.list_objects(folder)}
 
 
 def read_entry(store: Store, backup_id: str) -> BackupEntry:

@@ -30,6 +30,7 @@ from keepwell.errors import (
     PreconditionFailed,
     ServiceUnavailable,
     Throttled,
+    TransientError,
     VerificationFailed,
 )
 from keepwell.settings import BucketSettings, Platform
@@ -165,6 +166,17 @@ class Store:
             raise KeepwellError(
                 f"The store kept {failed['Key']}: {failed.get('Code')}.", hint="May this key delete objects?"
             )
+
+    def keeps_versions(self) -> bool | None:
+        """Whether what is deleted stays as an old version; None when the store does not say, or not to us."""
+        try:
+            with translated("asking whether the bucket keeps versions"):
+                answer = self.client.get_bucket_versioning(Bucket=self.bucket)
+        except TransientError:
+            raise
+        except KeepwellError:
+            return None
+        return bool(answer.get("Status") == "Enabled")
 
     def abort_uploads(self, folder: str) -> int:
         """Give up unfinished multipart uploads below a folder, whose parts would be kept and billed for ever.
