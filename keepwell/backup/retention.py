@@ -207,7 +207,10 @@ def _find_reasons(
     """Why each set stays; an empty list for those that no rule keeps."""
     found: dict[str, list[Reason]] = {one.backup_id: list(_find_own_reasons(one, rules, now)) for one in newest_first}
     for one in counted[: rules.keep_newest]:
-        found[one.backup_id].append(Reason(Rule.NEWEST_PROVEN, f"one of the {rules.keep_newest} newest proven sets"))
+        many = f"one of the {rules.keep_newest} newest proven sets"
+        found[one.backup_id].append(
+            Reason(Rule.NEWEST_PROVEN, many if rules.keep_newest > 1 else "the newest proven set")
+        )
     equal = next((one for one in newest_first if _is_shown_equal(one) and not _is_ahead(one, now)), None)
     if equal is not None:
         found[equal.backup_id].append(Reason(Rule.NEWEST_EQUAL, "the newest set shown equal to its source"))
@@ -233,12 +236,16 @@ def _find_own_reasons(one: StoredSet, rules: RetentionSettings, now: datetime) -
     elif _is_ahead(one, now):
         yield Reason(Rule.FROM_THE_FUTURE, f"taken {describe_age(one.claims - now)} from now: a clock jumped")
     elif one.standing is Standing.PROVEN and rules.keep_days and age <= timedelta(days=rules.keep_days):
-        yield Reason(Rule.DAYS, f"proven, and no older than {rules.keep_days} days")
+        yield Reason(Rule.DAYS, f"proven, and no older than {_days(rules.keep_days)}")
     elif one.standing is Standing.UNPROVEN and age <= timedelta(days=rules.unproven_days):
-        yield Reason(Rule.MAY_BE_PROVEN, f"not proven, and no older than {rules.unproven_days} days")
+        yield Reason(Rule.MAY_BE_PROVEN, f"not proven, and no older than {_days(rules.unproven_days)}")
     elif one.standing is Standing.DAMAGED and now <= _looked_at_by(one, rules):
         until = f"{_looked_at_by(one, rules):%Y-%m-%d %H:%M}"
         yield Reason(Rule.TO_LOOK_AT, f"damaged, and kept until {until} UTC for people to look at")
+
+
+def _days(count: int) -> str:
+    return f"{count} day{'s' if count > 1 else ''}"
 
 
 def _looked_at_by(one: StoredSet, rules: RetentionSettings) -> datetime:
@@ -251,7 +258,8 @@ def _looked_at_by(one: StoredSet, rules: RetentionSettings) -> datetime:
 
 
 def _is_ahead(one: StoredSet, now: datetime) -> bool:
-    return one.claims > now + _CLOCK_TOLERANCE
+    """Whether a set claims to be from the future; one that is still being written claims nothing."""
+    return one.standing is not Standing.UNFINISHED and one.claims > now + _CLOCK_TOLERANCE
 
 
 def _is_shown_equal(one: StoredSet) -> bool:
@@ -272,7 +280,7 @@ def _go(one: StoredSet, rules: RetentionSettings, now: datetime) -> Reason:
     if one.standing is Standing.PROVEN:
         return Reason(Rule.EXPIRED, f"proven, {age} old, and no rule keeps it")
     if one.standing is Standing.UNPROVEN:
-        return Reason(Rule.NEVER_PROVEN, f"never proven, and {age} old: older than {rules.unproven_days} days")
+        return Reason(Rule.NEVER_PROVEN, f"not proven, and {age} old: older than {_days(rules.unproven_days)}")
     return Reason(Rule.LOOKED_AT, f"damaged, and people could look at it until {_looked_at_by(one, rules):%Y-%m-%d}")
 
 
@@ -293,16 +301,16 @@ def _judge_newest(counted: Sequence[StoredSet], max_age: timedelta, now: datetim
             message="No set counts as proven, so nothing is removed.",
             hint="Make one: keepwell backup create.",
         )
-    age = now - counted[0].at
-    found = f"{counted[0].backup_id} is {describe_age(age)} old; {describe_age(max_age)} are allowed"
+    age = max(now - counted[0].at, timedelta(0))
+    found, allowed = f"{counted[0].backup_id} is {describe_age(age)} old", describe_age(max_age)
     if age > max_age:
         return Finding(
             name=name,
             verdict=Verdict.ALERT,
-            message=f"{found}, so nothing is removed.",
+            message=f"{found}, more than the {allowed} that are allowed, so nothing is removed.",
             hint="Find out why no newer set is proven: keepwell backup list. Then: keepwell backup create.",
         )
-    return Finding(name=name, verdict=Verdict.OK, message=f"{found}.")
+    return Finding(name=name, verdict=Verdict.OK, message=f"{found}; {allowed} are allowed.")
 
 
 def _judge_clocks(newest_first: Sequence[StoredSet], now: datetime) -> Iterator[Finding]:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from backup_documents import a_manifest, a_proof, documents
+from memory_store import MemoryStore
 from pydantic import SecretStr
 
 from keepwell.backup.manifest import Manifest
@@ -15,35 +16,10 @@ from keepwell.backup.progress import Step
 from keepwell.backup.proof import Proof
 from keepwell.evidence import Evidence, read_last_evidence
 from keepwell.notify import ChannelOutcome, Delivery, Message
-from keepwell.objectstore.store import ObjectMissing, StoredObject
 from keepwell.settings import BackupSettings, BucketSettings, DatabaseSettings, NotifySettings, Platform
 
 SECRET = "marked-secret/of the database%7"
 URL_TOKEN = "Marked0Token0Of0A0Channel"
-
-
-class MemoryStore:
-    """The objects of one platform, in memory."""
-
-    def __init__(self) -> None:
-        self.objects: dict[str, bytes] = {}
-
-    def put_bytes(self, relative: str, content: bytes) -> None:
-        self.objects[relative] = content
-
-    def get_bytes(self, relative: str) -> bytes:
-        if relative not in self.objects:
-            raise ObjectMissing("There is no such object.")
-        return self.objects[relative]
-
-    def list_objects(self, folder: str) -> Iterator[StoredObject]:
-        for key in sorted(self.objects):
-            if key.startswith(folder):
-                yield StoredObject(key, len(self.objects[key]), datetime.now(UTC))
-
-    def list_folders(self, folder: str) -> list[str]:
-        below = {key.removeprefix(folder).split("/")[0] for key in self.objects if key.startswith(folder)}
-        return sorted(below)
 
 
 @dataclass
@@ -53,6 +29,7 @@ class Engine:
     store: MemoryStore = field(default_factory=MemoryStore)
     calls: list[str] = field(default_factory=list)
     held: bool = False
+    sets_held: bool = False
     ready: Callable[[], None] = lambda: None
     write: Callable[[], Manifest] = field(default=lambda: a_manifest(datetime.now(UTC).replace(microsecond=0)))
     proof: Callable[[datetime], Proof] = field(default=a_proof)
@@ -98,11 +75,18 @@ class Engine:
     def verify(self, platform: Platform, store: object, backup_id: str, progress: Callable[[Step], None]) -> Proof:
         self.calls.append("prove")
         assert not self.held
+        assert self.sets_held
         progress(Step("proving", 1, 7, "levels"))
         manifest = Manifest.from_json(self.store.objects[f"backups/{backup_id}/manifest.json"])
         proof = self.proof(manifest.snapshot_at)
         self.store.objects |= documents(manifest, proof)
         return proof
+
+    @contextmanager
+    def hold_sets(self, *_: object) -> Iterator[None]:
+        self.sets_held = True
+        yield
+        self.sets_held = False
 
     def ping(self, platform: Platform) -> bool:
         self.calls.append("ping")
