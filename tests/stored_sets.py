@@ -10,7 +10,7 @@ from keepwell.backup.catalogue import read_catalogue
 from keepwell.backup.expire import read_expiring
 from keepwell.settings import BackupSettings, Platform, RetentionSettings
 
-DATA = ("database/1.dat.zst", "database/2.dat.zst", "database/toc.dat", "globals.sql", "schema.jsonl")
+DATA = ("database/1.dat.zst", "database/toc.dat", "globals.sql")
 
 
 def put_set(store: Any, at: datetime, *, proven: bool = True, **proof: Any) -> str:

@@ -206,13 +206,14 @@ def _find_reasons(
 ) -> dict[str, list[Reason]]:
     """Why each set stays; an empty list for those that no rule keeps."""
     found: dict[str, list[Reason]] = {one.backup_id: list(_find_own_reasons(one, rules, now)) for one in newest_first}
-    for one in counted[: rules.keep_newest]:
+    newest = counted[: rules.keep_newest]
+    for one in newest:
         many = f"one of the {rules.keep_newest} newest proven sets"
         found[one.backup_id].append(
             Reason(Rule.NEWEST_PROVEN, many if rules.keep_newest > 1 else "the newest proven set")
         )
     equal = next((one for one in newest_first if _is_shown_equal(one) and not _is_ahead(one, now)), None)
-    if equal is not None:
+    if equal is not None and equal not in newest:
         found[equal.backup_id].append(Reason(Rule.NEWEST_EQUAL, "the newest set shown equal to its source"))
     periods = (
         (Rule.DAILY, rules.keep_daily, "%Y-%m-%d"),
