@@ -18,10 +18,10 @@ from keepwell.backup.catalogue import BackupEntry, read_catalogue
 from keepwell.backup.manifest import is_backup_id
 from keepwell.backup.pins import describe_pin, read_pins
 from keepwell.backup.retention import Decision, RetentionPlan, Standing, StoredSet, plan_retention
-from keepwell.backup.sweep import sweep_unfinished
+from keepwell.backup.sweep import owned_objects, sweep_unfinished
 from keepwell.document import Document
 from keepwell.errors import KeepwellError, PreconditionFailed, TransientError, VerificationFailed
-from keepwell.objectstore.store import Store, StoredObject
+from keepwell.objectstore.store import Store
 from keepwell.settings import Platform, ProofLevel
 from keepwell.verdict import Finding, Verdict, worst
 
@@ -210,15 +210,6 @@ def read_expiring(store: Store) -> dict[str, int]:
         for backup_id in begun
         if is_backup_id(backup_id) and store.find(layout.manifest_key(backup_id)) is None
     }
-
-
-def owned_objects(store: Store, backup_id: str) -> Iterator[StoredObject]:
-    """Every object that goes when a set goes: what only this set needs.
-
-    This is the place to know about objects that several sets share. They lie outside the set's folder, belong to none
-    of them, and may go only when no manifest names them any more.
-    """
-    yield from store.list_objects(layout.set_folder(backup_id))
 
 
 def _measure_sets(store: Store) -> dict[str, _Stored]:

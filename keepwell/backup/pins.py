@@ -29,7 +29,7 @@ def pin_set(store: Store, backup_id: str, reason: str, now: datetime) -> Pin:
     Args:
         store: The platform's folder in its bucket.
         backup_id: Which set; a damaged one may be pinned as well.
-        reason: For those who find the pin later; one line.
+        reason: For those who find the pin later; put on one line.
         now: Aware.
 
     Returns:
@@ -39,6 +39,7 @@ def pin_set(store: Store, backup_id: str, reason: str, now: datetime) -> Pin:
         PreconditionFailed: There is no such set, or the reason is too long.
         VerificationFailed: The pin reads back differently from what was written.
     """
+    reason = " ".join(reason.split())
     if len(reason) > _LONGEST_REASON:
         raise PreconditionFailed(
             f"The reason has {len(reason)} signs.", hint=f"Say it in {_LONGEST_REASON}, and the rest where it belongs."

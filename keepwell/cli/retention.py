@@ -30,6 +30,7 @@ def expire(
     """Remove the backup sets that no rule keeps, once their plan was approved."""
     from keepwell.backup.expire import apply_plan, read_expiring, read_plan
     from keepwell.backup.retention_report import build_retention_evidence
+    from keepwell.errors import KeepwellError
     from keepwell.evidence import write_evidence
     from keepwell.holding import hold_platform
     from keepwell.interlock import Procedure
@@ -60,7 +61,10 @@ def expire(
         evidence = build_retention_evidence(
             expiry, platform=settings.name, started_at=started_at, finished_at=datetime.now(UTC)
         )
-        write_evidence(store, evidence)
+        try:
+            write_evidence(store, evidence)
+        except KeepwellError as error:  # what went is gone, and must be told
+            console.say(f"The evidence could not be kept: {error.message}")
     return Outcome(
         expiry.verdict,
         data=_describe_plan(expiry.plan) | {"removals": expiry.removals, "swept": expiry.swept},

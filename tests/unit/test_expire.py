@@ -355,7 +355,8 @@ def test_the_mark_says_what_the_set_was_and_why_it_goes(platform: Platform, stor
 
 def test_a_pinned_set_stays_until_it_is_unpinned(platform: Platform, store: MemoryStore) -> None:
     *_, old = put_history(store, NOW, 0.1, 20, 31)
-    pin = pin_set(store, old, "before the migration", NOW)  # type: ignore[arg-type]
+    pin = pin_set(store, old, " before the\nmigration", NOW)  # type: ignore[arg-type]
+    assert pin.reason == "before the migration"
     assert read_pins(store) == {old: pin}  # type: ignore[arg-type]
     assert results(expire(platform, store)) == {}
     unpin_set(store, old)  # type: ignore[arg-type]
