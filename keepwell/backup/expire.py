@@ -279,11 +279,11 @@ def _finish_removals(store: Store) -> Iterator[Removal]:
         backup_id = marker.key.removeprefix(layout.EXPIRING)
         if not is_backup_id(backup_id):
             continue  # no mark of ours
-        if store.find(layout.manifest_key(backup_id)) is not None:
-            store.delete([marker.key])
-            continue
-        freed_bytes = sum(stored.size_bytes for stored in owned_objects(store, backup_id))
         try:
+            if store.find(layout.manifest_key(backup_id)) is not None:
+                store.delete([marker.key])
+                continue
+            freed_bytes = sum(stored.size_bytes for stored in owned_objects(store, backup_id))
             _remove_rest(store, backup_id)
         except KeepwellError as error:
             yield _refusal(backup_id, error)

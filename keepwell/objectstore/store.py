@@ -30,7 +30,6 @@ from keepwell.errors import (
     PreconditionFailed,
     ServiceUnavailable,
     Throttled,
-    TransientError,
     VerificationFailed,
 )
 from keepwell.settings import BucketSettings, Platform
@@ -168,12 +167,10 @@ class Store:
             )
 
     def keeps_versions(self) -> bool | None:
-        """Whether what is deleted stays as an old version; None when the store does not say, or not to us."""
+        """Whether what is deleted stays as an old version; None when the store does not say: some know no such call."""
         try:
             with translated("asking whether the bucket keeps versions"):
                 answer = self.client.get_bucket_versioning(Bucket=self.bucket)
-        except TransientError:
-            raise
         except KeepwellError:
             return None
         return bool(answer.get("Status") == "Enabled")

@@ -5,6 +5,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -150,8 +151,9 @@ def test_a_real_set_is_as_good_after_others_beside_it_went(
 # Refusals, as a store answers them on the wire.
 
 
+@dataclass(frozen=True)
 class _Http:
-    status_code = 200
+    status_code: int
 
 
 @pytest.fixture
@@ -166,7 +168,7 @@ def refusing(platform: Platform, store: Store) -> Callable[[str], Store]:
                 return None
             store.delete(key.removeprefix(store.key("")) for key in keys if key not in refused)
             errors = [{"Key": key, "Code": "AccessDenied", "Message": "The object is locked."} for key in refused]
-            return _Http(), {"Errors": errors, "ResponseMetadata": {"HTTPStatusCode": 200}}
+            return _Http(200), {"Errors": errors, "ResponseMetadata": {"HTTPStatusCode": 200}}
 
         opened = open_store(platform)
         opened.client.meta.events.register("before-call.s3.DeleteObjects", answer)
@@ -208,6 +210,25 @@ def test_a_row_is_shown_until_the_store_gives_up_the_last_object(
     assert data_of(keepwell("list", "--json"))["expiring"] == {sets[4]: 1}
     assert expire(platform, store) == (Verdict.OK, {sets[4]: "removed"})
     assert read_expiring(store) == {}
+
+
+@pytest.mark.parametrize(
+    ("status", "answer", "keeps"),
+    [
+        (200, {"Status": "Enabled"}, True),
+        (200, {"Status": "Suspended"}, False),
+        (200, {}, False),
+        (403, {"Error": {"Code": "AccessDenied"}}, None),
+        (501, {"Error": {"Code": "NotImplemented"}}, None),
+    ],
+)
+def test_whether_the_bucket_keeps_versions_is_asked_and_may_stay_unknown(
+    status: int, answer: dict[str, Any], keeps: bool | None, store: Store
+) -> None:
+    assert store.keeps_versions() in (False, None)  # the store of these tests keeps none
+    said = (_Http(status), answer | {"ResponseMetadata": {"HTTPStatusCode": status}})
+    store.client.meta.events.register("before-call.s3.GetBucketVersioning", lambda **_: said)
+    assert store.keeps_versions() is keeps
 
 
 # The interlock: nothing is written, restored, verified or pinned meanwhile.

@@ -311,6 +311,14 @@ def test_a_set_that_is_marked_and_whole_is_a_set_and_the_plan_decides_anew(
     assert list(store.list_objects(layout.EXPIRING)) == []
 
 
+def test_a_mark_that_the_store_keeps_is_told_and_keeps_no_other_removal(platform: Platform, store: MemoryStore) -> None:
+    _, kept, old = put_history(store, NOW, 0.1, 20, 31)
+    store.put_bytes(layout.expiring_key(kept), b"mark")
+    store.locked = {layout.expiring_key(kept)}
+    assert results(expire(platform, store)) == {kept: Result.REFUSED, old: Result.REMOVED}
+    assert kept in listed(store)
+
+
 def test_a_mark_with_the_name_of_no_set_is_left_alone(platform: Platform, store: MemoryStore) -> None:
     put_history(store, NOW, 0.1, 20)
     for name in ("", "..", "20260301T020000Z"):
