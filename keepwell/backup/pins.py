@@ -1,6 +1,6 @@
 """Pins: sets that stay whatever the retention policy says, each by a small document beside it."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Literal
 
 from pydantic import AwareDatetime, Field
@@ -101,4 +101,4 @@ def describe_pin(pin: Pin | None) -> str:
     if pin is None:
         return "pinned, by a document that cannot be read"
     reason = f": {pin.reason}" if pin.reason else ""
-    return f"pinned since {pin.pinned_at:%Y-%m-%d %H:%M} UTC{reason}"
+    return f"pinned since {pin.pinned_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC{reason}"

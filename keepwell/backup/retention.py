@@ -66,7 +66,7 @@ class StoredSet:
         level: The highest level reached; None when it reached none.
         snapshot_at: When it was taken, by the clock of the server that was dumped; None without a readable manifest.
         stored_at: When its manifest was stored, or else its newest object, by the store's clock.
-        damaged_at: When a verification found it damaged; None when it is not, or nobody knows since when.
+        damaged_at: When a verification last found it damaged; None when it is not, or nobody knows since when.
         pin: Why it is pinned; None when it is not.
         size_bytes: Of all its objects.
     """
@@ -255,7 +255,7 @@ def _looked_at_by(one: StoredSet, rules: RetentionSettings) -> datetime:
     Where nobody knows since when it is damaged, it might be since yesterday: it gets an unproven set's time besides.
     """
     since = one.damaged_at or one.at + timedelta(days=rules.unproven_days)
-    return since + timedelta(days=rules.damaged_days)
+    return (since + timedelta(days=rules.damaged_days)).astimezone(UTC)
 
 
 def _is_ahead(one: StoredSet, now: datetime) -> bool:
