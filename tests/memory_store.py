@@ -31,6 +31,12 @@ class MemoryStore:
             raise ObjectMissing("There is no such object.")
         return self.objects[relative]
 
+    def put_signed(self, relative: str, document: bytes) -> None:
+        self.put_bytes(relative, document)
+
+    def get_signed(self, relative: str) -> bytes:
+        return self.get_bytes(relative)
+
     def find(self, relative: str) -> StoredObject | None:
         return next((stored for stored in self.list_objects(relative) if stored.key == relative), None)
 

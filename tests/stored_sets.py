@@ -29,7 +29,7 @@ def put_set(store: Any, at: datetime, *, proven: bool = True, **proof: Any) -> s
     for name in DATA:
         store.put_bytes(layout.set_folder(manifest.backup_id) + name, b"rows of " + name.encode())
     for key, content in documents(manifest, *([a_proof(at, **proof)] if proven else [])).items():
-        store.put_bytes(key, content)
+        store.put_signed(key, content)
     return manifest.backup_id
 
 

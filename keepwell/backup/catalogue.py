@@ -10,7 +10,7 @@ from keepwell.backup import layout
 from keepwell.backup.manifest import Manifest, is_backup_id
 from keepwell.backup.proof import Proof, reaches
 from keepwell.errors import PreconditionFailed, VerificationFailed
-from keepwell.objectstore.store import ObjectMissing, Store
+from keepwell.objectstore.store import SIGNATURE_SUFFIX, ObjectMissing, Store
 from keepwell.settings import ProofLevel
 from keepwell.verdict import Verdict
 
@@ -27,6 +27,7 @@ class BackupEntry:
         fault: Why there is no manifest; empty otherwise.
         proof: The newest verification that could judge; None when there was none.
         last_attempt: The newest verification, even one that could not judge.
+        unreadable_proofs: Whether there are verifications that cannot be read, or are signed by nobody who counts.
     """
 
     backup_id: str
@@ -34,6 +35,7 @@ class BackupEntry:
     fault: str
     proof: Proof | None
     last_attempt: Proof | None
+    unreadable_proofs: bool = False
 
     @property
     def level(self) -> ProofLevel | None:
@@ -86,7 +88,8 @@ def read_entry(store: Store, backup_id: str) -> BackupEntry:
     proofs = read_proofs(store, backup_id)
     # One that came as far as comparing has judged, whatever it could not look at afterwards.
     judged = [p for p in proofs if p is None or p.verdict is not Verdict.UNKNOWN or reaches(p.reached, "equal")]
-    return BackupEntry(backup_id, manifest, fault, judged[-1] if judged else None, proofs[-1] if proofs else None)
+    proof, last = judged[-1] if judged else None, proofs[-1] if proofs else None
+    return BackupEntry(backup_id, manifest, fault, proof, last, unreadable_proofs=None in proofs)
 
 
 def read_manifest(store: Store, backup_id: str) -> Manifest:
@@ -97,7 +100,7 @@ def read_manifest(store: Store, backup_id: str) -> Manifest:
         VerificationFailed: It is damaged, or another set's.
     """
     try:
-        content = store.get_bytes(layout.manifest_key(backup_id))
+        content = store.get_signed(layout.manifest_key(backup_id))
     except ObjectMissing:
         raise PreconditionFailed(
             f"{backup_id} has no manifest, so it is not a backup set.", hint="List what there is: keepwell backup list."
@@ -115,12 +118,13 @@ def read_proofs(store: Store, backup_id: str) -> list[Proof | None]:
 
     What cannot be read may have been the one that found damage, so it must not let an older one speak.
     """
-    return [_read_proof(store, stored.key, backup_id) for stored in store.list_objects(layout.proofs_folder(backup_id))]
+    found = [stored.key for stored in store.list_objects(layout.proofs_folder(backup_id))]
+    return [_read_proof(store, key, backup_id) for key in found if not key.endswith(SIGNATURE_SUFFIX)]
 
 
 def _read_proof(store: Store, key: str, backup_id: str) -> Proof | None:
     try:
-        proof = Proof.from_json(store.get_bytes(key))
+        proof = Proof.from_json(store.get_signed(key))
     except VerificationFailed:
         return None
     return proof if proof.backup_id == backup_id else None  # another set's proof proves nothing here

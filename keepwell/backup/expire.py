@@ -226,10 +226,9 @@ def _measure_sets(store: Store) -> dict[str, _Stored]:
 
 
 def _describe(entry: BackupEntry, stored: _Stored, proven_level: ProofLevel, pin: str | None) -> StoredSet:
-    standing = Standing.PROVEN if entry.is_proven(proven_level) else Standing.UNPROVEN
     return StoredSet(
         backup_id=entry.backup_id,
-        standing=Standing.DAMAGED if entry.damaged else standing,
+        standing=_judge_standing(entry, stored, proven_level),
         level=entry.level,
         snapshot_at=entry.snapshot_at,
         stored_at=stored.manifest_at or stored.newest_at,
@@ -237,6 +236,20 @@ def _describe(entry: BackupEntry, stored: _Stored, proven_level: ProofLevel, pin
         pin=pin,
         size_bytes=stored.size_bytes,
     )
+
+
+def _judge_standing(entry: BackupEntry, stored: _Stored, proven_level: ProofLevel) -> Standing:
+    """What a set counts for.
+
+    One whose documents are there and cannot be believed may be as good as ever, under a key that was rotated away or in
+    the format of another release. That is told from damage that was found.
+    """
+    is_written = entry.manifest is None and stored.manifest_at is not None
+    if is_written or (entry.proof is None and entry.unreadable_proofs):
+        return Standing.UNREADABLE
+    if entry.damaged:
+        return Standing.DAMAGED
+    return Standing.PROVEN if entry.is_proven(proven_level) else Standing.UNPROVEN
 
 
 def _remove_all(store: Store, plan: RetentionPlan, now: datetime) -> Iterator[Removal]:

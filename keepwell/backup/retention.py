@@ -28,6 +28,7 @@ class Standing(StrEnum):
     PROVEN = "proven"
     UNPROVEN = "not proven"
     DAMAGED = "damaged"
+    UNREADABLE = "not readable"
     UNFINISHED = "unfinished"
 
 
@@ -47,6 +48,7 @@ class Rule(StrEnum):
     YEARLY = "yearly"
     MAY_BE_PROVEN = "may_be_proven"
     TO_LOOK_AT = "to_look_at"
+    NOT_READABLE = "not_readable"
     # It would go, and stays.
     NOTHING_FRESH = "nothing_fresh"
     HELD_BACK = "held_back"
@@ -162,8 +164,8 @@ def plan_retention(
         now: Aware.
 
     Returns:
-        Each set exactly once. The newest proven sets and pinned ones always stay, so do sets that are being written
-        and those from the future. With an alert nothing goes.
+        Each set exactly once. The newest proven sets and pinned ones always stay, so do sets that are being written,
+        those that cannot be read, and those from the future. With an alert nothing goes.
 
     Raises:
         ValueError: Two entries name the same set.
@@ -182,7 +184,12 @@ def plan_retention(
     return RetentionPlan(
         keep=tuple(Decision(one, tuple(keeping[one.backup_id])) for one in newest_first if keeping[one.backup_id]),
         remove=tuple(Decision(one, (_go(one, rules, now),)) for one in removed),
-        findings=(freshness, *_judge_clocks(newest_first, now), *_judge_cap(len(due), len(removed), freshness, rules)),
+        findings=(
+            freshness,
+            *_judge_clocks(newest_first, now),
+            *_judge_readable(newest_first),
+            *_judge_cap(len(due), len(removed), freshness, rules),
+        ),
         newest_proven_at=counted[0].at if counted else None,
         planned_at=now,
     )
@@ -236,6 +243,8 @@ def _find_own_reasons(one: StoredSet, rules: RetentionSettings, now: datetime) -
         yield Reason(Rule.UNFINISHED, "being written, or its run died: a sweep can tell, no rule does")
     elif _is_ahead(one, now):
         yield Reason(Rule.FROM_THE_FUTURE, f"taken {describe_age(one.claims - now)} from now: a clock jumped")
+    elif one.standing is Standing.UNREADABLE:
+        yield Reason(Rule.NOT_READABLE, "its manifest or proof cannot be read or believed: people decide")
     elif one.standing is Standing.PROVEN and rules.keep_days and age <= timedelta(days=rules.keep_days):
         yield Reason(Rule.DAYS, f"proven, and no older than {_days(rules.keep_days)}")
     elif one.standing is Standing.UNPROVEN and age <= timedelta(days=rules.unproven_days):
@@ -332,6 +341,20 @@ def _judge_clocks(newest_first: Sequence[StoredSet], now: datetime) -> Iterator[
                 " it counts from when it was stored.",
                 hint="Compare the clocks: keepwell doctor.",
             )
+
+
+def _judge_readable(newest_first: Sequence[StoredSet]) -> Iterator[Finding]:
+    """Sets that may be good and cannot be told from bad ones."""
+    names = [one.backup_id for one in newest_first if one.standing is Standing.UNREADABLE]
+    if names:
+        yield Finding(
+            name="sets that cannot be read",
+            verdict=Verdict.WARN,
+            message=f"The manifest or proof of {len(names)} cannot be read or believed: {', '.join(names)}."
+            " They are kept, and fill no place.",
+            hint="keepwell backup list says why. After a rotation, name the older key in sealing.trusted_signers;"
+            " what is worth nothing, remove by hand.",
+        )
 
 
 def _judge_cap(due: int, removed: int, freshness: Finding, rules: RetentionSettings) -> Iterator[Finding]:

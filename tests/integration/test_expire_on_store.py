@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from backup_sets import back_up_and_prove, prove
+from real_servers import make_sealing
 from stored_sets import DATA, assert_whole_or_unlisted, keys_of, put_history
 from typer.testing import CliRunner, Result
 
@@ -146,6 +147,20 @@ def test_a_real_set_is_as_good_after_others_beside_it_went(
     assert keepwell("expire", "--approve", plan).exit_code == 0
     assert listed(store) == [proof.backup_id, old[0], old[1]]
     assert prove(platform, proof.backup_id).reached == "serving"
+
+
+def test_sets_signed_by_a_key_that_was_rotated_away_stay(
+    platform: Platform, store: Store, keepwell: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = datetime.now(UTC).replace(microsecond=0)
+    old = put_history(store, now, 40, 41, 800)
+    rotated = platform.model_copy(update={"sealing": make_sealing()})
+    put_history(open_store(rotated), now, 0.1, 50)
+    monkeypatch.setattr(console, "load_platform", lambda name: rotated)
+    plan = data_of(keepwell("expire", "--plan", "--json"))
+    assert {one["backup_id"] for one in plan["keep"] if one["state"] == "not readable"} == set(old)
+    assert keepwell("expire", "--approve", plan["plan"]).exit_code == 0
+    assert set(old) < set(listed(store))
 
 
 # Refusals, as a store answers them on the wire.

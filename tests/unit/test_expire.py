@@ -72,6 +72,29 @@ def test_what_is_read_of_the_bucket(store: MemoryStore) -> None:
     assert read[unproven].pin == "pinned since 2026-03-31 03:00 UTC: the one before the migration"
 
 
+@pytest.mark.parametrize("document", ["manifest.json", "proofs/0.json"])
+def test_what_is_there_and_cannot_be_believed_is_told_from_what_is_damaged_and_stays(
+    document: str, platform: Platform, store: MemoryStore
+) -> None:
+    fresh, kept, *old = put_history(store, NOW, 0.1, 20, 400, 401, 402)
+    for backup_id in old:
+        store.put_bytes(layout.set_folder(backup_id) + document, b'{"format_version": 99}')
+    store.modified = dict.fromkeys(store.objects, NOW)
+    read = {one.backup_id: one.standing for one in read_sets(store, "equal")}  # type: ignore[arg-type]
+    assert read == {fresh: Standing.PROVEN, kept: Standing.PROVEN} | dict.fromkeys(old, Standing.UNREADABLE)
+    expiry = expire(platform, store)
+    assert (results(expiry), expiry.verdict) == ({}, Verdict.WARN)
+    assert all(backup_id in expiry.plan.findings[1].message for backup_id in old)
+
+
+def test_an_older_proof_that_cannot_be_read_takes_nothing_from_a_newer_one(
+    platform: Platform, store: MemoryStore
+) -> None:
+    *_, old = put_history(store, NOW, 0.1, 20, 31)
+    store.put_bytes(f"{layout.proofs_folder(old)}-.json", b"torn")  # sorts before the other
+    assert results(expire(platform, store)) == {old: Result.REMOVED}
+
+
 def test_a_set_was_stored_when_its_manifest_was_however_often_it_was_verified_since(store: MemoryStore) -> None:
     backup_id = put_set(store, NOW - timedelta(days=9))
     store.modified = dict.fromkeys(store.objects, NOW)

@@ -201,14 +201,16 @@ def test_the_newest_set_that_was_shown_equal_never_goes(sets: list[StoredSet], r
 
 
 @given(stored_sets(), rule_sets())
-def test_what_is_pinned_or_being_written_or_from_the_future_never_goes(
+def test_what_is_pinned_being_written_not_readable_or_from_the_future_never_goes(
     sets: list[StoredSet], rules: RetentionSettings
 ) -> None:
     ahead = NOW + timedelta(hours=1)
     safe = [
         s
         for s in sets
-        if s.pin is not None or s.standing is Standing.UNFINISHED or (s.snapshot_at or s.stored_at) > ahead
+        if s.pin is not None
+        or s.standing in (Standing.UNFINISHED, Standing.UNREADABLE)
+        or (s.snapshot_at or s.stored_at) > ahead
     ]
     assert ids(plan(sets, rules).remove).isdisjoint(ids(safe))
 
