@@ -12,6 +12,8 @@ DEPLOYMENT_FILE = Path(__file__).resolve().parent.parent / "prefect.yaml"
 
 POOL = "keepwell"
 WATCHED = "watched"
+BACKUP = "backup-and-verify"
+EXPIRE = "expire-backups"
 REPORT = "report-failure"
 
 

@@ -26,7 +26,7 @@ from prefect.utilities.callables import parameter_schema
 from prefect.workers.process import ProcessWorker
 
 from deployments.automations import build_automations, upsert_automations
-from deployments.deployment_file import POOL, REPORT, DeploymentSpec, ScheduleSpec, read_deployment_file
+from deployments.deployment_file import POOL, DeploymentSpec, ScheduleSpec, read_deployment_file
 from keepwell.errors import KeepwellError, ServiceUnavailable
 
 # Reports and checks have a queue of their own, so that no backup which takes hours is in their way.
@@ -64,7 +64,7 @@ def register(platforms: Sequence[str] = ()) -> Registered:
         with get_client(sync_client=True) as client:
             _upsert_pool(client)
             ids = {spec.name: _upsert_deployment(client, spec, platforms) for spec in specs}
-            automations = upsert_automations(client, build_automations(ids[REPORT]))
+            automations = upsert_automations(client, build_automations(ids))
             schedules = sum(len(client.read_deployment(one).schedules) for one in ids.values())
     except (httpx.HTTPError, PrefectException) as error:
         raise ServiceUnavailable(

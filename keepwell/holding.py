@@ -1,5 +1,9 @@
-"""Holding a platform for one procedure: the database's locks first, the store's lease as the second line."""
+"""Holding a platform for one procedure: the database's locks first, the store's lease as the second line.
 
+A lease is written first and the others' are read then, so of two that come at once at least one sees the other.
+"""
+
+import random
 import secrets
 import socket
 import time
@@ -43,34 +47,65 @@ def hold_platform(
         Busy: Somebody else was still at work when the time was over.
         ServiceUnavailable: The database or the store does not answer, or the lock was lost on the way.
     """
-    own = token or f"{socket.gethostname()[:20]}-{secrets.token_hex(4)}"
+    own = token or _new_token()
     wait_seconds = platform.backup.interlock_wait_seconds
     deadline = time.monotonic() + wait_seconds
     with open_locks(platform.database, platform.name, own) as locks:
         interlock.acquire(locks, procedure, token=own, wait_seconds=wait_seconds, on_wait=on_wait)
         cluster = locks.cluster()
-        _wait_for_leases(store, procedure, own, cluster, deadline)
-        with keep_lease(store, procedure, own, cluster):
-            yield own
-            locks.require_held(own)
+        while True:
+            _wait_for_leases(store, procedure, own, cluster, deadline)
+            with keep_lease(store, procedure, own, cluster):
+                if not _find_binding(store, procedure, own, cluster):
+                    yield own
+                    locks.require_held(own)
+                    return
+            # Somebody came at the same time: ours is given back, and not at the same time as theirs.
+            time.sleep(random.uniform(0, _POLL_SECONDS))
+
+
+@contextmanager
+def hold_sets(platform: Platform, store: Store) -> Iterator[None]:
+    """Keep backup sets from being removed for as long as the block reads or pins them.
+
+    By the store's lease alone: a set can be verified with its database gone.
+
+    Raises:
+        Busy: Sets were still being removed when the time was over.
+        ServiceUnavailable: The store does not answer.
+    """
+    own, cluster = _new_token(), ""  # of no server, so that it binds everywhere
+    deadline = time.monotonic() + platform.backup.interlock_wait_seconds
+    with keep_lease(store, Procedure.VERIFY, own, cluster):
+        _wait_for_leases(store, Procedure.VERIFY, own, cluster, deadline)
+        yield
+
+
+def _new_token() -> str:
+    return f"{socket.gethostname()[:20]}-{secrets.token_hex(4)}"
 
 
 def _wait_for_leases(store: Store, procedure: Procedure, token: str, cluster: str, deadline: float) -> None:
-    while True:
-        foreign = [lease for lease in read_leases(store, datetime.now(UTC)) if _binds(lease, procedure, token, cluster)]
-        if not foreign:
-            return
+    while binding := _find_binding(store, procedure, token, cluster):
         if time.monotonic() >= deadline:
+            first = binding[0]
+            elsewhere = " from another server" if first.cluster else ""
             raise Busy(
-                f"A {procedure} cannot start: a {foreign[0].procedure} holds the store's lease from another server.",
-                hint=f"If that run is dead, its lease ends by itself at {foreign[0].expires_at:%H:%M:%S} UTC.",
+                f"{procedure.named.capitalize()} cannot start: {Procedure(first.procedure).named} holds the store's"
+                f" lease{elsewhere}.",
+                hint=f"If that run is dead, its lease ends by itself at {first.expires_at:%H:%M:%S} UTC.",
             )
         time.sleep(_POLL_SECONDS)
 
 
+def _find_binding(store: Store, procedure: Procedure, token: str, cluster: str) -> list[Lease]:
+    """The leases that stand in the way."""
+    return [lease for lease in read_leases(store, datetime.now(UTC)) if _binds(lease, procedure, token, cluster)]
+
+
 def _binds(lease: Lease, procedure: Procedure, token: str, cluster: str) -> bool:
     """Whether a lease stands in the way: one of this server's does not, since its locks would have told."""
-    if lease.cluster == cluster or lease.procedure not in list(Procedure):
+    if (lease.cluster and lease.cluster == cluster) or lease.procedure not in list(Procedure):
         return False
     return bool(
         interlock.find_conflicts(procedure, [Holder(Procedure(lease.procedure), lease.token, None)], token=token)

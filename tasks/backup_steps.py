@@ -12,6 +12,7 @@ from keepwell.backup.preflight import require_ready as engine_require_ready
 from keepwell.backup.proof import Proof
 from keepwell.backup.verify import verify_backup
 from keepwell.errors import KeepwellError, VerificationFailed
+from keepwell.holding import hold_sets
 from keepwell.objectstore.store import open_store
 from keepwell.verdict import Finding
 from tasks import platforms
@@ -80,8 +81,10 @@ def prove(platform: str, backup_id: str) -> Proof:
         KeepwellError: The set could not be verified at all.
     """
     loaded = platforms.load(platform)
-    with shown_progress(f"{platform}-proof-progress") as progress:
-        proof = verify_backup(loaded, open_store(loaded), backup_id, progress)
+    store = open_store(loaded)
+    # No set is removed while this one is read.
+    with hold_sets(loaded, store), shown_progress(f"{platform}-proof-progress") as progress:
+        proof = verify_backup(loaded, store, backup_id, progress)
     get_run_logger().info("%s reached %s; verdict %s.", backup_id, proof.reached or "no level", proof.verdict)
     return proof
 

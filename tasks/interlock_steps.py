@@ -38,7 +38,7 @@ def take_turn(platform: str, procedure: Procedure, held: ExitStack) -> None:
 
     def say(holder: Holder) -> None:
         since = f" since {holder.since:%Y-%m-%d %H:%M:%S} UTC" if holder.since else ""
-        logger.info("Waiting: a %s is at work%s.", holder.procedure, since)
+        logger.info("Waiting: %s is at work%s.", holder.procedure.named, since)
 
     loaded = platforms.load(platform)
     held.enter_context(hold_platform(loaded, open_store(loaded), procedure, on_wait=say))

@@ -28,6 +28,7 @@ class BackupEntry:
         fault: Why there is no manifest; empty otherwise.
         proof: The newest verification that could judge; None when there was none.
         last_attempt: The newest verification, even one that could not judge.
+        unreadable_proofs: Whether there are verifications that cannot be read, or are signed by nobody who counts.
     """
 
     backup_id: str
@@ -35,6 +36,7 @@ class BackupEntry:
     fault: str
     proof: Proof | None
     last_attempt: Proof | None
+    unreadable_proofs: bool = False
 
     @property
     def level(self) -> ProofLevel | None:
@@ -57,23 +59,25 @@ class BackupEntry:
 
 
 def read_catalogue(store: Store) -> list[BackupEntry]:
-    """Every set, newest first; one that is still being written is left out.
+    """Every set, newest first; one that is still being written, or being removed, is left out.
 
     Raises:
         KeepwellError: The store cannot be listed or read.
     """
     # A set may be begun or swept between two listings; one that was marked before or after is not yet a set.
-    unfinished = _read_unfinished(store)
+    marked = read_marks(store)
     found = [name for name in store.list_folders(layout.BACKUPS) if is_backup_id(name)]
-    unfinished |= _read_unfinished(store)
     with ThreadPoolExecutor(_READERS) as readers:
         entries = list(readers.map(lambda backup_id: read_entry(store, backup_id), found))
-    listed = [entry for entry in entries if entry.manifest is not None or entry.backup_id not in unfinished]
+    marked |= read_marks(store)
+    listed = [entry for entry in entries if entry.manifest is not None or entry.backup_id not in marked]
     return sorted(listed, key=lambda entry: entry.backup_id, reverse=True)
 
 
-def _read_unfinished(store: Store) -> set[str]:
-    return {marker.key.removeprefix(layout.UNFINISHED) for marker in store.list_objects(layout.UNFINISHED)}
+def read_marks(store: Store) -> set[str]:
+    """Ids of the sets that are being written or removed, or were when their run died."""
+    folders = (layout.UNFINISHED, layout.EXPIRING)
+    return {marker.key.removeprefix(folder) for folder in folders for marker in store.list_objects(folder)}
 
 
 def read_entry(store: Store, backup_id: str) -> BackupEntry:
@@ -86,7 +90,8 @@ def read_entry(store: Store, backup_id: str) -> BackupEntry:
     proofs = read_proofs(store, backup_id, sha256)
     # One that came as far as comparing has judged, whatever it could not look at afterwards.
     judged = [p for p in proofs if p is None or p.verdict is not Verdict.UNKNOWN or reaches(p.reached, "equal")]
-    return BackupEntry(backup_id, manifest, fault, judged[-1] if judged else None, proofs[-1] if proofs else None)
+    proof, last = judged[-1] if judged else None, proofs[-1] if proofs else None
+    return BackupEntry(backup_id, manifest, fault, proof, last, unreadable_proofs=None in proofs)
 
 
 def read_manifest(store: Store, backup_id: str) -> Manifest:

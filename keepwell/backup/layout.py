@@ -6,10 +6,14 @@ backups/<id>/schema.jsonl       the schema as comparable lines
 backups/<id>/manifest.json    written last
 backups/<id>/proofs/<time>…   one document for each verification
 unfinished/<id>               present from before the first object until the manifest is there
+expiring/<id>                 present from before the manifest is removed until the last object is gone
+pins/<id>.json                beside the set, not in it: nothing may be in its folder that the manifest does not name
 """
 
 BACKUPS = "backups/"
 UNFINISHED = "unfinished/"
+EXPIRING = "expiring/"
+PINS = "pins/"
 DATABASE = "database/"
 GLOBALS = "globals.sql"
 SCHEMA = "schema.jsonl"
@@ -35,3 +39,13 @@ def proofs_folder(backup_id: str) -> str:
 def unfinished_key(backup_id: str) -> str:
     """The mark of a set that is being written."""
     return f"{UNFINISHED}{backup_id}"
+
+
+def expiring_key(backup_id: str) -> str:
+    """The mark of a set that is being removed."""
+    return f"{EXPIRING}{backup_id}"
+
+
+def pin_key(backup_id: str) -> str:
+    """The document that keeps a set whatever the retention policy says."""
+    return f"{PINS}{backup_id}.json"

@@ -83,7 +83,7 @@ def render_backup(
             _render_headline(manifest, proof, proven_level),
             "## Restore it\n\n" + _code_block(build_restore_command(manifest, platform)),
             "## Levels\n\n" + _render_levels(proof),
-            *_render_findings(proof.findings),
+            *render_findings(proof.findings),
             "## Tables\n\n" + _render_tables(manifest, proof),
             "## Size\n\n" + _render_sizes(manifest, earlier),
             "## How it was done\n\n" + _render_means(manifest, proof),
@@ -110,7 +110,7 @@ def render_verification(
         word = "proven" if outcome.proves(proven_level) else "NOT PROVEN"
         title = f"## {escape(backup_id)}: {word} ({outcome.reached or 'no level'})"
         parts.append(f"{title}\n\n{_render_levels(outcome)}")
-        parts += _render_findings(outcome.findings)
+        parts += render_findings(outcome.findings)
     return "\n\n".join(parts)
 
 
@@ -119,7 +119,7 @@ def render_check(evidence: Evidence, *, platform: str) -> str:
     parts = [f"# Backups of {escape(platform)}: {sign(evidence.verdict)}", escape(evidence.summary)]
     if evidence.bad_since:
         parts.append(f"Bad since {_moment(evidence.bad_since)}.")
-    return "\n\n".join([*parts, *_render_findings(evidence.findings)])
+    return "\n\n".join([*parts, *render_findings(evidence.findings)])
 
 
 def render_failure(facts: FailureFacts) -> str:
@@ -215,6 +215,15 @@ def sign(verdict: Verdict) -> str:
     return _SIGNS[verdict]
 
 
+def render_findings(findings: Sequence[Finding]) -> list[str]:
+    """A section with a table of findings; none where there are none."""
+    if not findings:
+        return []
+    lines = ["| verdict | what | found | do |", "|---|---|---|---|"]
+    lines += [f"| {sign(f.verdict)} | {escape(f.name)} | {escape(f.message)} | {escape(f.hint)} |" for f in findings]
+    return ["## Findings\n\n" + "\n".join(lines)]
+
+
 def escape(text: str) -> str:
     """Text that others wrote, so that markdown and HTML leave it alone; on one line."""
     plain = " ".join(text.split())
@@ -293,14 +302,6 @@ def _render_levels(proof: Proof) -> str:
 def _level_row(outcome: LevelOutcome) -> str:
     took = describe_seconds(outcome.seconds)
     return f"| {outcome.level} | {sign(outcome.verdict)} | {escape(outcome.summary)} | {took} |"
-
-
-def _render_findings(findings: Sequence[Finding]) -> list[str]:
-    if not findings:
-        return []
-    lines = ["| verdict | what | found | do |", "|---|---|---|---|"]
-    lines += [f"| {sign(f.verdict)} | {escape(f.name)} | {escape(f.message)} | {escape(f.hint)} |" for f in findings]
-    return ["## Findings\n\n" + "\n".join(lines)]
 
 
 def _render_tables(manifest: Manifest, proof: Proof) -> str:

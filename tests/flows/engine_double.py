@@ -29,6 +29,7 @@ class Engine:
     store: MemoryStore = field(default_factory=MemoryStore)
     calls: list[str] = field(default_factory=list)
     held: bool = False
+    sets_held: bool = False
     ready: Callable[[], None] = lambda: None
     write: Callable[[], Manifest] = field(default=lambda: a_manifest(datetime.now(UTC).replace(microsecond=0)))
     proof: Callable[[datetime], Proof] = field(default=a_proof)
@@ -74,11 +75,18 @@ class Engine:
     def verify(self, platform: Platform, store: object, backup_id: str, progress: Callable[[Step], None]) -> Proof:
         self.calls.append("prove")
         assert not self.held
+        assert self.sets_held
         progress(Step("proving", 1, 7, "levels"))
         manifest = Manifest.from_json(self.store.objects[f"backups/{backup_id}/manifest.json"])
         proof = self.proof(manifest.snapshot_at)
         self.store.objects |= documents(manifest, proof)
         return proof
+
+    @contextmanager
+    def hold_sets(self, *_: object) -> Iterator[None]:
+        self.sets_held = True
+        yield
+        self.sets_held = False
 
     def ping(self, platform: Platform) -> bool:
         self.calls.append("ping")

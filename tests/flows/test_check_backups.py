@@ -138,7 +138,7 @@ class TestTheScheduleOfARealServer:
 
         first = register(["esn", "other"])
         assert register(["esn", "other"]) == first
-        assert (first.deployments, first.schedules, first.automations) == (4, 6, 3)
+        assert (first.deployments, first.schedules, first.automations) == (5, 6, 4)
         for platform in ("esn", "other"):
             facts = read(platform)
             assert isinstance(facts, ScheduleFacts)

@@ -47,7 +47,7 @@ def test_the_guide_is_printed_with_its_counts() -> None:
     result = CliRunner().invoke(app, ["guide"])
     assert result.exit_code == 0
     assert "BK-1" in result.stdout
-    assert "66 items: 6 automated" in result.stdout
+    assert "66 items: 7 automated" in result.stdout
 
 
 @pytest.mark.parametrize(

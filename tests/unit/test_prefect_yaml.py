@@ -2,11 +2,14 @@ import sys
 from importlib import import_module
 from importlib.machinery import PathFinder
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 import yaml
 from prefect import Flow
 from prefect.cli.deploy._models import PrefectYamlModel
+from prefect.events.actions import RunDeployment
+from prefect.events.schemas.automations import EventTrigger
 from prefect.utilities.callables import parameter_schema
 
 from deployments.automations import build_automations
@@ -98,10 +101,27 @@ def test_each_platform_has_its_own_schedules_and_what_was_switched_off_stays_off
     ]
 
 
-def test_automations_watch_only_what_cannot_report_itself() -> None:
-    from uuid import uuid4
+IDS = {name: uuid4() for name in DEPLOYMENTS}
 
-    for automation in build_automations(uuid4()):
+
+def test_sets_expire_after_proven_backups_only_and_for_the_same_platform() -> None:
+    *_, expire = build_automations(IDS)
+    trigger, (action,) = expire.trigger, expire.actions
+    assert isinstance(trigger, EventTrigger)
+    assert trigger.expect == {"prefect.flow-run.Completed"}
+    assert trigger.match_related.model_dump() == {  # type: ignore[union-attr]
+        "prefect.resource.id": f"prefect.deployment.{IDS['backup-and-verify']}",
+        "prefect.resource.role": "deployment",
+    }
+    assert isinstance(action, RunDeployment)
+    assert action.deployment_id == IDS["expire-backups"]
+    assert action.parameters == {
+        "platform": {"__prefect_kind": "jinja", "template": "{{ flow_run.parameters.platform }}"}
+    }
+
+
+def test_automations_watch_only_what_cannot_report_itself() -> None:
+    for automation in build_automations(IDS)[:-1]:
         related = automation.trigger.match_related.model_dump()  # type: ignore[union-attr]
         assert related["prefect.resource.id"] == "prefect.tag.watched"
         assert automation.trigger.for_each == {"prefect.resource.id"}  # type: ignore[union-attr]
