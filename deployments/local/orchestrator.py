@@ -88,10 +88,9 @@ def client_environment(state: StateFolder, port: int) -> dict[str, str]:
 
 
 def worker_environment(state: StateFolder, port: int) -> dict[str, str]:
-    """What flow runs inherit: quick pick-up, and heartbeats by which a killed run is noticed."""
+    """What flow runs inherit; their heartbeats come with the deployments, as they do on any other machine."""
     return client_environment(state, port) | {
         "PREFECT_WORKER_QUERY_SECONDS": "1",
-        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
         # The runner keeps its files in a folder of a fixed name there, which in /tmp may be another user's.
         "TMPDIR": str(state.data("tmp")),
     }
