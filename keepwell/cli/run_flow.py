@@ -84,6 +84,8 @@ def choose_deployment(wanted: str, deployments: "Sequence[Deployment]") -> "Depl
     Raises:
         ConfigurationError: There is none; the hint names the nearest.
     """
+    from keepwell.orchestrator import REGISTER_COMMAND
+
     by_name = {deployment.name: deployment for deployment in deployments}
     if wanted in by_name:
         return by_name[wanted]
@@ -93,7 +95,7 @@ def choose_deployment(wanted: str, deployments: "Sequence[Deployment]") -> "Depl
     elif by_name:
         hint = f"There are: {', '.join(sorted(by_name))}."
     else:
-        hint = "The server has no deployment at all: register them with `prefect --no-prompt deploy --all`."
+        hint = f"The server has no deployment at all: register them with `{REGISTER_COMMAND}`."
     raise ConfigurationError(f"There is no deployment {wanted!r}.", hint=hint)
 
 

@@ -9,12 +9,13 @@ from keepwell import notify, orchestrator
 from keepwell.cache import read_facts
 from keepwell.doctor.outcome import alert, from_error, guarded, not_applicable, not_checked, ok, warn
 from keepwell.errors import KeepwellError, PreconditionFailed
-from keepwell.orchestrator import WORK_POOL, Deployment, Orchestrator, Worker
+from keepwell.orchestrator import REGISTER_COMMAND, WORK_POOL, Deployment, Orchestrator, Worker
 from keepwell.settings import Platform
 from keepwell.verdict import Finding
 
 _LOOKED_AT_FILES = 10_000
 _BAD_STATES = {"FAILED", "CRASHED", "CANCELLED"}
+_REGISTER = f"Register pool and deployments: `{REGISTER_COMMAND}`."
 
 
 def examine_cache(platform: Platform) -> Iterator[Finding]:
@@ -98,16 +99,14 @@ def _judge_pool(client: Orchestrator) -> Finding:
     try:
         workers = client.read_workers(WORK_POOL)
     except PreconditionFailed:
-        hint = "Register the deployments: `keepwell up` does it for the local stack."
-        return alert("worker", f"The Prefect server has no work pool {WORK_POOL}.", hint=hint)
+        return alert("worker", f"The Prefect server has no work pool {WORK_POOL}.", hint=_REGISTER)
     return judge_workers(workers, WORK_POOL, datetime.now(UTC))
 
 
 def _examine_deployments(client: Orchestrator) -> Iterable[Finding]:
     deployments = [found for found in client.read_deployments() if found.work_pool_name == WORK_POOL]
     if not deployments:
-        hint = "Register them: `prefect --no-prompt deploy --all`."
-        return [alert("deployments", f"No deployment uses the pool {WORK_POOL}.", hint=hint)]
+        return [alert("deployments", f"No deployment uses the pool {WORK_POOL}.", hint=_REGISTER)]
     return [_judge_deployment(client, deployment) for deployment in deployments]
 
 

@@ -1,6 +1,7 @@
 """The Prefect server, spoken to by its REST API: Prefect itself is never imported."""
 
 from keepwell.orchestrator.client import (
+    REGISTER_COMMAND,
     WORK_POOL,
     Deployment,
     FlowRun,
@@ -13,6 +14,7 @@ from keepwell.orchestrator.client import (
 )
 
 __all__ = [
+    "REGISTER_COMMAND",
     "WORK_POOL",
     "Deployment",
     "FlowRun",

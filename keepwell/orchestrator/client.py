@@ -27,6 +27,8 @@ from keepwell.errors import (
 from keepwell.settings import OrchestratorSettings
 
 WORK_POOL = "keepwell"
+# What makes the pool, its queues, the deployments and the automations; it lies in a layer above this one.
+REGISTER_COMMAND = "python -m deployments.register --platform NAME"
 API_VARIABLE = "PREFECT_API_URL"
 AUTH_VARIABLE = "PREFECT_API_AUTH_STRING"
 _PAGE = 200

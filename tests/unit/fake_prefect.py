@@ -20,6 +20,7 @@ class FakePrefect:
     url: str = ""
     deployments: list[dict[str, Any]] = field(default_factory=list)
     workers: list[dict[str, Any]] = field(default_factory=list)
+    has_pool: bool = True
     # One state per look at the run; the last one stays.
     states: list[str] = field(default_factory=lambda: ["PENDING", "RUNNING", "COMPLETED"])
     lines: list[tuple[str, int, str]] = field(default_factory=list)
@@ -41,7 +42,7 @@ class FakePrefect:
             "/health": lambda: True,
             "/admin/version": lambda: "3.8.8",
             "/deployments/filter": lambda: self.deployments,
-            "/work_pools/keepwell/workers/filter": lambda: self.workers,
+            "/work_pools/keepwell/workers/filter": lambda: self.workers if self.has_pool else None,
             "/deployments/d1/create_flow_run": lambda: self._create(body),
             "/task_runs/filter": lambda: [
                 {"id": "t1", "name": "dump-0", "state_type": "COMPLETED", "state_name": "Completed"}

@@ -234,7 +234,7 @@ def test_parameters_without_a_name_or_value(text: str) -> None:
 def test_no_deployment_at_all() -> None:
     with pytest.raises(ConfigurationError) as caught:
         choose_deployment("x", [])
-    assert "deploy" in caught.value.hint
+    assert "`python -m deployments.register --platform NAME`" in caught.value.hint
     with pytest.raises(ConfigurationError) as caught:
         choose_deployment("zzz", [Deployment(id="1", name="backup-and-verify")])
     assert "There are: backup-and-verify." in caught.value.hint

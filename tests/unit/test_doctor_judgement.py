@@ -233,6 +233,15 @@ def test_an_orchestrator_that_is_well_and_one_that_is_not() -> None:
         assert _verdicts(examine_orchestrator(platform))["deployments"] is Verdict.ALERT
 
 
+def test_a_server_that_nothing_was_registered_with_gets_the_command_that_does_it() -> None:
+    with fake_prefect() as server:
+        server.deployments, server.has_pool = [], False
+        platform = _platform(orchestrator=OrchestratorSettings(api_url=server.url))
+        hints = {finding.name: finding.hint for finding in examine_orchestrator(platform)}
+    for name in ("worker", "deployments"):
+        assert hints[name] == "Register pool and deployments: `python -m deployments.register --platform NAME`."
+
+
 @pytest.mark.parametrize(
     ("workers", "verdict", "says"),
     [
