@@ -26,7 +26,14 @@ HIDDEN = "********"
 _SHORTEST = 6
 # A part of an address counts as a token when it is long and does not read like a word.
 _TOKEN = re.compile(r"^(?=.*(\d|[a-z][A-Z])).{8,}$")
-_ENVIRONMENT = ("PREFECT_API_KEY", "PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING")
+# Secrets that no platform file names: our access to the orchestrator, and what the store's client takes by itself.
+_ENVIRONMENT = (
+    "PREFECT_API_KEY",
+    "PREFECT_API_AUTH_STRING",
+    "PREFECT_SERVER_API_AUTH_STRING",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -51,7 +58,7 @@ def redact(text: str) -> str:
 
 
 def collect_secrets(platform: Platform) -> frozenset[str]:
-    """Every secret of a platform and of our own access to the orchestrator, in every form in which it could show."""
+    """Every secret of a platform and of our environment, in every form in which it could show."""
     values = set(_walk(platform)) | {os.environ[name] for name in _ENVIRONMENT if os.environ.get(name)}
     pieces = values | {piece for value in values for piece in _pieces(value)}
     return frozenset(form for piece in pieces for form in _forms(piece) if len(form) >= _SHORTEST)
