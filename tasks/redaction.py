@@ -47,7 +47,7 @@ def hide(platform: Platform) -> None:
     global _pattern  # noqa: PLW0603 - logging is one per process, and so is what must not get into it
     _known.update(collect_secrets(platform))
     _pattern = re.compile("|".join(map(re.escape, sorted(_known, key=len, reverse=True)))) if _known else None
-    for handler in _handlers():
+    for handler in log_handlers():
         if not any(isinstance(installed, RedactingFilter) for installed in handler.filters):
             handler.addFilter(RedactingFilter())
 
@@ -116,6 +116,14 @@ def scrub(error: Exception) -> Exception:
     return KeepwellError(redact(f"{type(error).__name__}: {error}"), hint="Its secrets were taken out.")
 
 
+def log_handlers() -> Iterator[logging.Handler]:
+    """Every handler of this process, whatever it is attached to."""
+    loggers = [logging.getLogger(), *logging.Logger.manager.loggerDict.values()]
+    for logger in loggers:
+        if isinstance(logger, logging.Logger):
+            yield from logger.handlers
+
+
 def _redact_value(value: object) -> object:
     if isinstance(value, str):
         return redact(value)
@@ -141,13 +149,6 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         waiting += [link.__cause__, link.__context__]
         if isinstance(link, BaseExceptionGroup):
             waiting += link.exceptions
-
-
-def _handlers() -> Iterator[logging.Handler]:
-    loggers = [logging.getLogger(), *logging.Logger.manager.loggerDict.values()]
-    for logger in loggers:
-        if isinstance(logger, logging.Logger):
-            yield from logger.handlers
 
 
 def _walk(value: object) -> Iterator[str]:

@@ -1,12 +1,12 @@
 """Real servers for the tests: each suite starts what it asks for, once, and ends it with the session."""
 
 import os
-import shutil
 from collections.abc import Callable, Iterator
 
 import pytest
 from pydantic import SecretStr
 from real_servers import BUCKET, Server, bucket_settings, build_platform, fresh_database, running_postgres
+from screenshot import find_chromium
 
 from deployments.local.objectstore import RunningObjectStore, create_bucket, running_objectstore
 from deployments.local.redis_server import RunningRedis, running_redis
@@ -17,11 +17,6 @@ from keepwell.settings import (
 )
 
 
-def find_chromium() -> str | None:
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    return next((found for name in names if (found := shutil.which(name))), None)
-
-
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what needs a browser where there is none, in one line at the top; never where CI is set."""
     left_out = [item for item in items if item.get_closest_marker("chromium")]
@@ -30,12 +25,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for item in items if item not in left_out]
     config.hook.pytest_deselected(items=left_out)
     config.get_terminal_writer().line(f"Left out: {len(left_out)} tests that open the UI; no Chromium answers here.")
-
-
-@pytest.fixture(scope="session")
-def chromium() -> str:
-    """Path of a browser; where CI is set, its absence is a failure."""
-    return find_chromium() or pytest.fail("No Chromium was found, and the UI must be tested here.")
 
 
 @pytest.fixture(scope="session")
