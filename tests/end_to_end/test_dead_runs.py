@@ -40,10 +40,12 @@ def kill_part(stack: "Stack", name: str) -> None:
 @contextmanager
 def stopped_dump(platform: Platform) -> Iterator[None]:
     """pg_dump waits where nobody else looks; by then the tables are locked, and the set is marked."""
-    with connect(platform.database, autocommit=False) as locking:
+    locking = connect(platform.database, autocommit=False)
+    try:
         locking.execute("LOCK TABLE pg_catalog.pg_transform IN ACCESS EXCLUSIVE MODE")
         yield
-        locking.rollback()
+    finally:
+        locking.close()
 
 
 def wait_for_the_stopped_dump(platform: Platform) -> None:
@@ -134,8 +136,7 @@ def test_a_run_outlives_its_worker_and_so_do_those_after_it(
 def test_a_database_that_restarts_under_a_dump_costs_an_attempt_and_no_run(
     stack: "Stack", api: Api, platform: Platform, store: Store
 ) -> None:
-    with connect(platform.database, autocommit=False) as locking:
-        locking.execute("LOCK TABLE pg_catalog.pg_transform IN ACCESS EXCLUSIVE MODE")
+    with stopped_dump(platform):
         run_id = api.start("backup-and-verify")
         wait_for_the_stopped_dump(platform)
         kill_part(stack, PRODUCTION)
