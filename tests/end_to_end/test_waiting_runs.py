@@ -20,6 +20,7 @@ from deployments.local.orchestrator import WORKER
 from deployments.local.state import StateFolder
 from keepwell.backup.catalogue import read_catalogue
 from keepwell.objectstore.store import Store
+from keepwell.settings import CONFIG_VARIABLE
 
 if TYPE_CHECKING:
     from conftest import Stack
@@ -62,9 +63,14 @@ def documented(beginning: str) -> list[str]:
 
 @contextmanager
 def watch_worker(stack: "Stack", home: Path) -> Iterator[None]:
-    """The second worker that the manual recommends, as if on another machine."""
+    """The second worker that the manual recommends, as if on another machine that has not the database's password."""
     words = documented("prefect worker start --pool keepwell --work-queue watch")
-    environment = stack.environment | {"PREFECT_HOME": str(home), "TMPDIR": str(home)}
+    lines = stack.platform_file.read_text().splitlines(keepends=True)
+    without_password = [line for line in lines if "production-password" not in line]
+    assert len(without_password) == len(lines) - 1
+    (home / "keepwell.toml").write_text("".join(without_password))
+    own = {"PREFECT_HOME": str(home), "TMPDIR": str(home), CONFIG_VARIABLE: str(home / "keepwell.toml")}
+    environment = stack.environment | own
     with subprocess.Popen(
         [Path(sys.executable).with_name(words[0]), *words[1:]], env=environment, stdout=subprocess.DEVNULL
     ) as worker:
