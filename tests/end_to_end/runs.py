@@ -1,7 +1,8 @@
 """Runs of a real Prefect server, by its REST API."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,19 @@ class Api:
         """A run's steps and how they stand."""
         found = self.post("/task_runs/filter", flow_runs={"id": {"any_": [run_id]}})
         return {task["name"]: task["state"]["type"] for task in found}
+
+
+@contextmanager
+def impatient_automation(api: Api, name: str, seconds: int) -> Iterator[None]:
+    """An automation that waits for less while the block lasts."""
+    (found,) = [one for one in api.post("/automations/filter") if one["name"] == name]
+    address = f"/automations/{found['id']}"
+    wanted = {key: value for key, value in found.items() if key not in ("id", "created", "updated")}
+    api.put(address, **wanted | {"trigger": wanted["trigger"] | {"within": seconds}})
+    try:
+        yield
+    finally:
+        api.put(address, **wanted)
 
 
 def last_evidence(store: Store, item: str) -> Evidence:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from people import People
-from runs import Api, wait_until
+from runs import Api, impatient_automation, wait_until
 
 from deployments.deployment_file import DEPLOYMENT_FILE
 from deployments.local.orchestrator import WORKER
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.long
 
-# Not part of what an automation is told to be.
-SERVERS_OWN = {"created", "updated"}
 OPERATING = DEPLOYMENT_FILE.parent / "docs" / "operating.md"
 
 
@@ -89,18 +87,6 @@ def frozen_worker(stack: "Stack") -> Iterator[None]:
         yield
     finally:
         os.kill(pid, signal.SIGCONT)
-
-
-@contextmanager
-def impatient_automation(api: Api, name: str, seconds: int) -> Iterator[None]:
-    """An automation that waits for less; as it was afterwards."""
-    (found,) = [one for one in api.post("/automations/filter") if one["name"] == name]
-    address, body = f"/automations/{found.pop('id')}", {key: found[key] for key in found if key not in SERVERS_OWN}
-    api.put(address, **body | {"trigger": body["trigger"] | {"within": seconds}})
-    try:
-        yield
-    finally:
-        api.put(address, **body)
 
 
 def test_with_its_worker_dead_people_hear_of_a_backup_that_does_not_begin_from_a_watch_worker(
