@@ -12,7 +12,7 @@ import subprocess
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import IO
@@ -31,10 +31,16 @@ class Command:
     Attributes:
         argv: Program and arguments; never holds a secret.
         environment: Variables beyond the inherited minimum; may hold secrets, so it never shows in `repr`.
+        nice: How far it stands back for others, 0 to 19.
     """
 
     argv: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    nice: int = 0
+
+    def standing_back(self, nice: int) -> "Command":
+        """The same call, less greedy for the processor."""
+        return replace(self, nice=nice)
 
     def __str__(self) -> str:
         return " ".join(self.argv)
@@ -99,7 +105,7 @@ def start(
             f"The program {command.argv[0]} was not found.", hint="Install it, or set its folder in the platform file."
         )
     return subprocess.Popen(
-        (*_die_with_parent(death_signal), *command.argv),
+        (*_die_with_parent(death_signal), *_nice(command.nice), *command.argv),
         env=_clean_environment() | dict(command.environment),
         stdin=subprocess.DEVNULL if stdin is None else stdin,
         stdout=subprocess.DEVNULL if stdout is None else stdout,
@@ -164,6 +170,10 @@ def _setpriv() -> str | None:
         return None
     answer = subprocess.run([found, "--pdeathsig", "KILL", "true"], capture_output=True, check=False)
     return found if answer.returncode == 0 else None
+
+
+def _nice(level: int) -> tuple[str, ...]:
+    return ("nice", "-n", str(level)) if level and shutil.which("nice") else ()
 
 
 def _die_with_parent(death_signal: signal.Signals) -> tuple[str, ...]:

@@ -7,7 +7,8 @@ KeepwellError(message, *, hint)
 ├─ TransientError         the same call may succeed later          retried
 │   ├─ ServiceUnavailable
 │   ├─ LockTimeout
-│   └─ Throttled
+│   ├─ Throttled
+│   └─ Abandoned          something else of the same run failed
 ├─ CommandFailed          a program ended non-zero: redacted argv, end of stderr
 ├─ AccessDenied           the server knows us, or not, and said no  never retried
 ├─ VerificationFailed     it ran; the evidence is wrong            never retried, pages someone
@@ -71,6 +72,10 @@ class LockTimeout(TransientError):
 
 class Throttled(TransientError):
     """A service asked us to slow down."""
+
+
+class Abandoned(TransientError):
+    """Ended because something else of the same run failed, which tells more."""
 
 
 class CommandFailed(KeepwellError):

@@ -14,7 +14,7 @@ from keepwell.backup.proof import Proof
 from keepwell.evidence import Evidence
 
 # Name and format version; an old version's file is never changed again once it was released.
-PUBLISHED: dict[str, type[BaseModel]] = {"manifest-1": Manifest, "proof-1": Proof, "evidence-1": Evidence}
+PUBLISHED: dict[str, type[BaseModel]] = {"manifest-2": Manifest, "proof-1": Proof, "evidence-1": Evidence}
 
 
 def render_schema(name: str) -> str:

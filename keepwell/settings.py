@@ -108,6 +108,16 @@ class BackupSettings(Section):
     jobs: int = Field(default=2, ge=1, le=32, description="Parallel connections to dump, hash and restore with.")
     compression_level: int = Field(default=3, ge=1, le=19, description="zstd level.")
     spool_directory: Path | None = Field(default=None, description="Temporary space; the system's by default.")
+    nice: int = Field(default=10, ge=0, le=19, description="How far our programs stand back for others, as `nice`.")
+    most_bytes_per_second: int | None = Field(
+        default=None, ge=65536, description="How fast rows are taken from the source at most; as fast as they come."
+    )
+    stall_limit_seconds: int = Field(
+        default=300, ge=10, le=86400, description="How long the store may take no bytes before a backup lets go."
+    )
+    blocking_limit_seconds: int = Field(
+        default=60, ge=0, le=86400, description="How long a backup's locks may keep others waiting; 0 only reports it."
+    )
     tools_directory: Path | None = Field(default=None, description="Folder of pg_dump and its kin, tried first.")
     lock_wait_seconds: int = Field(default=30, ge=1, le=3600, description="How long a dump may queue for a table.")
     interlock_wait_seconds: int = Field(
@@ -116,6 +126,27 @@ class BackupSettings(Section):
     max_age_hours: float = Field(default=26, gt=0, description="How old the newest proven backup may get.")
     proven_level: ProvenLevel = Field(default="equal", description="Level from which a set counts as proven.")
     smoke_queries: tuple[SmokeQuery, ...] = Field(default=(), description="Asked of the restored database.")
+
+
+class SealingSettings(Section):
+    """Who can open what is stored, and whose documents count."""
+
+    mode: Literal["age", "none"] = Field(
+        default="age", description="`none` stores everything as it is, unsigned: for a trial only."
+    )
+    recipients: tuple[str, ...] = Field(
+        default=(), description="age public keys that open backups: this machine's, and one whose secret is offline."
+    )
+    identities: tuple[SecretStr, ...] = Field(
+        default=(), description="Secret. age private keys, the present one and older ones."
+    )
+    identities_file: Path | None = Field(default=None, description="File with one age private key a line.")
+    signing_key: SecretStr | None = Field(default=None, description="Secret. Signs manifests and proofs.")
+    signing_key_file: Path | None = Field(default=None, description="File that holds the signing key.")
+    trusted_signers: tuple[str, ...] = Field(
+        default=(), description="Public keys whose signatures count; this machine's own by default."
+    )
+    accept_unsigned: bool = Field(default=False, description="Whether documents from before signing count.")
 
 
 class NotifySettings(Section):
@@ -150,6 +181,7 @@ class Platform(BaseSettings):
     redis: RedisSettings | None = None
     uploads: UploadsSettings | None = None
     backup: BackupSettings = BackupSettings()
+    sealing: SealingSettings = SealingSettings()
     notify: NotifySettings = NotifySettings()
     orchestrator: OrchestratorSettings = OrchestratorSettings()
 
@@ -332,7 +364,8 @@ class _SecretFiles(PydanticBaseSettingsSource):
                 in_env, in_toml = _table(env, name), _table(toml, name)
                 named = (in_toml | in_env).get(f"{field}_file")
                 if named is not None and field not in in_env:
-                    found.setdefault(name, {})[field] = _read_secret(Path(named), lines=field == "urls")
+                    several = section.model_fields[field].annotation == tuple[SecretStr, ...]
+                    found.setdefault(name, {})[field] = _read_secret(Path(named), lines=several)
         return found
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import zstandard
 
+from keepwell import sealing
 from keepwell.backup import layout
 from keepwell.backup.catalogue import read_manifest
 from keepwell.backup.create import create_backup
 from keepwell.backup.manifest import Manifest, Part, new_backup_id
 from keepwell.backup.progress import silent
 from keepwell.backup.proof import LevelOutcome, Proof
-from keepwell.backup.transfer import content_name
 from keepwell.backup.verify import verify_backup
 from keepwell.holding import hold_platform
 from keepwell.interlock import Procedure
@@ -49,23 +49,40 @@ def copy_set(store: Store, backup_id: str) -> Manifest:
 
 
 def write_manifest(store: Store, manifest: Manifest) -> None:
-    store.put_bytes(layout.manifest_key(manifest.backup_id), manifest.to_json())
+    store.put_signed(layout.manifest_key(manifest.backup_id), manifest.to_json())
 
 
 def part_of(manifest: Manifest, name: str) -> Part:
     """The part that holds a table's rows (`public.t`), or the part of that very name."""
     wanted = next((table.part for table in manifest.tables if table.qualified == name), name)
-    return next(part for part in manifest.parts if content_name(part) == content_name_of(wanted))
+    return next(part for part in manifest.parts if part.content_name == content_name_of(wanted))
 
 
 def content_name_of(name: str | None) -> str:
-    return (name or "").removesuffix(".zst")
+    return (name or "").removesuffix(".age").removesuffix(".zst")
 
 
 def read_content(store: Store, manifest: Manifest, part: Part) -> bytes:
-    """What a part holds, decompressed."""
-    stored = store.get_bytes(layout.set_folder(manifest.backup_id) + part.name)
-    return zstandard.ZstdDecompressor().decompressobj().decompress(stored) if part.compression else stored
+    """What a part holds, opened and decompressed."""
+    content = store.get_bytes(layout.set_folder(manifest.backup_id) + part.name)
+    if part.encryption:
+        opened = io.BytesIO()
+        sealing.decrypt(io.BytesIO(content), opened, store.seal.identities)
+        content = opened.getvalue()
+    return zstandard.ZstdDecompressor().decompressobj().decompress(content) if part.compression else content
+
+
+def pack(store: Store, part: Part, content: bytes) -> bytes:
+    """Content as a part of that kind is stored: compressed and sealed anew."""
+    packed = zstandard.ZstdCompressor().compress(content) if part.compression else content
+    return seal(store, packed) if part.encryption else packed
+
+
+def seal(store: Store, content: bytes) -> bytes:
+    """Content sealed for a store's recipients."""
+    sealed = io.BytesIO()
+    sealing.encrypt(io.BytesIO(content), sealed, store.seal.recipients)
+    return sealed.getvalue()
 
 
 def replace_content(
@@ -81,7 +98,7 @@ def replace_content(
         rebuild: Make the manifest's sizes and hashes agree with the damage, so that only a deeper level can notice.
     """
     content = damage(read_content(store, manifest, part))
-    stored = zstandard.ZstdCompressor().compress(content) if part.compression else content
+    stored = pack(store, part, content)
     store.put_bytes(layout.set_folder(manifest.backup_id) + part.name, stored)
     if not rebuild:
         return manifest
@@ -115,7 +132,7 @@ def download_archive(store: Store, manifest: Manifest, folder: Path) -> Path:
     for part in manifest.parts:
         if part.name.startswith(layout.DATABASE):
             content = read_content(store, manifest, part)
-            (folder / content_name(part).removeprefix(layout.DATABASE)).write_bytes(content)
+            (folder / part.content_name.removeprefix(layout.DATABASE)).write_bytes(content)
     return folder
 
 

@@ -20,6 +20,7 @@ from deployments.local.ports import find_free_port
 from keepwell import command
 from keepwell.postgres.binaries import Binaries, find_installations
 from keepwell.postgres.server import ServerOptions, build_server_command, create_cluster, wait_until_ready
+from keepwell.sealing import make_identity, make_signing_key
 from keepwell.settings import (
     BackupSettings,
     BucketSettings,
@@ -27,6 +28,7 @@ from keepwell.settings import (
     NotifySettings,
     OrchestratorSettings,
     Platform,
+    SealingSettings,
     SmokeQuery,
 )
 
@@ -34,6 +36,17 @@ MAJORS = (15, 17)
 BUCKET = "keepwell-tests"
 PASSWORD = "marked-secret-of-the-database"
 _numbers = itertools.count(1)
+
+
+def make_sealing(**changes: object) -> SealingSettings:
+    """A pair of keys for this machine, a recipient whose secret is offline, and a signing key."""
+    identity, recipient = make_identity()
+    _, offline = make_identity()
+    keys = {"recipients": (recipient, offline), "identities": (identity,), "signing_key": make_signing_key()[0]}
+    return SealingSettings.model_validate(keys | changes)
+
+
+SEALING = make_sealing()
 
 
 @dataclass(frozen=True)
@@ -120,6 +133,7 @@ def build_platform(server: Server, database: str, bucket: BucketSettings, spool:
         bucket=bucket,
         redis=other.get("redis"),
         uploads=None,
+        sealing=SEALING,
         backup=BackupSettings(
             spool_directory=spool,
             interlock_wait_seconds=5,

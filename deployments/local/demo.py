@@ -26,7 +26,7 @@ from keepwell.backup.progress import silent
 from keepwell.backup.proof import Proof
 from keepwell.backup.verify import verify_backup
 from keepwell.errors import VerificationFailed
-from keepwell.objectstore.store import Store, open_store
+from keepwell.objectstore.store import SIGNATURE_SUFFIX, Store, open_store
 from keepwell.settings import CONFIG_VARIABLE, Platform, load_platform_file
 from keepwell.verdict import Verdict
 
@@ -131,7 +131,7 @@ def _damage_and_verify(platform: Platform, manifest: Manifest) -> tuple[Part, Pr
     copy = platform.model_copy(update={"name": f"{platform.name}-{_COPY}"})
     original, damaged = open_store(platform), open_store(copy)
     folder = layout.set_folder(manifest.backup_id)
-    names = [*(part.name for part in manifest.parts), layout.MANIFEST]
+    names = [*(part.name for part in manifest.parts), layout.MANIFEST, layout.MANIFEST + SIGNATURE_SUFFIX]
     for name in names:
         damaged.put_bytes(f"{folder}{name}", original.get_bytes(f"{folder}{name}"))
     part = max(manifest.parts, key=lambda part: part.size_bytes)

@@ -1,6 +1,7 @@
 """The platform file of the local stack: the same keys that an operator writes for a real platform."""
 
 import json
+import shutil
 from collections.abc import Mapping
 
 from deployments.local import orchestrator, sample_platform
@@ -8,7 +9,8 @@ from deployments.local.objectstore import endpoint_url
 from deployments.local.objectstore_server import REGION
 from deployments.local.ports import HOST
 from deployments.local.postgres_cluster import SUPERUSER
-from deployments.local.state import StateFolder
+from deployments.local.state import StateFolder, write_private
+from keepwell.keyring import IDENTITIES, SIGNING_KEY, make_key_files, make_offline_file
 
 PLATFORM = "esn"
 BUCKET = "keepwell"
@@ -55,6 +57,7 @@ def render_platform_file(state: StateFolder, ports: Mapping[str, int]) -> str:
             "port": ports["redis"],
             "password_file": str(state.secret_file("redis-password")),
         },
+        "sealing": _seal(state),
         "uploads": {"directory": str(sample_platform.uploads_folder(state))},
         "orchestrator": {"api_url": orchestrator.api_url(ports[orchestrator.SERVER])},
     }
@@ -66,6 +69,22 @@ def render_platform_file(state: StateFolder, ports: Mapping[str, int]) -> str:
     for name, query in _SMOKE_QUERIES.items():
         text += "\n[[backup.smoke_queries]]\n" + _lines({"name": name, "sql": query, "at_least": 1})
     return text
+
+
+def _seal(state: StateFolder) -> dict[str, object]:
+    """Keys of the stack's own. The offline one lies beside them: for a trial there is nowhere else to take it."""
+    folder = state.folder / "secrets" / "sealing"
+    made = folder / "recipients.json"
+    if not made.exists():
+        shutil.rmtree(folder, ignore_errors=True)  # half made by a start that was killed
+        keys = make_key_files(folder)
+        recipients = [keys.recipient, make_offline_file(folder / "offline-identity.txt")]
+        write_private(made, json.dumps(recipients))
+    return {
+        "recipients": json.loads(made.read_text()),
+        "identities_file": str(folder / IDENTITIES),
+        "signing_key_file": str(folder / SIGNING_KEY),
+    }
 
 
 def _lines(table: Mapping[str, object]) -> str:

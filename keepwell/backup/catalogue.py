@@ -10,7 +10,7 @@ from keepwell.backup import layout
 from keepwell.backup.manifest import Manifest, is_backup_id
 from keepwell.backup.proof import Proof, reaches
 from keepwell.errors import PreconditionFailed, VerificationFailed
-from keepwell.objectstore.store import ObjectMissing, Store
+from keepwell.objectstore.store import SIGNATURE_SUFFIX, ObjectMissing, Store
 from keepwell.settings import ProofLevel
 from keepwell.verdict import Verdict
 
@@ -89,7 +89,7 @@ def read_manifest(store: Store, backup_id: str) -> Manifest:
         VerificationFailed: It is damaged, or another set's.
     """
     try:
-        content = store.get_bytes(layout.manifest_key(backup_id))
+        content = store.get_signed(layout.manifest_key(backup_id))
     except ObjectMissing:
         raise PreconditionFailed(
             f"{backup_id} has no manifest, so it is not a backup set.", hint="List what there is: keepwell backup list."
@@ -107,12 +107,13 @@ def read_proofs(store: Store, backup_id: str) -> list[Proof | None]:
 
     What cannot be read may have been the one that found damage, so it must not let an older one speak.
     """
-    return [_read_proof(store, stored.key, backup_id) for stored in store.list_objects(layout.proofs_folder(backup_id))]
+    found = [stored.key for stored in store.list_objects(layout.proofs_folder(backup_id))]
+    return [_read_proof(store, key, backup_id) for key in found if not key.endswith(SIGNATURE_SUFFIX)]
 
 
 def _read_proof(store: Store, key: str, backup_id: str) -> Proof | None:
     try:
-        proof = Proof.from_json(store.get_bytes(key))
+        proof = Proof.from_json(store.get_signed(key))
     except VerificationFailed:
         return None
     return proof if proof.backup_id == backup_id else None  # another set's proof proves nothing here

@@ -6,8 +6,8 @@ Nothing here calls the set good; only a proof does (`keepwell.backup.verify`).
 
 import secrets
 import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -15,24 +15,30 @@ from pathlib import Path
 from threading import Lock
 
 from keepwell.backup import layout, manifest
+from keepwell.backup.dumping import DatabaseDump
 from keepwell.backup.manifest import Manifest, Part
 from keepwell.backup.preflight import Readiness, require_ready
 from keepwell.backup.progress import Progress, Step
 from keepwell.backup.schema import digest_schema, write_schema
 from keepwell.backup.spool import open_spool, sweep_spools
 from keepwell.backup.sweep import sweep_unfinished
-from keepwell.backup.transfer import content_name, upload
+from keepwell.backup.transfer import send
 from keepwell.errors import KeepwellError, ServiceUnavailable, TransientError, VerificationFailed
 from keepwell.objectstore.store import ObjectMissing, Store
+from keepwell.objectstore.uploads import Uploads
 from keepwell.postgres import archive, facts
-from keepwell.postgres.connection import client_encoding, translated
+from keepwell.postgres.blocking import watched_blocking
+from keepwell.postgres.connection import translated
 from keepwell.postgres.facts import TableFacts
 from keepwell.postgres.fingerprint import Fingerprint, fingerprint_large_objects, fingerprint_table
 from keepwell.postgres.snapshot import Snapshot, joined_snapshot, shared_snapshot
+from keepwell.sealing import require_able_to_seal
 from keepwell.settings import Platform
 
-# Most files of a set are small; a few connections hide the store's latency without flooding it.
+# A few connections hide the store's latency without flooding it, and bound what waits in memory.
 _UPLOADS = 4
+# What makes the rest of a set readable goes last: the archive's table of contents at the very end.
+_LAST = (layout.GLOBALS, layout.SCHEMA, layout.DATABASE + archive.CONTENTS_FILE)
 
 
 @dataclass(frozen=True)
@@ -60,8 +66,8 @@ def create_backup(platform: Platform, store: Store, progress: Progress) -> Manif
     1. Sweep what dead runs left.
     2. Look whether this run could finish.
     3. Mark the set as unfinished.
-    4. Lock, then take the snapshot; dump, count and hash what it shows.
-    5. Store every file, then the manifest, then take the mark away.
+    4. Lock, then take the snapshot; dump it into the store, count and hash what it shows.
+    5. Store what makes it readable, then the manifest, then take the mark away.
 
     Returns:
         The manifest as it was read back from the store.
@@ -73,15 +79,16 @@ def create_backup(platform: Platform, store: Store, progress: Progress) -> Manif
     """
     sweep_spools(platform)
     sweep_unfinished(store)
+    require_able_to_seal(platform.sealing, store.seal)
     ready = require_ready(platform)
     backup_id = manifest.new_backup_id(ready.database.now_at)
     mark = secrets.token_bytes(16)
     store.put_bytes(layout.unfinished_key(backup_id), mark)
-    with open_spool(platform) as spool:
-        written = _write(platform, store, backup_id, ready=ready, spool=spool, progress=progress)
+    with open_spool(platform) as work:
+        written = _write(platform, store, backup_id, ready=ready, work=work, progress=progress)
     _require_unswept(store, backup_id, mark)
-    store.put_bytes(layout.manifest_key(backup_id), written.to_json())
-    read_back = Manifest.from_json(store.get_bytes(layout.manifest_key(backup_id)))
+    store.put_signed(layout.manifest_key(backup_id), written.to_json())
+    read_back = Manifest.from_json(store.get_signed(layout.manifest_key(backup_id)))
     if read_back != written:
         raise VerificationFailed(
             f"The manifest of {backup_id} reads back differently from what was written.", hint="Look at the store."
@@ -108,24 +115,27 @@ def _require_unswept(store: Store, backup_id: str, mark: bytes) -> None:
 
 
 def _write(
-    platform: Platform, store: Store, backup_id: str, *, ready: Readiness, spool: Path, progress: Progress
+    platform: Platform, store: Store, backup_id: str, *, ready: Readiness, work: Path, progress: Progress
 ) -> Manifest:
     """Everything of a set but its manifest."""
     started = time.monotonic()
-    with ThreadPoolExecutor(1, "storing") as storing:
+    settings = platform.backup
+    with Uploads(_UPLOADS) as uploads:
         progress(Step("locking tables"))
-        with shared_snapshot(platform.database, lock_wait_seconds=platform.backup.lock_wait_seconds) as snapshot:
+        with (
+            watched_blocking(platform.database, limit_seconds=settings.blocking_limit_seconds) as blocking,
+            shared_snapshot(platform.database, lock_wait_seconds=settings.lock_wait_seconds) as snapshot,
+        ):
             described = _describe(snapshot)
-            progress(Step("dumping"))
-            _dump(platform, ready, snapshot, described, spool)
+            dump = DatabaseDump(platform, store, uploads, backup_id, ready, snapshot, blocking, progress)
+            dumped = dump.run(work)
             dump_seconds = time.monotonic() - started
-            # The source counts and hashes while the archive is compressed and sent: the snapshot is let go of as
-            # soon as the source is done, however slow the store.
-            stored: Future[list[Part]] = storing.submit(_store_all, platform, store, backup_id, spool, progress)
-            prints = _fingerprint_all(platform, snapshot, progress, standby=described.source.standby)
-        parts = stored.result()
-    data_parts = _parts_by_table(ready, spool, parts)
-    total_seconds = time.monotonic() - started
+            prints = _fingerprint_all(
+                platform, snapshot, progress, standby=described.source.standby, watch=blocking.require_patience
+            )
+        _write_globals(platform, ready, described, work)
+        last = [_store_file(store, uploads, backup_id, work, name) for name in _LAST]
+    parts = (*dumped.parts, *last)
     return Manifest(
         backup_id=backup_id,
         platform=platform.name,
@@ -137,45 +147,31 @@ def _write(
             pg_dump=".".join(map(str, ready.client.version)),
             archive_major=ready.client.major,
         ),
-        tables=tuple(
-            _describe_table(table, prints.tables.get(table.oid), data_parts.get(table.oid))
-            for table in snapshot.tables
-            if table.kind != "S"
-        ),
+        tables=_describe_tables(snapshot, prints, _parts_by_table(ready, work, parts)),
         sequences=described.sequences,
         large_objects=prints.large_objects,
         role_passwords=described.role_passwords,
         schema_digest=digest_schema(described.schema),
-        parts=tuple(parts),
+        parts=parts,
+        spooled_bytes=dumped.spooled_bytes,
+        blocked_others_seconds=blocking.longest_seconds,
         seconds=manifest.Seconds(
             dump=dump_seconds,
             fingerprint=prints.seconds,
-            upload=max(total_seconds - dump_seconds, 0),
-            total=total_seconds,
+            upload=max(time.monotonic() - started - dump_seconds - prints.seconds, 0),
+            total=time.monotonic() - started,
         ),
     )
 
 
-def _dump(platform: Platform, ready: Readiness, snapshot: Snapshot, described: _Described, spool: Path) -> None:
-    """Roles, schema lines and the database, as files of the spool."""
-    database = platform.database
+def _write_globals(platform: Platform, ready: Readiness, described: _Described, work: Path) -> None:
+    """Roles and schema lines, as files."""
     archive.run_tool(
         archive.build_globals_command(
-            ready.client, database, spool / layout.GLOBALS, passwords=described.role_passwords
+            ready.client, platform.database, work / layout.GLOBALS, passwords=described.role_passwords
         )
     )
-    write_schema(spool / layout.SCHEMA, described.schema)
-    archive.run_tool(
-        archive.build_dump_command(
-            ready.client,
-            database,
-            spool / layout.DATABASE,
-            snapshot_id=snapshot.snapshot_id,
-            encoding=client_encoding(described.source.encoding),
-            jobs=platform.backup.jobs,
-            lock_wait_seconds=platform.backup.lock_wait_seconds,
-        )
-    )
+    write_schema(work / layout.SCHEMA, described.schema)
 
 
 def _describe(snapshot: Snapshot) -> _Described:
@@ -227,6 +223,14 @@ def _describe_sequence(sequence: facts.SequenceFacts) -> manifest.Sequence:
     )
 
 
+def _describe_tables(snapshot: Snapshot, prints: _Fingerprints, parts: Mapping[int, str]) -> tuple[manifest.Table, ...]:
+    return tuple(
+        _describe_table(table, prints.tables.get(table.oid), parts.get(table.oid))
+        for table in snapshot.tables
+        if table.kind != "S"
+    )
+
+
 def _describe_table(table: TableFacts, found: Fingerprint | None, part: str | None) -> manifest.Table:
     kinds: Mapping[str, tuple[str, str | None]] = {
         "r": ("table", None),
@@ -253,7 +257,9 @@ def _describe_table(table: TableFacts, found: Fingerprint | None, part: str | No
     )
 
 
-def _fingerprint_all(platform: Platform, snapshot: Snapshot, progress: Progress, *, standby: bool) -> _Fingerprints:
+def _fingerprint_all(
+    platform: Platform, snapshot: Snapshot, progress: Progress, *, standby: bool, watch: Callable[[], None]
+) -> _Fingerprints:
     """Count and hash all tables on several connections, the largest first."""
     started = time.monotonic()
     readable = [t for t in snapshot.tables if t.has_rows and not (standby and t.unlogged)]
@@ -270,6 +276,7 @@ def _fingerprint_all(platform: Platform, snapshot: Snapshot, progress: Progress,
                     if not waiting:
                         return mine
                     table, done = waiting.pop(), total - len(waiting)
+                watch()
                 progress(Step("counting and hashing", done, total, "tables"))
                 # Its locks go with the savepoint: a large schema would fill the server's lock table otherwise.
                 with translated(f"hashing {table.qualified}"), connection.transaction(force_rollback=True):
@@ -294,38 +301,20 @@ def _fingerprint_large_objects(snapshot: Snapshot) -> manifest.LargeObjects:
     return manifest.LargeObjects(count=found.rows, content_hash=found.content_hash)
 
 
-def _store_all(platform: Platform, store: Store, backup_id: str, spool: Path, progress: Progress) -> list[Part]:
-    """Store every file of the spool, the archive's contents last of the archive."""
-    archive_files = sorted((spool / layout.DATABASE).iterdir(), key=lambda path: -path.stat().st_size)
-    total_bytes = sum(path.stat().st_size for path in archive_files)
-    sent_bytes, counting = 0, Lock()
-
-    def count(size_bytes: int) -> None:
-        nonlocal sent_bytes
-        with counting:
-            sent_bytes += size_bytes
-            progress(Step("storing", sent_bytes, total_bytes, "bytes"))
-
-    def send(path: Path) -> Part:
-        plain = path.name == archive.CONTENTS_FILE or path.parent == spool
-        name = path.name if path.parent == spool else f"{layout.DATABASE}{path.name}"
-        level = None if plain else platform.backup.compression_level
-        part = upload(store, layout.set_folder(backup_id), name, path, level=level, on_bytes=count)
-        if not plain:
-            path.unlink()  # stored: its space is free for whoever else needs it
-        return part
-
-    streams = [path for path in archive_files if path.name != archive.CONTENTS_FILE]
-    with ThreadPoolExecutor(_UPLOADS, "uploading") as senders:
-        parts = list(senders.map(send, streams))
-    last = (spool / layout.GLOBALS, spool / layout.SCHEMA, spool / layout.DATABASE / archive.CONTENTS_FILE)
-    return parts + [send(path) for path in last]
+def _store_file(store: Store, uploads: Uploads, backup_id: str, work: Path, name: str) -> Part:
+    """Store one small file as it is, so that stock tools read it once it is opened."""
+    with (work / name).open("rb") as file:
+        return send(store, uploads, layout.set_folder(backup_id), name, file, level=None, taken=_uncounted)
 
 
-def _parts_by_table(ready: Readiness, spool: Path, parts: Sequence[Part]) -> dict[int, str]:
+def _uncounted(size_bytes: int) -> None:
+    """Too little to show."""
+
+
+def _parts_by_table(ready: Readiness, work: Path, parts: Sequence[Part]) -> dict[int, str]:
     """Which part holds which table's rows, by the archive's own contents."""
-    stored = {content_name(part): part.name for part in parts}
-    entries = archive.list_data_entries(ready.client, spool / layout.DATABASE)
+    stored = {part.content_name: part.name for part in parts}
+    entries = archive.list_data_entries(ready.client, work / layout.DATABASE)
     return {
         entry.table_oid: stored[f"{layout.DATABASE}{entry.file_name}"]
         for entry in entries

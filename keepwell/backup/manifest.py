@@ -24,8 +24,15 @@ class Part(Document):
     size_bytes: int = Field(ge=0)
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     compression: Literal["zstd"] | None
+    encryption: Literal["age"] | None = None
     content_size_bytes: int = Field(ge=0)
     content_sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+    @property
+    def content_name(self) -> str:
+        """What its content is called: the name without the suffixes of sealing and compression."""
+        opened = self.name.removesuffix(".age") if self.encryption else self.name
+        return opened.removesuffix(".zst") if self.compression else opened
 
 
 class Table(Document):
@@ -122,7 +129,7 @@ class Seconds(Document):
 class Manifest(Document):
     """One backup set, whole."""
 
-    format_version: Literal[1] = 1
+    format_version: Literal[1, 2] = 2
     backup_id: str = Field(pattern=_BACKUP_ID.pattern)
     platform: str
     snapshot_at: AwareDatetime = Field(description="The moment that a restore brings back, by the server's clock.")
@@ -135,12 +142,16 @@ class Manifest(Document):
     role_passwords: bool = Field(description="Whether globals.sql holds password hashes; else they must be set anew.")
     schema_digest: str = Field(pattern="^[0-9a-f]{64}$", description="SHA-256 of schema.jsonl.")
     parts: tuple[Part, ...]
+    spooled_bytes: int = Field(default=0, ge=0, description="Rows that lay on a disk of ours on their way.")
+    blocked_others_seconds: float = Field(
+        default=0, ge=0, description="Longest that somebody waited for a lock behind this dump."
+    )
     seconds: Seconds
 
     @field_validator("parts")
     @classmethod
     def _named_once(cls, parts: tuple[Part, ...]) -> tuple[Part, ...]:
-        names = {part.name.removesuffix(".zst") for part in parts}
+        names = {part.content_name for part in parts}
         if len(names) != len(parts):
             message = "two parts would be read back into one file"
             raise ValueError(message)

@@ -15,7 +15,9 @@ from keepwell.settings import Platform
 from keepwell.verdict import Finding, Verdict
 
 # COPY's text is about as large as the table on disk; rows that TOAST compressed well may be larger.
-_SPOOL_FACTOR = 1.5
+_DUMP_FACTOR = 1.5
+# For what never goes through a FIFO: tables of contents, roles, schema lines.
+WORKING_BYTES = 64 * 1024 * 1024
 _NAMED = 5
 _OLDEST_SERVER = 15
 
@@ -50,9 +52,13 @@ def require_ready(platform: Platform) -> Readiness:
         refuse_unreadable(tables, role=platform.database.user)
         _refuse_unreadable_large_objects(connection, role=platform.database.user)
         findings = [*judge_migrations(facts.read_migrations(connection)), *judge_client(client, database)]
-        needed_bytes = int(sum(table.data_bytes for table in tables if table.has_rows) * _SPOOL_FACTOR)
-    require_space(spool_place(platform), needed_bytes, "the dump")
+    require_space(spool_place(platform), WORKING_BYTES, "the run")
     return Readiness(client, database, tuple(findings))
+
+
+def estimate_dump_bytes(tables: Sequence[TableFacts]) -> int:
+    """About how large the rows of a dump are, for where they have to take the way over a disk."""
+    return int(sum(table.data_bytes for table in tables if table.has_rows) * _DUMP_FACTOR)
 
 
 def refuse_unreadable(tables: Sequence[TableFacts], *, role: str) -> None:

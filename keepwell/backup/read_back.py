@@ -1,28 +1,35 @@
-"""The first three levels of a proof, which need no server: uploaded, readable, complete.
+"""A set on its way back from the store: every part read, opened, measured, and its rows fed to pg_restore at once.
 
-Everything is read from the store, never from what is still in memory. The manifest is compared with the store, and
-the archive's own contents with both.
+Everything is read from the store, never from what is still in memory. What is wrong with a part is remembered and
+told by the first three levels of a proof, which need no server: uploaded, readable, complete.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 
-import zstandard
-
 from keepwell.backup import layout
-from keepwell.backup.manifest import Manifest, Part, Table
+from keepwell.backup.manifest import Manifest, Part
 from keepwell.backup.progress import Progress, Step
-from keepwell.backup.transfer import Received, content_name, download
-from keepwell.errors import CommandFailed
-from keepwell.objectstore.store import ChecksumMismatch, ObjectMissing, Store, StoredObject
+from keepwell.backup.transfer import Received, receive
+from keepwell.command import Command
+from keepwell.errors import CommandFailed, VerificationFailed
+from keepwell.objectstore.store import SIGNATURE_SUFFIX, ChecksumMismatch, ObjectMissing, Store, StoredObject
 from keepwell.postgres import archive
+from keepwell.postgres.archive import DataEntry, StreamCheck
 from keepwell.postgres.binaries import Binaries
+from keepwell.postgres.fifos import FifosUnavailable, require_fifos, restore_through_fifos, write_all
 from keepwell.verdict import Finding, Verdict
 
 _DOWNLOADS = 4
+# pg_restore opens as many streams as it has jobs; a few more hide the store's latency.
+_MORE_STREAMS = 2
+
+
+class PartDamaged(VerificationFailed):
+    """A stream that was being restored is not what was stored: the restore cannot go on."""
 
 
 @dataclass
@@ -33,13 +40,139 @@ class PartReadBack:
         part: What the manifest says.
         received: What really came.
         check: Rows and terminator, for a table's stream.
-        fault: Why it could not be read; empty when it could.
     """
 
     part: Part
     received: Received = field(default_factory=Received)
-    check: archive.StreamCheck = field(default_factory=archive.StreamCheck)
-    fault: str = ""
+    check: StreamCheck = field(default_factory=StreamCheck)
+
+    @property
+    def sound(self) -> bool:
+        """Whether it is what was stored, and held what was dumped."""
+        received = self.received
+        return (
+            not received.fault
+            and received.stored.sha256 == self.part.sha256
+            and received.content.sha256 == self.part.content_sha256
+        )
+
+
+class SetReader:
+    """Reads the parts of one set, each once.
+
+    Args:
+        store: Where the set lies.
+        manifest: Of the set.
+        folder: Existing, private folder for what has to lie on a disk: tables of contents, roles, schema lines.
+        progress: Told how far it is.
+        nice: How far pg_restore stands back for others.
+    """
+
+    def __init__(self, store: Store, manifest: Manifest, folder: Path, progress: Progress, *, nice: int = 0) -> None:
+        self._store, self._manifest, self._folder = store, manifest, folder
+        self._progress, self._nice = progress, nice
+        self._reads: dict[str, PartReadBack] = {}
+        self._lock = Lock()
+        self._read_bytes = 0
+        self.spooled_bytes = 0
+        (folder / layout.DATABASE).mkdir()
+
+    @property
+    def parts(self) -> list[PartReadBack]:
+        """What was read back so far, in the manifest's order."""
+        return [self._reads[part.name] for part in self._manifest.parts if part.name in self._reads]
+
+    def find(self, name: str | None) -> PartReadBack | None:
+        """What was read back under a part's name."""
+        return self._reads.get(name or "")
+
+    def fetch_files(self) -> list[PartReadBack]:
+        """Read back what is not rows, into files; rows come later, when somebody restores them."""
+        files = [part for part in self._manifest.parts if not _is_stream(part)]
+        with ThreadPoolExecutor(_DOWNLOADS, "reading back") as readers:
+            return list(readers.map(self._fetch, files))
+
+    def restore(self, call: Command, *, jobs: int) -> None:
+        """Run pg_restore on the archive, its streams fed as they come from the store.
+
+        Args:
+            call: Reads the archive in this reader's folder.
+            jobs: How many streams it opens at a time.
+
+        Raises:
+            PartDamaged: A stream is not what was stored; the restore was ended.
+            KeepwellError: pg_restore failed, or the store did.
+        """
+        folder = self._folder / layout.DATABASE
+        streams = {Path(part.content_name).name: part for part in self._manifest.parts if _is_stream(part)}
+        call = call.standing_back(self._nice)
+        try:
+            require_fifos(folder, len(streams))
+        except FifosUnavailable:
+            with ThreadPoolExecutor(_DOWNLOADS, "reading back") as readers:
+                self.spooled_bytes = sum(
+                    read.received.content.size_bytes for read in readers.map(self._fetch, streams.values())
+                )
+            archive.run_tool(call)
+            return
+        feeds = {name: self._feed_of(part) for name, part in streams.items()}
+        try:
+            restore_through_fifos(call, folder, feeds, workers=jobs + _MORE_STREAMS, watch=_look_away)
+        finally:
+            for name in feeds:
+                (folder / name).unlink(missing_ok=True)
+
+    def drain(self) -> None:
+        """Read back whatever nobody has read, only to measure it."""
+        rest = [part for part in self._manifest.parts if part.name not in self._reads]
+        with ThreadPoolExecutor(_DOWNLOADS, "reading back") as readers:
+            list(readers.map(lambda part: self._read(part, _nowhere), rest))
+
+    def read_again(self, part: Part, target: Callable[[bytes], object]) -> None:
+        """Hand out one part's content once more; what came of it the first time stands."""
+        receive(self._store, layout.set_folder(self._manifest.backup_id), part, target)
+
+    def _fetch(self, part: Part) -> PartReadBack:
+        with (self._folder / part.content_name).open("xb") as target:
+            return self._read(part, target.write)
+
+    def _feed_of(self, part: Part) -> Callable[[int], None]:
+        def feed(descriptor: int) -> None:
+            listening = True
+
+            def deliver(chunk: bytes) -> None:
+                # Somebody who stopped reading has an exit code to tell why; the part is measured to its end.
+                nonlocal listening
+                if listening:
+                    try:
+                        write_all(descriptor, chunk)
+                    except BrokenPipeError:
+                        listening = False
+
+            if not self._read(part, deliver).sound:
+                raise PartDamaged(f"{_told(self._manifest, part)} is not what was stored.", hint=_DAMAGED_HINT)
+
+        return feed
+
+    def _read(self, part: Part, target: Callable[[bytes], object]) -> PartReadBack:
+        read = PartReadBack(part)
+
+        def deliver(chunk: bytes) -> None:
+            read.check.update(chunk)
+            target(chunk)
+
+        try:
+            read.received = receive(self._store, layout.set_folder(self._manifest.backup_id), part, deliver)
+        except ObjectMissing:
+            read.received.fault = "vanished from the store"
+        except ChecksumMismatch:
+            read.received.fault = "does not fit the store's own checksum"
+        with self._lock:
+            self._reads[part.name] = read
+            self._read_bytes += part.size_bytes
+            read_bytes = self._read_bytes
+        self._progress(Step("reading back", read_bytes, self._manifest.stored_bytes, "bytes"))
+        return read
 
 
 def check_uploaded(manifest: Manifest, stored: list[StoredObject]) -> Iterator[Finding]:
@@ -57,76 +190,62 @@ def check_uploaded(manifest: Manifest, stored: list[StoredObject]) -> Iterator[F
             yield _alert(part.name, f"{_told(manifest, part)} is missing from the store.")
         elif size_bytes != part.size_bytes:
             yield _alert(part.name, f"{_told(manifest, part)} has {size_bytes} bytes instead of {part.size_bytes}.")
-    expected = {part.name for part in manifest.parts} | {layout.MANIFEST}
+    expected = {part.name for part in manifest.parts} | {layout.MANIFEST, layout.MANIFEST + SIGNATURE_SUFFIX}
     for name in sizes:
         if name not in expected and not name.startswith(layout.PROOFS):
             yield _alert(name, f"{name} lies in the set's folder, and the manifest does not know it.")
 
 
-def read_all(store: Store, manifest: Manifest, spool: Path, progress: Progress) -> list[PartReadBack]:
-    """Read every part back into a folder, decompressed, and measure what came.
-
-    Raises:
-        TransientError: The store does not answer; what is stored stays unjudged.
-    """
-    total_bytes = sum(part.size_bytes for part in manifest.parts)
-    read_bytes, counting = 0, Lock()
-
-    def count(size_bytes: int) -> None:
-        nonlocal read_bytes
-        with counting:
-            read_bytes += size_bytes
-            progress(Step("reading back", read_bytes, total_bytes, "bytes"))
-
-    (spool / layout.DATABASE).mkdir()
-    folder = layout.set_folder(manifest.backup_id)
-    with ThreadPoolExecutor(_DOWNLOADS, "reading back") as readers:
-        return list(readers.map(lambda part: _read_one(store, folder, part, spool, count), manifest.parts))
-
-
-def _read_one(store: Store, folder: str, part: Part, spool: Path, on_bytes: Callable[[int], None]) -> PartReadBack:
-    result = PartReadBack(part)
-    try:
-        with (spool / content_name(part)).open("xb") as target:
-            for chunk in download(store, folder, part, target, result.received):
-                result.check.update(chunk)
-    except zstandard.ZstdError as error:
-        result.fault = f"cannot be decompressed: {error}"
-    except ObjectMissing:
-        result.fault = "vanished from the store"
-    except ChecksumMismatch:
-        result.fault = "does not fit the store's own checksum"
-    on_bytes(part.size_bytes)
-    return result
-
-
-def check_readable(manifest: Manifest, parts: list[PartReadBack]) -> Iterator[Finding]:
+def check_readable(manifest: Manifest, parts: Iterable[PartReadBack]) -> Iterator[Finding]:
     """Compare what was read back with the manifest's hashes, stored and decompressed."""
     for read in parts:
-        told = _told(manifest, read.part)
-        if read.fault:
-            yield _alert(read.part.name, f"{told} {read.fault}.")
-        elif read.received.sha256 != read.part.sha256:
-            yield _alert(read.part.name, f"{told} reads back with another SHA-256 than was stored.")
-        elif read.received.content_sha256 != read.part.content_sha256:
+        told, received = _told(manifest, read.part), read.received
+        if received.stored.size_bytes and received.stored.sha256 != read.part.sha256:
+            fault = f" It {received.fault}." if received.fault and not received.for_others else ""
+            yield _alert(read.part.name, f"{told} reads back with another SHA-256 than was stored.{fault}")
+        elif received.for_others:
+            yield Finding(
+                name=read.part.name,
+                verdict=Verdict.UNKNOWN,
+                message=f"{told} {received.fault}.",
+                hint="sealing.identities_file must hold the key that it was sealed for; old ones belong there too.",
+            )
+        elif received.fault:
+            yield _alert(read.part.name, f"{told} {received.fault}.")
+        elif received.content.sha256 != read.part.content_sha256:
             yield _alert(read.part.name, f"{told} decompresses to something else than was dumped.")
 
 
-def check_complete(manifest: Manifest, parts: list[PartReadBack], binaries: Binaries, spool: Path) -> Iterator[Finding]:
-    """Compare the archive's own contents with its streams, and each stream's rows with the source's count."""
+def list_entries(binaries: Binaries, folder: Path) -> list[DataEntry] | Finding:
+    """The archive's own table of contents, or what is wrong with it.
+
+    Args:
+        binaries: Whose pg_restore lists.
+        folder: Where the set's files were read back to.
+    """
     try:
-        entries = archive.list_data_entries(binaries, spool / layout.DATABASE)
+        return archive.list_data_entries(binaries, folder / layout.DATABASE)
     except CommandFailed as error:
-        yield _alert(archive.CONTENTS_FILE, f"The archive's table of contents cannot be parsed: {error.message}")
-        return
-    schema = next((read for read in parts if read.part.name == layout.SCHEMA), None)
-    if schema is None or schema.received.content_sha256 != manifest.schema_digest:
+        return _alert(archive.CONTENTS_FILE, f"The archive's table of contents cannot be parsed: {error.message}")
+
+
+def check_contents(manifest: Manifest, entries: Iterable[DataEntry], schema: PartReadBack | None) -> Iterator[Finding]:
+    """Compare the archive's own contents with the manifest; needs none of the rows."""
+    entries = list(entries)
+    if schema is None or schema.received.content.sha256 != manifest.schema_digest:
         yield _alert(layout.SCHEMA, "The stored schema is not the one that the manifest describes.")
-    by_part = {read.part.name: read for read in parts}
-    files = {content_name(part).removeprefix(layout.DATABASE): part.name for part in manifest.parts}
-    listed = {entry.table_oid: files.get(entry.file_name) for entry in entries}
+    listed = _list_parts(manifest, entries)
+    known_parts = {part.name for part in manifest.parts}
     for table in manifest.dumped_tables:
-        yield from _check_table(table, listed.get(table.oid), by_part)
+        found = listed.get(table.oid)
+        if table.part is None or found is None:
+            yield _alert(
+                table.qualified, f"The archive holds no rows of {table.qualified}; the source has {table.rows}."
+            )
+        elif table.part != found or table.part not in known_parts:
+            yield _alert(
+                table.qualified, f"The archive keeps {table.qualified} in another stream than the manifest says."
+            )
     yield from _check_strays(manifest, {name for name in listed.values() if name is not None})
     known = {table.oid for table in manifest.tables}
     for entry in entries:
@@ -138,27 +257,38 @@ def check_complete(manifest: Manifest, parts: list[PartReadBack], binaries: Bina
         yield _alert(archive.CONTENTS_FILE, "The archive's table of contents names a table or a stream twice.")
 
 
-def _check_table(table: Table, listed_part: str | None, by_part: dict[str, PartReadBack]) -> Iterator[Finding]:
-    if table.part is None or listed_part is None:
-        yield _alert(table.qualified, f"The archive holds no rows of {table.qualified}; the source has {table.rows}.")
-        return
-    if table.part != listed_part or table.part not in by_part:
-        yield _alert(table.qualified, f"The archive keeps {table.qualified} in another stream than the manifest says.")
-        return
-    check = by_part[table.part].check
-    if not check.terminated:
-        yield _alert(table.qualified, f"The stream of {table.qualified} ends early, after {check.rows} rows.")
-    elif check.rows != table.rows:
-        yield _alert(
-            table.qualified, f"The stream of {table.qualified} has {check.rows} rows, the source {table.rows}."
-        )
+def check_streams(manifest: Manifest, find: Callable[[str | None], PartReadBack | None]) -> Iterator[Finding]:
+    """Compare each table's stream with the source's count of its rows."""
+    for table in manifest.dumped_tables:
+        read = find(table.part)
+        if read is None:
+            continue  # the archive's contents were found wrong
+        if not read.check.terminated:
+            yield _alert(table.qualified, f"The stream of {table.qualified} ends early, after {read.check.rows} rows.")
+        elif read.check.rows != table.rows:
+            yield _alert(
+                table.qualified,
+                f"The stream of {table.qualified} has {read.check.rows} rows, the source {table.rows}.",
+            )
+
+
+def _list_parts(manifest: Manifest, entries: Iterable[DataEntry]) -> Mapping[int, str | None]:
+    """Which part the archive's own contents name for each table, by the table's oid."""
+    files = {part.content_name.removeprefix(layout.DATABASE): part.name for part in manifest.parts}
+    return {entry.table_oid: files.get(entry.file_name) for entry in entries}
 
 
 def _check_strays(manifest: Manifest, listed: set[str]) -> Iterator[Finding]:
     for part in manifest.parts:
-        name = content_name(part).removeprefix(layout.DATABASE)
+        name = part.content_name.removeprefix(layout.DATABASE)
         if part.name.startswith(layout.DATABASE) and archive.is_table_data(name) and part.name not in listed:
             yield _alert(part.name, f"{part.name} holds rows that the archive's table of contents does not know.")
+
+
+def _is_stream(part: Part) -> bool:
+    """Whether a part is rows, or a large object, which pg_restore reads by itself and once."""
+    name = part.content_name.removeprefix(layout.DATABASE)
+    return part.name.startswith(layout.DATABASE) and archive.is_stream(name)
 
 
 def _told(manifest: Manifest, part: Part) -> str:
@@ -167,10 +297,16 @@ def _told(manifest: Manifest, part: Part) -> str:
     return f"{part.name} (rows of {table.qualified})" if table else part.name
 
 
+def _nowhere(chunk: bytes) -> None:
+    """Keep nothing."""
+
+
+def _look_away() -> None:
+    """A restore of ours stands in nobody's way."""
+
+
+_DAMAGED_HINT = "Do not restore from this set: take another, and find out who or what changed it."
+
+
 def _alert(name: str, message: str) -> Finding:
-    return Finding(
-        name=name,
-        verdict=Verdict.ALERT,
-        message=message,
-        hint="Do not restore from this set: take another, and find out who or what changed it.",
-    )
+    return Finding(name=name, verdict=Verdict.ALERT, message=message, hint=_DAMAGED_HINT)

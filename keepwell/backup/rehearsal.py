@@ -20,14 +20,15 @@ from keepwell.backup import layout
 from keepwell.backup.manifest import Manifest, Source, Table
 from keepwell.backup.manifest import Sequence as ManifestSequence
 from keepwell.backup.progress import Progress, Step
-from keepwell.backup.read_back import PartReadBack
+from keepwell.backup.read_back import PartReadBack, SetReader
 from keepwell.backup.schema import differing_objects, read_schema_file
-from keepwell.backup.transfer import content_name
 from keepwell.errors import CommandFailed, KeepwellError, TransientError, VerificationFailed
 from keepwell.postgres import archive, facts
 from keepwell.postgres.binaries import Binaries
 from keepwell.postgres.connection import connect_to, translated
 from keepwell.postgres.fingerprint import (
+    LineHashes,
+    digest_copy_stream,
     fingerprint_large_objects,
     fingerprint_table,
     read_copy_stream,
@@ -69,12 +70,14 @@ class Target:
         server_major: Of its server.
         jobs: Parallel connections.
         password: Where its server asks for one.
+        programs: Folder in which programs of a server of our own may leave what they found; None on one that is not.
     """
 
     conninfo: str
     server_major: int
     jobs: int
     password: SecretStr | None = None
+    programs: Path | None = None
 
     @property
     def environment(self) -> dict[str, str]:
@@ -138,18 +141,24 @@ def _libc_locale(collate: str, ctype: str) -> sql.Composed:
     return sql.SQL("LC_COLLATE {} LC_CTYPE {}").format(sql.Literal(collate), sql.Literal(ctype))
 
 
-def check_restored(manifest: Manifest, binaries: Binaries, spool: Path, target: Target) -> Iterator[Finding]:
+def check_restored(
+    manifest: Manifest, binaries: Binaries, folder: Path, target: Target, reader: SetReader
+) -> Iterator[Finding]:
     """Restore the archive and compare the schema, object by object.
 
     Args:
         manifest: Of the set.
         binaries: Whose pg_restore.
-        spool: Where the set was read back to.
+        folder: Where the set's files were read back to.
         target: An empty database whose server knows the roles.
+        reader: Feeds the set's streams.
+
+    Raises:
+        PartDamaged: A stream is not what was stored; nothing more is known of the restore.
+        TransientError: The store or the server went away.
     """
-    folder = spool / layout.DATABASE
     try:
-        expected = read_schema_file(spool / layout.SCHEMA)
+        expected = read_schema_file(folder / layout.SCHEMA)
     except VerificationFailed as error:
         yield _alert(layout.SCHEMA, error.message)
         return
@@ -160,9 +169,11 @@ def check_restored(manifest: Manifest, binaries: Binaries, spool: Path, target: 
     if not any((line.kind, line.identity) == ("extension", "plpgsql") for line in expected):
         with target.connect() as connection, translated("dropping the extension plpgsql of a new database"):
             connection.execute("DROP EXTENSION plpgsql")
-    call = archive.build_restore_command(binaries, folder, target.conninfo, target.environment, jobs=target.jobs)
+    call = archive.build_restore_command(
+        binaries, folder / layout.DATABASE, target.conninfo, target.environment, jobs=target.jobs
+    )
     try:
-        archive.run_tool(call)
+        reader.restore(call, jobs=target.jobs)
     except CommandFailed as error:
         yield restore_finding("database", error)
         return
@@ -181,9 +192,9 @@ def check_restored(manifest: Manifest, binaries: Binaries, spool: Path, target: 
             )
 
 
-def restore_roles(binaries: Binaries, spool: Path, server: str) -> Iterator[Finding]:
+def restore_roles(binaries: Binaries, folder: Path, server: str) -> Iterator[Finding]:
     """Create the set's roles on a scratch server."""
-    stored, adapted = spool / layout.GLOBALS, spool / "globals-of-the-scratch-server.sql"
+    stored, adapted = folder / layout.GLOBALS, folder / "globals-of-the-scratch-server.sql"
     if not stored.exists():
         yield _alert(layout.GLOBALS, "The set holds no roles.")
         return
@@ -206,9 +217,7 @@ def restore_finding(name: str, error: CommandFailed) -> Finding:
     return _alert(name, f"The restore failed: {error.message}")
 
 
-def check_equal(
-    manifest: Manifest, parts: Sequence[PartReadBack], spool: Path, target: Target, progress: Progress
-) -> list[Finding]:
+def check_equal(manifest: Manifest, reader: SetReader, target: Target, progress: Progress) -> list[Finding]:
     """Compare every table with the source, and with the archive.
 
     Returns:
@@ -218,7 +227,6 @@ def check_equal(
     compared = sorted(manifest.dumped_tables, key=lambda table: -table.size_bytes)
     for table in compared:
         waiting.put(table)
-    reads = {read.part.name: read for read in parts}
 
     def work() -> list[Finding]:
         mine: list[Finding] = []
@@ -229,7 +237,7 @@ def check_equal(
                 except Empty:
                     return mine
                 progress(Step("comparing", len(compared) - waiting.qsize(), len(compared), "tables"))
-                mine += _compare_table(connection, table, reads.get(table.part or ""), spool)
+                mine += _compare_table(connection, table, reader, target)
 
     with ThreadPoolExecutor(target.jobs, "comparing") as workers:
         results = [workers.submit(work) for _ in range(target.jobs)]
@@ -238,9 +246,7 @@ def check_equal(
         return differing + _compare_large_objects(connection, manifest) + _name_unproven(manifest)
 
 
-def _compare_table(
-    connection: psycopg.Connection, table: Table, read: PartReadBack | None, spool: Path
-) -> list[Finding]:
+def _compare_table(connection: psycopg.Connection, table: Table, reader: SetReader, target: Target) -> list[Finding]:
     try:
         found = fingerprint_table(connection, table.table_schema, table.name, table.columns, table.condition)
         if found.rows != table.rows:
@@ -249,7 +255,8 @@ def _compare_table(
             ]
         if found.content_hash != table.content_hash:
             return [_alert(table.qualified, f"{table.qualified}: as many rows as the source, with other contents.")]
-        if read is not None and not _streams_equal(connection, table, read, spool):
+        read = reader.find(table.part)
+        if read is not None and not _streams_equal(connection, table, read, reader, target):
             return [_alert(table.qualified, f"{table.qualified}: the restored rows are not those of the archive.")]
     except TransientError:
         raise  # the scratch server went away or is short of something: that says nothing of the set
@@ -258,18 +265,25 @@ def _compare_table(
     return []
 
 
-def _streams_equal(connection: psycopg.Connection, table: Table, read: PartReadBack, spool: Path) -> bool:
+def _streams_equal(
+    connection: psycopg.Connection, table: Table, read: PartReadBack, reader: SetReader, target: Target
+) -> bool:
     """Whether the restored table gives the archive's COPY stream again: in the same order, or failing that, in any."""
     stream = (table.table_schema, table.name, table.columns, table.condition)
-    digest = hashlib.sha256()
-    for line in read_copy_stream(connection, *stream):
-        digest.update(line)
-    digest.update(read.check.trailer)
-    if digest.hexdigest() == read.received.content_sha256:
+    if target.programs is not None:
+        file = target.programs / f"copy-{table.oid}"
+        sha256 = digest_copy_stream(connection, *stream, trailer=read.check.trailer, file=file)
+    else:
+        digest = hashlib.sha256()
+        for line in read_copy_stream(connection, *stream):
+            digest.update(line)
+        digest.update(read.check.trailer)
+        sha256 = digest.hexdigest()
+    if sha256 == read.received.content.sha256:
         return True
-    with (spool / content_name(read.part)).open("rb") as archived:
-        trailer = read.check.trailer.splitlines(keepends=True)
-        expected = sum_line_hashes(archived) - sum_line_hashes(trailer)
+    archived = LineHashes()
+    reader.read_again(read.part, archived.update)
+    expected = archived.total - sum_line_hashes(read.check.trailer.splitlines(keepends=True))
     return sum_line_hashes(read_copy_stream(connection, *stream)) == expected
 
 

@@ -17,8 +17,9 @@ from psycopg import sql
 from keepwell.backup import layout, read_back, rehearsal
 from keepwell.backup.catalogue import read_entry
 from keepwell.backup.manifest import Manifest
+from keepwell.backup.preflight import WORKING_BYTES
 from keepwell.backup.progress import Progress, Step
-from keepwell.backup.read_back import PartReadBack
+from keepwell.backup.read_back import SetReader
 from keepwell.backup.rehearsal import Target
 from keepwell.backup.spool import open_spool, require_space, spool_place, sweep_spools
 from keepwell.errors import KeepwellError, PreconditionFailed, VerificationFailed
@@ -80,9 +81,10 @@ def restore_into(
     sweep_restores(platform)
     manifest = _require_restorable(platform, store, backup_id, allow_unproven=allow_unproven)
     binaries, server_major = _require_target(platform, manifest, name)
-    require_space(spool_place(platform), manifest.content_bytes, "reading the set back")
-    with open_spool(platform) as spool:
-        parts = _read_checked(store, manifest, binaries, spool, progress)
+    require_space(spool_place(platform), WORKING_BYTES, "the run")
+    with open_spool(platform) as folder:
+        reader = SetReader(store, manifest, folder, progress, nice=platform.backup.nice)
+        _check_before(store, manifest, binaries, folder, reader)
         temporary = f"{_temporary(platform)}{secrets.token_hex(6)}"
         target = Target(
             conninfo(platform.database, dbname=temporary, application_name="keepwell restore"),
@@ -93,8 +95,9 @@ def restore_into(
         try:
             findings = _create_like(platform, temporary, manifest)
             progress(Step("restoring"))
-            findings += _checked(rehearsal.check_restored(manifest, binaries, spool, target))
-            findings += _checked(rehearsal.check_equal(manifest, parts, spool, target, progress))
+            findings += _checked(rehearsal.check_restored(manifest, binaries, folder, target, reader))
+            _check_read(manifest, reader)
+            findings += _checked(rehearsal.check_equal(manifest, reader, target, progress))
             _rename(platform, temporary, name)
         except BaseException:
             with suppress(KeepwellError):  # the next restore sweeps it; what went wrong matters more now
@@ -187,16 +190,24 @@ def _require_target(platform: Platform, manifest: Manifest, name: str) -> tuple[
     return binaries, server_major
 
 
-def _read_checked(
-    store: Store, manifest: Manifest, binaries: Binaries, spool: Path, progress: Progress
-) -> list[PartReadBack]:
-    """Read the set back, and check all that can be checked before anything is created."""
+def _check_before(store: Store, manifest: Manifest, binaries: Binaries, folder: Path, reader: SetReader) -> None:
+    """Check all that can be checked before anything is created: everything but the rows themselves."""
     stored = list(store.list_objects(layout.set_folder(manifest.backup_id)))
     _checked(read_back.check_uploaded(manifest, stored))
-    parts = read_back.read_all(store, manifest, spool, progress)
-    _checked(read_back.check_readable(manifest, parts))
-    _checked(read_back.check_complete(manifest, parts, binaries, spool))
-    return parts
+    files = reader.fetch_files()
+    _checked(read_back.check_readable(manifest, files))
+    entries = read_back.list_entries(binaries, folder)
+    if isinstance(entries, Finding):
+        raise VerificationFailed(entries.message, hint=entries.hint)
+    schema = next((read for read in files if read.part.content_name == layout.SCHEMA), None)
+    _checked(read_back.check_contents(manifest, entries, schema))
+
+
+def _check_read(manifest: Manifest, reader: SetReader) -> None:
+    """Check the rows that were restored as they came, and whatever nobody asked for."""
+    reader.drain()
+    _checked(read_back.check_readable(manifest, reader.parts))
+    _checked(read_back.check_streams(manifest, reader.find))
 
 
 def _create_like(platform: Platform, name: str, manifest: Manifest) -> list[Finding]:

@@ -1,128 +1,248 @@
-"""Bytes on their way: compressed and hashed going out, verified and decompressed coming back."""
+"""Streams on their way: compressed and sealed going out; opened, decompressed and measured coming back.
+
+Both ways are pulled through at once, so that a stream of any size needs little memory and no disk.
+"""
 
 import hashlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import IO
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import zstandard
 
+from keepwell import sealing
 from keepwell.backup.manifest import Part
 from keepwell.objectstore.store import Store
+from keepwell.objectstore.uploads import Uploads
+from keepwell.postgres.archive import StreamCheck
+from keepwell.sealing import Readable, Seal, SealBroken, SealForOthers
 
 _BITE_BYTES = 8 * 1024
-_SUFFIX = ".zst"
+_READ_BYTES = 1024 * 1024
+_COMPRESSED, _SEALED = ".zst", ".age"
 
 
-class _Measured:
-    """A readable that counts and hashes what is read through it."""
+class Taken(Protocol):
+    """Told of bytes as they pass; may hold them back for a while, or raise."""
 
-    def __init__(self, inner: IO[bytes]) -> None:
-        self._inner = inner
-        self._digest = hashlib.sha256()
-        self.size_bytes = 0
+    def __call__(self, size_bytes: int, /) -> None:
+        """So many more have passed."""
 
-    def read(self, size: int = -1) -> bytes:
-        chunk = self._inner.read(size)
+
+@dataclass
+class Measured:
+    """What passed through one side of a transfer, counted and hashed."""
+
+    size_bytes: int = 0
+    _digest: "hashlib._Hash" = field(default_factory=hashlib.sha256, repr=False)
+
+    def update(self, chunk: bytes) -> None:
+        """Take the next bytes."""
         self._digest.update(chunk)
         self.size_bytes += len(chunk)
-        return chunk
 
     @property
     def sha256(self) -> str:
+        """Of everything so far."""
         return self._digest.hexdigest()
 
 
-def upload(
-    store: Store, folder: str, name: str, path: Path, *, level: int | None, on_bytes: Callable[[int], None]
+def send(
+    store: Store,
+    uploads: Uploads,
+    folder: str,
+    name: str,
+    source: Readable,
+    *,
+    level: int | None,
+    check: StreamCheck | None = None,
+    taken: Taken,
 ) -> Part:
-    """Store one file, compressed on its way.
+    """Store one stream, compressed and sealed on its way; there is an object only if it came to its end.
 
     Args:
-        store: Where to.
+        store: Where to; its seal says for whom.
+        uploads: Whose threads send.
         folder: Of the set, ending with a slash.
-        name: Of the part, without compression's suffix.
-        path: The file.
-        level: zstd level; None stores it as it is.
-        on_bytes: Told the size of the file once it is stored.
+        name: Of the part, without the suffixes of compression and sealing.
+        source: The stream.
+        level: zstd level; None stores it uncompressed.
+        check: Follows the stream's rows, where it has some.
+        taken: Told of the stream's bytes.
 
     Returns:
         What was stored, measured while it was sent.
     """
-    with path.open("rb") as file:
-        content = _Measured(file)
-        if level is None:
-            sent, suffix = content, ""
+    content = _Content(source, check, taken)
+    compressed = content if level is None else _compress(content, level)
+    recipients = store.seal.recipients
+    full_name = name + (_COMPRESSED if level is not None else "") + (_SEALED if recipients else "")
+    writer = store.open_writer(folder + full_name, uploads)
+    stored = _MeasuredWriter(writer.write)
+    try:
+        if recipients:
+            sealing.encrypt(compressed, stored, recipients)
         else:
-            # The content size in the frame lets stock tools show progress and check the length.
-            compressor = zstandard.ZstdCompressor(level=level, write_checksum=True)
-            reader = compressor.stream_reader(content, size=path.stat().st_size)  # type: ignore[arg-type]
-            sent, suffix = _Measured(reader), _SUFFIX
-        store.put_file(f"{folder}{name}{suffix}", sent, most_bytes=path.stat().st_size)  # type: ignore[arg-type]
-    on_bytes(content.size_bytes)
+            while chunk := compressed.read(_READ_BYTES):
+                stored.write(chunk)
+        writer.finish()
+    except BaseException:
+        writer.abort()
+        raise
     return Part(
-        name=f"{name}{suffix}",
-        size_bytes=sent.size_bytes,
-        sha256=sent.sha256,
+        name=full_name,
+        size_bytes=stored.measured.size_bytes,
+        sha256=stored.measured.sha256,
         compression=None if level is None else "zstd",
-        content_size_bytes=content.size_bytes,
-        content_sha256=content.sha256,
+        encryption="age" if recipients else None,
+        content_size_bytes=content.measured.size_bytes,
+        content_sha256=content.measured.sha256,
     )
 
 
 @dataclass
 class Received:
-    """What was really read back of one part."""
+    """What really came back of one part.
 
-    size_bytes: int = 0
-    sha256: str = ""
-    content_size_bytes: int = 0
-    content_sha256: str = ""
+    Attributes:
+        stored: The object as the store keeps it.
+        content: What it holds once opened and decompressed.
+        fault: Why it could not be opened or decompressed; empty when it could.
+        for_others: Whether it could not be opened because it is sealed for other keys.
+    """
+
+    stored: Measured = field(default_factory=Measured)
+    content: Measured = field(default_factory=Measured)
+    fault: str = ""
+    for_others: bool = False
 
 
-def download(store: Store, folder: str, part: Part, target: IO[bytes], received: Received) -> Iterator[bytes]:
-    """Read one part back, decompress it into a file, and hand out its content as it comes.
+def receive(store: Store, folder: str, part: Part, target: Callable[[bytes], object]) -> Received:
+    """Read one part back, open and decompress it, and hand out its content as it comes.
+
+    Whatever is wrong with it is told, not raised; then the rest is still read, so that the object as it is stored is
+    measured whole.
 
     Args:
-        store: Where from.
+        store: Where from; its seal opens it.
         folder: Of the set, ending with a slash.
-        part: What is expected; only its name and compression are believed.
-        target: Gets the content.
-        received: Filled in once the last byte was read.
+        part: What is expected; only its name, compression and encryption are believed.
+        target: Gets the content; may have got some of it when the end shows that it was not whole.
 
     Raises:
-        zstandard.ZstdError: What is stored is not a zstd stream, or is cut.
+        KeepwellError: The store cannot be read.
+        BaseException: Whatever the target raised.
     """
-    stored, content = hashlib.sha256(), hashlib.sha256()
-    inflate = zstandard.ZstdDecompressor().decompressobj() if part.compression == "zstd" else None
-    for chunk in store.stream(f"{folder}{part.name}"):
-        stored.update(chunk)
-        received.size_bytes += len(chunk)
-        for plain in _inflated(inflate, chunk) if inflate else (chunk,):
-            content.update(plain)
-            received.content_size_bytes += len(plain)
-            target.write(plain)
-            yield plain
-    if inflate is not None and not inflate.eof:
-        message = "the zstd stream ends early"
-        raise zstandard.ZstdError(message)
-    if inflate is not None and inflate.unused_data:
-        # Stock zstd would go on with what follows, and so restore something else than was compared here.
-        message = "more bytes follow the zstd stream"
-        raise zstandard.ZstdError(message)
-    received.sha256, received.content_sha256 = stored.hexdigest(), content.hexdigest()
+    received = Received()
+    with store.open_reader(folder + part.name) as body:
+        stored = _MeasuredReader(body, received.stored)
+        try:
+            _open(stored, part, _deliver(part, received.content, target), store.seal)
+        except SealForOthers as error:
+            received.fault, received.for_others = error.message.removeprefix("It ").rstrip("."), True
+        except SealBroken as error:
+            received.fault = error.message.removeprefix("It ").rstrip(".")
+        except zstandard.ZstdError as error:
+            received.fault = f"cannot be decompressed: {error}"
+        while stored.read(_READ_BYTES):
+            pass
+    return received
 
 
-def _inflated(inflate: "zstandard.ZstdDecompressionObj", chunk: bytes) -> Iterator[bytes]:
-    """Decompress in small bites: one of repetitive rows may grow ten-thousandfold, and memory must not."""
-    for start in range(0, len(chunk), _BITE_BYTES):
-        if inflate.eof:
-            message = "more bytes follow the zstd stream"
+def _open(stored: Readable, part: Part, delivered: "_Inflater | _Plain", seal: Seal) -> None:
+    if part.encryption == "age":
+        sealing.decrypt(stored, delivered, seal.identities)
+    else:
+        while chunk := stored.read(_READ_BYTES):
+            delivered.write(chunk)
+    delivered.finish()
+
+
+def _deliver(part: Part, content: Measured, target: Callable[[bytes], object]) -> "_Inflater | _Plain":
+    def deliver(chunk: bytes) -> None:
+        content.update(chunk)
+        target(chunk)
+
+    return _Inflater(deliver) if part.compression == "zstd" else _Plain(deliver)
+
+
+def _compress(content: Readable, level: int) -> Readable:
+    compressor = zstandard.ZstdCompressor(level=level, write_checksum=True)
+    return compressor.stream_reader(content, read_size=_READ_BYTES)  # type: ignore[arg-type]
+
+
+class _Content:
+    """A stream's bytes on their way out of the source."""
+
+    def __init__(self, source: Readable, check: StreamCheck | None, taken: Taken) -> None:
+        self._source, self._check, self._taken = source, check, taken
+        self.measured = Measured()
+
+    def read(self, size: int = -1, /) -> bytes:
+        chunk = self._source.read(size)
+        self.measured.update(chunk)
+        if self._check is not None:
+            self._check.update(chunk)
+        self._taken(len(chunk))
+        return chunk
+
+
+class _MeasuredReader:
+    def __init__(self, source: Readable, measured: Measured) -> None:
+        self._source, self._measured = source, measured
+
+    def read(self, size: int = -1, /) -> bytes:
+        chunk = self._source.read(size)
+        self._measured.update(chunk)
+        return chunk
+
+
+class _MeasuredWriter:
+    def __init__(self, write: Callable[[bytes], int]) -> None:
+        self._write = write
+        self.measured = Measured()
+
+    def write(self, chunk: bytes, /) -> int:
+        self.measured.update(chunk)
+        return self._write(chunk)
+
+
+class _Plain:
+    """Content that was not compressed."""
+
+    def __init__(self, deliver: Callable[[bytes], object]) -> None:
+        self._deliver = deliver
+
+    def write(self, chunk: bytes, /) -> int:
+        self._deliver(chunk)
+        return len(chunk)
+
+    def finish(self) -> None:
+        """Any end is a good one."""
+
+
+class _Inflater:
+    """Decompresses in small bites: one of repetitive rows may grow ten-thousandfold, and memory must not."""
+
+    def __init__(self, deliver: Callable[[bytes], object]) -> None:
+        self._deliver = deliver
+        self._inflate = zstandard.ZstdDecompressor().decompressobj()
+
+    def write(self, chunk: bytes, /) -> int:
+        for start in range(0, len(chunk), _BITE_BYTES):
+            if self._inflate.eof:
+                # Stock zstd would go on with what follows, and so restore something else than is compared here.
+                message = "more bytes follow the zstd stream"
+                raise zstandard.ZstdError(message)
+            self._deliver(self._inflate.decompress(chunk[start : start + _BITE_BYTES]))
+        return len(chunk)
+
+    def finish(self) -> None:
+        """Require that the stream came to its end.
+
+        Raises:
+            zstandard.ZstdError: It did not, or more follows.
+        """
+        if not self._inflate.eof or self._inflate.unused_data:
+            message = "more bytes follow the zstd stream" if self._inflate.eof else "the zstd stream ends early"
             raise zstandard.ZstdError(message)
-        yield inflate.decompress(chunk[start : start + _BITE_BYTES])
-
-
-def content_name(part: Part) -> str:
-    """The file name of a part's content, relative to the set."""
-    return part.name.removesuffix(_SUFFIX) if part.compression == "zstd" else part.name

@@ -117,10 +117,9 @@ def _example(section: str, key: str, field: FieldInfo) -> str:
         return _literal(field.default)
     if key.endswith("_file"):
         return _literal(f"/etc/keepwell/{section}_{key.removesuffix('_file')}")
-    if float in (field.annotation, *get_args(field.annotation)):
-        return "1.0"
-    if Path in (field.annotation, *get_args(field.annotation)):
-        return _literal(f"/path/to/{key}")
+    for kind, shown in ((tuple, "[]"), (float, "1.0"), (int, "1000000"), (Path, _literal(f"/path/to/{key}"))):
+        if kind in (field.annotation, get_origin(field.annotation), *get_args(field.annotation)):
+            return shown
     if key.endswith("_url"):
         return _literal("http://127.0.0.1:9000")
     return _literal("")
@@ -133,7 +132,7 @@ def _is_secret(field: FieldInfo) -> bool:
 
 def _literal(value: Any) -> str:
     """A TOML value; a JSON string is a TOML string too."""
-    if isinstance(value, bool | int | float):
+    if isinstance(value, bool | int | float | list | tuple):
         return json.dumps(value)
     return json.dumps(str(value), ensure_ascii=False)
 

@@ -4,14 +4,13 @@ Keys are relative to `<prefix>/<platform>/` everywhere above this file. Never tr
 written is read back by those who rely on it.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import IO, Any
+from typing import Any
 
 import boto3
-from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
@@ -32,12 +31,12 @@ from keepwell.errors import (
     Throttled,
     VerificationFailed,
 )
+from keepwell.objectstore.uploads import ObjectWriter, Uploads
+from keepwell.sealing import NO_SEAL, Seal, load_seal
 from keepwell.settings import BucketSettings, Platform
 
-_MIB = 1024 * 1024
-_CHUNK_BYTES = _MIB
-_PART_BYTES = 8 * _MIB
-_MOST_PARTS = 9_000
+SIGNATURE_SUFFIX = ".sig"
+_CHUNK_BYTES = 1024 * 1024
 _DELETE_BATCH = 1000
 _MISSING = {"404", "NoSuchKey", "NotFound"}
 _DENIED = {"403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"}
@@ -53,17 +52,36 @@ class StoredObject:
     modified_at: datetime
 
 
+class ObjectReader:
+    """One object's bytes as they come; asks the network for much at once, however little is read."""
+
+    def __init__(self, body: Any, what: str) -> None:
+        self._body, self._what = body, what
+        self._ahead = memoryview(b"")
+
+    def read(self, size: int = -1, /) -> bytes:
+        """The next bytes, at most so many; none at the end."""
+        if not self._ahead:
+            with translated(self._what):
+                self._ahead = memoryview(self._body.read(_CHUNK_BYTES))
+        chunk = self._ahead[:size] if size >= 0 else self._ahead
+        self._ahead = self._ahead[len(chunk) :]
+        return bytes(chunk)
+
+
 class Store:
     """The objects of one platform.
 
     Attributes:
         client: The boto3 S3 client.
         bucket: Name of the bucket.
+        seal: Who can open what is stored here, and whose documents count.
     """
 
-    def __init__(self, client: Any, bucket: str, root: str) -> None:
+    def __init__(self, client: Any, bucket: str, root: str, seal: Seal = NO_SEAL) -> None:
         self.client = client
         self.bucket = bucket
+        self.seal = seal
         self._root = root
 
     def key(self, relative: str) -> str:
@@ -75,16 +93,54 @@ class Store:
         with translated(f"writing {relative}"):
             self.client.put_object(Bucket=self.bucket, Key=self.key(relative), Body=content)
 
-    def put_file(self, relative: str, file: IO[bytes], *, most_bytes: int) -> None:
-        """Write one object from a file-like, in parts; the parts of a failed upload are given up.
+    def open_writer(self, relative: str, uploads: Uploads) -> ObjectWriter:
+        """Write one object as it comes, however large it gets.
 
         Args:
             relative: Its key.
-            file: What to write.
-            most_bytes: It is not larger than this; decides how large its parts are.
+            uploads: Whose threads send it.
         """
-        with translated(f"writing {relative}"):
-            self.client.upload_fileobj(file, self.bucket, self.key(relative), Config=_plan_transfer(most_bytes))
+
+        def translate(call: Callable[[], Any]) -> Any:
+            with translated(f"writing {relative}"):
+                return call()
+
+        address = {"Bucket": self.bucket, "Key": self.key(relative)}
+        return ObjectWriter(self.client, address, {}, uploads, translate)
+
+    @contextmanager
+    def open_reader(self, relative: str) -> Iterator[ObjectReader]:
+        """Read one object of any size as it comes.
+
+        Raises:
+            PreconditionFailed: There is no such object.
+        """
+        with translated(f"reading {relative}"):
+            answer = self.client.get_object(Bucket=self.bucket, Key=self.key(relative))
+        with closing(answer["Body"]) as body:
+            yield ObjectReader(body, f"reading {relative}")
+
+    def put_signed(self, relative: str, document: bytes) -> None:
+        """Write a document of ours, its signature first, so that it is never there without one."""
+        signature = self.seal.sign(document)
+        if signature is not None:
+            self.put_bytes(relative + SIGNATURE_SUFFIX, signature)
+        self.put_bytes(relative, document)
+
+    def get_signed(self, relative: str) -> bytes:
+        """Read a document of ours, and believe nothing of it before its signature is found to be good.
+
+        Raises:
+            PreconditionFailed: There is no such document.
+            VerificationFailed: It is signed by nobody whose signature counts here.
+        """
+        document = self.get_bytes(relative)
+        try:
+            signature = self.get_bytes(relative + SIGNATURE_SUFFIX)
+        except ObjectMissing:
+            signature = None
+        self.seal.require_signed(document, signature, relative)
+        return document
 
     def get_bytes(self, relative: str) -> bytes:
         """One small object whole.
@@ -96,13 +152,6 @@ class Store:
             answer = self.client.get_object(Bucket=self.bucket, Key=self.key(relative))
             with closing(answer["Body"]) as body:
                 return bytes(body.read())
-
-    def stream(self, relative: str) -> Iterator[bytes]:
-        """One object of any size, a megabyte at a time."""
-        with translated(f"reading {relative}"):
-            answer = self.client.get_object(Bucket=self.bucket, Key=self.key(relative))
-            with closing(answer["Body"]) as body:
-                yield from body.iter_chunks(_CHUNK_BYTES)
 
     def copy(self, source: str, target: str) -> None:
         """Copy one object inside the store, of any size."""
@@ -191,19 +240,11 @@ class ChecksumMismatch(VerificationFailed):
     """The store's own checksum does not fit what it sent."""
 
 
-def _plan_transfer(most_bytes: int) -> TransferConfig:
-    """How an object is sent: parts small enough for little memory, large enough that 10,000 of them suffice."""
-    part_bytes = max(_PART_BYTES, most_bytes // _MOST_PARTS)
-    plan = TransferConfig(multipart_threshold=part_bytes, multipart_chunksize=part_bytes, max_concurrency=2)
-    # Parts that wait in memory beside those in flight; the client's own default is ten.
-    plan.max_in_memory_upload_chunks = 2
-    return plan
-
-
 def open_store(platform: Platform) -> Store:
     """The platform's folder in its bucket; nothing is asked of the store yet."""
     outer = f"{platform.bucket.prefix}/" if platform.bucket.prefix else ""
-    return Store(_build_client(platform.bucket), platform.bucket.name, f"{outer}{platform.name}/")
+    seal = load_seal(platform.sealing)
+    return Store(_build_client(platform.bucket), platform.bucket.name, f"{outer}{platform.name}/", seal)
 
 
 def _build_client(bucket: BucketSettings) -> Any:

@@ -6,7 +6,8 @@ stream must end with COPY's terminator and hold as many lines as the table had r
 
 import re
 import subprocess
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,15 +15,18 @@ from psycopg.conninfo import make_conninfo
 
 from keepwell import command
 from keepwell.command import Command
-from keepwell.errors import CommandFailed, LockTimeout, ServiceUnavailable
+from keepwell.errors import CommandFailed, KeepwellError, LockTimeout, ServiceUnavailable
 from keepwell.postgres.binaries import Binaries
 from keepwell.postgres.connection import DUMP_OPTIONS, conninfo, password_environment
 from keepwell.settings import DatabaseSettings
 
 TERMINATOR = b"\\.\n"
+# pg_dump ends a stream with the terminator and a few empty lines.
+_TAIL_BYTES = 64
 CONTENTS_FILE = "toc.dat"
 _AMCHECK_FOUND_DAMAGE = 2
 _DAMAGE_BYTES = 2_000
+_LOOK_SECONDS = 0.1
 # PostgreSQL's programs begin each of their own lines with their name.
 _SAYS = re.compile(r"^(pg_\w+|psql)[:.\w]* ")
 _QUOTES = re.compile(r"\b(DETAIL|CONTEXT|STATEMENT|QUERY):|Command was:|detail:")
@@ -66,9 +70,39 @@ def build_dump_command(
 
     Compression is ours, so that each stream can be counted and hashed on its way.
     """
-    argv = [binaries.program("pg_dump"), "--dbname", conninfo(database, application_name="keepwell pg_dump")]
-    argv += ["--format=directory", f"--file={folder}", f"--jobs={jobs}", "--compress=0", f"--snapshot={snapshot_id}"]
-    argv += [f"--lock-wait-timeout={lock_wait_seconds * 1000}", "--no-password", f"--encoding={encoding}"]
+    # Never `--sync`: there is nothing on a disk of ours that should survive us.
+    argv = ["--format=directory", f"--file={folder}", f"--jobs={jobs}", "--no-sync"]
+    return _dump_command(
+        binaries, database, argv, snapshot_id=snapshot_id, encoding=encoding, lock_wait_seconds=lock_wait_seconds
+    )
+
+
+def build_contents_command(
+    binaries: Binaries, database: DatabaseSettings, *, snapshot_id: str, encoding: str, lock_wait_seconds: int
+) -> Command:
+    """Begin a dump whose table of contents comes first, for whoever wants to know only that."""
+    return _dump_command(
+        binaries,
+        database,
+        ["--format=custom"],
+        snapshot_id=snapshot_id,
+        encoding=encoding,
+        lock_wait_seconds=lock_wait_seconds,
+    )
+
+
+def _dump_command(
+    binaries: Binaries,
+    database: DatabaseSettings,
+    form: Sequence[str],
+    *,
+    snapshot_id: str,
+    encoding: str,
+    lock_wait_seconds: int,
+) -> Command:
+    argv = [binaries.program("pg_dump"), "--dbname", conninfo(database, application_name="keepwell pg_dump"), *form]
+    argv += ["--compress=0", f"--snapshot={snapshot_id}", f"--lock-wait-timeout={lock_wait_seconds * 1000}"]
+    argv += ["--no-password", f"--encoding={encoding}"]
     # Where the role may not read past row security, fail instead of dumping only the rows it may see: the default.
     return Command(tuple(argv), password_environment(database) | {"PGOPTIONS": DUMP_OPTIONS})
 
@@ -147,14 +181,43 @@ def run_tool(call: Command, *, timeout_seconds: float | None = None) -> bytes:
     try:
         return command.run(call, timeout_seconds=timeout_seconds)
     except CommandFailed as failure:
-        error = CommandFailed(without_rows(failure.message), exit_code=failure.exit_code)
-        if any(words in error.message for words in _LOCK_WORDS):
-            hint = "A change of the schema is waiting or at work: try again when it is done."
-            raise LockTimeout(error.message, hint=hint) from None
-        refused = any(words in error.message for words in _REFUSED_WORDS)
-        if not refused and any(words in error.message for words in _SERVER_GONE_WORDS):
-            raise ServiceUnavailable(error.message, hint="Check that the server is up.") from None
-        raise error from None
+        raise _translate(failure) from None
+
+
+def run_watched(call: Command, watch: Callable[[], None]) -> None:
+    """Run one of PostgreSQL's programs for its effect, as `run_tool` does, and look around meanwhile.
+
+    Args:
+        call: What to run.
+        watch: Called several times a second; raises to end it.
+    """
+    process = command.start(call)
+    said = command.StderrTail(process)
+    try:
+        while process.poll() is None:
+            watch()
+            time.sleep(_LOOK_SECONDS)
+    finally:
+        command.stop(process)
+    if process.returncode != 0:
+        raise translate_failure(call, process.returncode, said.read())
+
+
+def translate_failure(call: Command, exit_code: int, stderr: bytes) -> KeepwellError:
+    """The error of one of PostgreSQL's programs that ended badly; as `run_tool` raises them."""
+    return _translate(CommandFailed(command.describe_failure(call, exit_code, stderr), exit_code=exit_code))
+
+
+def _translate(failure: CommandFailed) -> KeepwellError:
+    error = CommandFailed(without_rows(failure.message), exit_code=failure.exit_code)
+    if any(words in error.message for words in _LOCK_WORDS):
+        return LockTimeout(
+            error.message, hint="A change of the schema is waiting or at work: try again when it is done."
+        )
+    refused = any(words in error.message for words in _REFUSED_WORDS)
+    if not refused and any(words in error.message for words in _SERVER_GONE_WORDS):
+        return ServiceUnavailable(error.message, hint="Check that the server is up.")
+    return error
 
 
 def without_rows(said: str) -> str:
@@ -182,6 +245,31 @@ def list_data_entries(binaries: Binaries, folder: Path) -> list[DataEntry]:
     return list(parse_data_entries(listing.decode(errors="replace").splitlines()))
 
 
+def foresee_data_entries(binaries: Binaries, contents: Command) -> list[DataEntry]:
+    """Which streams a dump of the same snapshot will write.
+
+    pg_dump numbers its entries before it looks at the format, so the files of a directory bear the numbers that an
+    archive in one piece begins with; of that, only the beginning is read.
+
+    Args:
+        binaries: Whose pg_restore lists.
+        contents: From `build_contents_command`.
+
+    Raises:
+        KeepwellError: pg_dump failed before it came to the first row.
+    """
+    dump = command.start(contents, stdout=subprocess.PIPE)
+    said = command.StderrTail(dump)
+    try:
+        listing = command.run(Command((binaries.program("pg_restore"), "--list")), stdin=dump.stdout)
+    except CommandFailed as failure:
+        dump.wait()
+        raise translate_failure(contents, dump.returncode, said.read()) if dump.returncode else failure from None
+    finally:
+        command.stop(dump)
+    return list(parse_data_entries(listing.decode(errors="replace").splitlines()))
+
+
 def parse_data_entries(lines: Iterable[str]) -> Iterator[DataEntry]:
     """The TABLE DATA entries of a `pg_restore --list`; they bear the table's oid, so no name is parsed."""
     for line in lines:
@@ -195,6 +283,11 @@ def is_table_data(file_name: str) -> bool:
     return _DATA_FILE.match(file_name) is not None
 
 
+def is_stream(file_name: str) -> bool:
+    """Whether pg_restore reads a file of an archive folder once, from its beginning: rows or a large object."""
+    return file_name != CONTENTS_FILE and file_name.endswith(".dat")
+
+
 class StreamCheck:
     """Follows one COPY stream: counts its rows and sees whether it ends with the terminator."""
 
@@ -205,7 +298,7 @@ class StreamCheck:
     def update(self, chunk: bytes) -> None:
         """Take the next bytes of the stream."""
         self._lines += chunk.count(b"\n")
-        self._tail = (self._tail + chunk)[-64:]
+        self._tail = (self._tail + chunk[-_TAIL_BYTES:])[-_TAIL_BYTES:]
 
     @property
     def terminated(self) -> bool:

@@ -231,6 +231,12 @@ def read_unreadable_large_objects(connection: psycopg.Connection) -> int:
     return int(rows[0][0])
 
 
+def read_large_object_numbers(connection: psycopg.Connection) -> list[int]:
+    """The numbers of all large objects, ascending."""
+    rows = _rows(connection, "SELECT oid::bigint FROM pg_catalog.pg_largeobject_metadata ORDER BY oid")
+    return [number for (number,) in rows]
+
+
 def read_undumped_tables(connection: psycopg.Connection) -> list[str]:
     """Tables that belong to an extension and are no configuration of it: pg_dump leaves their rows out."""
     rows = _rows(

@@ -5,8 +5,10 @@ A table's hash is the sum of one 64-bit hash per row. A sum sees every row, in a
 """
 
 import hashlib
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import psycopg
 from psycopg import sql
@@ -80,15 +82,68 @@ def read_copy_stream(
         columns: As for `fingerprint_table`.
         condition: As for `fingerprint_table`.
     """
-    listed, relation = sql.SQL(", ").join(map(sql.Identifier, columns)), sql.Identifier(schema, name)
-    if condition:
-        source: sql.Composable = sql.SQL("(SELECT {} FROM ONLY {} {})").format(listed, relation, _trusted(condition))
-    else:
-        source = sql.SQL("{} ({})").format(relation, listed) if columns else relation
-    query = sql.SQL("COPY {} TO STDOUT").format(source)
+    query = sql.SQL("COPY {} TO STDOUT").format(_copy_source(schema, name, columns, condition))
     with translated(f"reading {schema}.{name}"), connection.cursor() as cursor, cursor.copy(query) as copy:
         for line in copy:
             yield bytes(line)
+
+
+def digest_copy_stream(
+    connection: psycopg.Connection,
+    schema: str,
+    name: str,
+    columns: Sequence[str],
+    condition: str = "",
+    *,
+    trailer: bytes,
+    file: Path,
+) -> str:
+    """SHA-256 of what `read_copy_stream` gives and a trailer, computed beside a server of our own.
+
+    Millions of rows need not come through a driver for that. Only for a scratch server: the program runs as its user.
+
+    Args:
+        connection: As its superuser, in the state to be described, with canonical output.
+        schema: Of the table.
+        name: Of the table.
+        columns: As for `fingerprint_table`.
+        condition: As for `fingerprint_table`.
+        trailer: What pg_dump writes behind the rows.
+        file: New file that the server may write and we may read; gone afterwards.
+
+    Raises:
+        KeepwellError: The table cannot be read, or the program failed.
+    """
+    octal = "".join(f"\\{byte:03o}" for byte in trailer)
+    program = f"{{ cat; printf '{octal}'; }} | sha256sum > {shlex.quote(str(file))}"
+    query = sql.SQL("COPY {} TO PROGRAM {}").format(
+        _copy_source(schema, name, columns, condition), sql.Literal(program)
+    )
+    with translated(f"hashing the rows of {schema}.{name}"):
+        connection.execute(query)
+    said = file.read_text()
+    file.unlink()
+    return said.split()[0]
+
+
+def _copy_source(schema: str, name: str, columns: Sequence[str], condition: str) -> sql.Composable:
+    listed, relation = sql.SQL(", ").join(map(sql.Identifier, columns)), sql.Identifier(schema, name)
+    if condition:
+        return sql.SQL("(SELECT {} FROM ONLY {} {})").format(listed, relation, _trusted(condition))
+    return sql.SQL("{} ({})").format(relation, listed) if columns else relation
+
+
+class LineHashes:
+    """`sum_line_hashes` of a stream that comes in pieces of any size."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self._begun = b""
+
+    def update(self, chunk: bytes) -> None:
+        """Take the next bytes; a line counts once it is whole."""
+        *lines, self._begun = (self._begun + chunk).split(b"\n")
+        self.total += sum_line_hashes(line + b"\n" for line in lines)
 
 
 def sum_line_hashes(lines: Iterable[bytes]) -> int:

@@ -1,8 +1,11 @@
 """Run a backup, and its proof, with a small disk for the spool; say how it ended.
 
 Usage: unshare --map-root-user --mount … backup_on_small_disk.py PICKLED_PLATFORM MEGABYTES [BACKUP_ID]
+With MEGABYTES followed by `!`, no FIFOs are to be had, so that rows take the way over the disk.
 """
 
+import errno
+import os
 import pickle
 import subprocess
 import sys
@@ -15,10 +18,17 @@ from keepwell.errors import KeepwellError
 from keepwell.objectstore.store import open_store
 
 
+def refuse(*arguments: object, **named: object) -> None:
+    raise OSError(errno.EPERM, "no FIFOs here")
+
+
 def main(pickled: str, megabytes: str, *backup_ids: str) -> None:
     platform = pickle.loads(Path(pickled).read_bytes())
     spool = platform.backup.spool_directory
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", spool], check=True)
+    size = megabytes.rstrip("!")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}m", "tmpfs", spool], check=True)
+    if megabytes != size:
+        os.mkfifo = refuse
     try:
         if backup_ids:
             verify_backup(platform, open_store(platform), backup_ids[0], silent)

@@ -20,7 +20,7 @@ from keepwell.errors import AccessDenied, KeepwellError, ServiceUnavailable, Thr
 from keepwell.objectstore.store import Store, open_store
 from keepwell.settings import Platform
 
-DATA_FILE = re.compile(r"/database/\d+\.dat\.zst")
+DATA_FILE = re.compile(r"/database/\d+\.dat\.zst\.age")
 
 
 @pytest.fixture(autouse=True)

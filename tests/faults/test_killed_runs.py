@@ -71,7 +71,13 @@ def assert_nothing_is_left(platform: Platform, store: Store, proven: str) -> Non
 
 @pytest.mark.parametrize(
     ("stage", "count"),
-    [("locking tables", 1), ("dumping", 1), ("storing", 1), ("storing", 3), ("counting and hashing", 1)],
+    [
+        ("locking tables", 1),
+        ("dumping", 1),
+        ("dumping and storing", 1),
+        ("dumping and storing", 3),
+        ("counting and hashing", 1),
+    ],
 )
 def test_a_backup_that_was_killed_is_swept_by_the_next_which_succeeds(
     stage: str, count: int, platform: Platform, store: Store, tmp_path: Path
@@ -140,15 +146,16 @@ def children_named(program: str) -> list[int]:
     return found
 
 
-def kill_when_seen(program: str, seconds: float = 20) -> threading.Thread:
-    """Kill our first child of that name as soon as it is there."""
+def kill_when_seen(program: str, argument: str = "", seconds: float = 20) -> threading.Thread:
+    """Kill our first child of that name, called with that argument, as soon as it is there."""
 
     def watch() -> None:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             for pid in children_named(program):
-                os.kill(pid, signal.SIGKILL)
-                return
+                if argument in Path(f"/proc/{pid}/cmdline").read_text():
+                    os.kill(pid, signal.SIGKILL)
+                    return
             time.sleep(0.001)
 
     thread = threading.Thread(target=watch)
@@ -172,8 +179,8 @@ def test_a_restore_that_is_killed_does_not_prove_the_set(platform: Platform, sto
     killers: list[threading.Thread] = []
 
     def watch(step: Step) -> None:
-        if step.stage == "proving: restored":
-            killers.append(kill_when_seen("pg_restore"))
+        if step.stage == "proving: readable":
+            killers.append(kill_when_seen("pg_restore", "--exit-on-error"))
 
     proof = verify_backup(platform, store, manifest.backup_id, watch)
     killers[0].join()

@@ -105,7 +105,7 @@ def test_a_proof_that_cannot_be_read_lets_no_older_one_speak(platform: Platform,
     manifest = back_up(platform)
     prove(platform, manifest.backup_id)
     assert read_entry(store, manifest.backup_id).is_proven("equal")
-    store.put_bytes(f"backups/{manifest.backup_id}/proofs/99991231T235959Z-ffffff.json", b'{"torn')
+    store.put_signed(f"backups/{manifest.backup_id}/proofs/99991231T235959Z-ffffff.json", b'{"torn')
     assert not read_entry(store, manifest.backup_id).is_proven("equal")
 
 
@@ -148,7 +148,7 @@ class TestARestoreBesideTheLiveDatabase:
         store = open_store(platform)
         # The rows differ from what the source had at its snapshot, as the manifest tells it.
         tables = tuple(table.model_copy(update={"content_hash": "0"}) for table in manifest.tables)
-        store.put_bytes(
+        store.put_signed(
             f"backups/{manifest.backup_id}/manifest.json",
             manifest.model_copy(update={"tables": tables}).to_json(),
         )

@@ -21,7 +21,9 @@ from backup_sets import (
     failed_level,
     part_of,
     prove,
+    read_content,
     replace_content,
+    seal,
     write_manifest,
 )
 from real_servers import Server, bucket_settings, build_platform, fresh_database, installation
@@ -116,9 +118,9 @@ def test_stock_pg_restore_exits_0_on_a_cut_archive_and_loses_rows_in_silence(
     proven: Proven, server: Server, tmp_path: Path, damage: Callable[[bytes], bytes], rows_left: int
 ) -> None:
     folder = download_archive(proven.store, proven.manifest, tmp_path)
-    stream = folder / Path(part_of(proven.manifest, "public.visits").name.removesuffix(".zst")).name
+    stream = folder / Path(part_of(proven.manifest, "public.visits").content_name).name
     stream.write_bytes(damage(stream.read_bytes()))
-    people = folder / Path(part_of(proven.manifest, "public.people").name.removesuffix(".zst")).name
+    people = folder / Path(part_of(proven.manifest, "public.people").content_name).name
     people.write_bytes(people.read_bytes())
     with fresh_database(server) as database:
         restore = [server.binaries.program("pg_restore"), "--exit-on-error", "--dbname", server.url(database), folder]
@@ -210,7 +212,8 @@ def test_bytes_behind_a_compressed_stream_are_found_though_the_manifest_agrees(
     proven: Proven, copied: Manifest, extra: bytes
 ) -> None:
     part = part_of(copied, "public.notes")
-    stored = proven.store.get_bytes(folder_of(copied) + part.name) + extra
+    compressed = zstandard.ZstdCompressor().compress(read_content(proven.store, copied, part))
+    stored = seal(proven.store, compressed + extra)
     proven.store.put_bytes(folder_of(copied) + part.name, stored)
     agreeing = part.model_copy(update={"size_bytes": len(stored), "sha256": hashlib.sha256(stored).hexdigest()})
     parts = tuple(agreeing if known.name == part.name else known for known in copied.parts)
@@ -420,7 +423,7 @@ def test_a_failing_smoke_query_raises_an_alert_and_does_not_call_the_set_damaged
 
 
 def test_a_damaged_manifest_makes_a_faulty_entry_and_stops_a_verification(proven: Proven, copied: Manifest) -> None:
-    proven.store.put_bytes(layout.manifest_key(copied.backup_id), copied.to_json()[:-40])
+    proven.store.put_signed(layout.manifest_key(copied.backup_id), copied.to_json()[:-40])
     entry = read_entry(proven.store, copied.backup_id)
     assert (entry.manifest, entry.damaged, entry.is_proven("equal")) == (None, True, False)
     with pytest.raises(VerificationFailed, match="manifest is damaged"):
@@ -428,7 +431,7 @@ def test_a_damaged_manifest_makes_a_faulty_entry_and_stops_a_verification(proven
 
 
 def test_another_sets_manifest_is_refused(proven: Proven, copied: Manifest) -> None:
-    proven.store.put_bytes(layout.manifest_key(copied.backup_id), proven.manifest.to_json())
+    proven.store.put_signed(layout.manifest_key(copied.backup_id), proven.manifest.to_json())
     with pytest.raises(VerificationFailed, match=f"is that of {proven.manifest.backup_id}"):
         read_manifest(proven.store, copied.backup_id)
 
@@ -447,26 +450,37 @@ def test_a_manifest_whose_part_would_be_read_back_elsewhere_is_refused(
 ) -> None:
     document = json.loads(copied.to_json())
     document["parts"][0]["name"] = name
-    proven.store.put_bytes(layout.manifest_key(copied.backup_id), json.dumps(document).encode())
+    proven.store.put_signed(layout.manifest_key(copied.backup_id), json.dumps(document).encode())
     with pytest.raises(VerificationFailed, match=r"parts\.0\.name"):
         prove(proven.platform, copied.backup_id)
+
+
+def test_bytes_behind_a_sealed_stream_are_found_though_the_manifest_agrees(proven: Proven, copied: Manifest) -> None:
+    part = part_of(copied, "public.notes")
+    stored = proven.store.get_bytes(folder_of(copied) + part.name) + b"more"
+    proven.store.put_bytes(folder_of(copied) + part.name, stored)
+    agreeing = part.model_copy(update={"size_bytes": len(stored), "sha256": hashlib.sha256(stored).hexdigest()})
+    parts = tuple(agreeing if known.name == part.name else known for known in copied.parts)
+    write_manifest(proven.store, copied.model_copy(update={"parts": parts}))
+    failed = failed_level(prove(proven.platform, copied.backup_id))
+    assert (failed.level, "cannot be opened" in failed.findings[0].message) == ("readable", True)
 
 
 def test_a_damaged_proof_record_proves_nothing(proven: Proven, copied: Manifest) -> None:
     genuine = proven.proof.model_copy(update={"backup_id": copied.backup_id})
     proofs = layout.proofs_folder(copied.backup_id)
-    proven.store.put_bytes(f"{proofs}1.json", genuine.to_json()[:-30])
+    proven.store.put_signed(f"{proofs}1.json", genuine.to_json()[:-30])
     document = json.loads(genuine.to_json())
     document["levels"] = document["levels"][3:]  # as if the levels below had never been asked
-    proven.store.put_bytes(f"{proofs}2.json", json.dumps(document).encode())
+    proven.store.put_signed(f"{proofs}2.json", json.dumps(document).encode())
     entry = read_entry(proven.store, copied.backup_id)
     assert (entry.proof, entry.is_proven("equal"), entry.damaged) == (None, False, False)
-    proven.store.put_bytes(f"{proofs}3.json", genuine.to_json())
+    proven.store.put_signed(f"{proofs}3.json", genuine.to_json())
     assert read_entry(proven.store, copied.backup_id).is_proven("serving")
 
 
 def test_another_sets_proof_proves_nothing(proven: Proven, copied: Manifest) -> None:
-    proven.store.put_bytes(f"{layout.proofs_folder(copied.backup_id)}1.json", proven.proof.to_json())
+    proven.store.put_signed(f"{layout.proofs_folder(copied.backup_id)}1.json", proven.proof.to_json())
     assert read_entry(proven.store, copied.backup_id).proof is None
 
 
@@ -474,7 +488,7 @@ def test_damage_found_later_counts_more_than_an_earlier_proof(proven: Proven, co
     earlier = proven.proof.model_copy(
         update={"backup_id": copied.backup_id, "finished_at": proven.proof.finished_at - timedelta(hours=1)}
     )
-    proven.store.put_bytes(f"{layout.proofs_folder(copied.backup_id)}1.json", earlier.to_json())
+    proven.store.put_signed(f"{layout.proofs_folder(copied.backup_id)}1.json", earlier.to_json())
     assert read_entry(proven.store, copied.backup_id).is_proven("serving")
     proven.store.delete([folder_of(copied) + part_of(copied, "public.notes").name])
     prove(proven.platform, copied.backup_id)
@@ -485,10 +499,10 @@ def test_damage_found_later_counts_more_than_an_earlier_proof(proven: Proven, co
 def test_a_store_that_goes_away_during_a_verification_leaves_the_set_unjudged(
     proven: Proven, copied: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def gone(*_: object, **__: object) -> Iterator[bytes]:
+    def gone(*_: object, **__: object) -> None:
         raise ServiceUnavailable("the store went away")
 
-    monkeypatch.setattr(Store, "stream", gone)
+    monkeypatch.setattr(Store, "open_reader", gone)
     with pytest.raises(ServiceUnavailable):
         prove(proven.platform, copied.backup_id)
     monkeypatch.undo()

@@ -5,7 +5,7 @@ import pytest
 from keepwell import errors
 from keepwell.errors import CommandFailed, KeepwellError, PartialFailure
 
-TRANSIENT = {errors.TransientError, errors.ServiceUnavailable, errors.LockTimeout, errors.Throttled}
+TRANSIENT = {errors.TransientError, errors.ServiceUnavailable, errors.LockTimeout, errors.Throttled, errors.Abandoned}
 
 
 def _every_kind() -> list[type[KeepwellError]]:

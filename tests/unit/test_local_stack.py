@@ -250,9 +250,8 @@ class TestWholeStack:
             seen.add(one.name)
 
     def test_no_secret_is_on_a_command_line_and_each_process_is_marked(self, state: StateFolder) -> None:
-        secrets = [
-            path.read_text().strip() for path in (state.folder / "secrets").iterdir() if "key-id" not in path.name
-        ]
+        files = [path for path in (state.folder / "secrets").rglob("*") if path.is_file() and path.suffix != ".json"]
+        secrets = [path.read_text().split()[-1] for path in files if "key-id" not in path.name]
         for one in plan_stack(state, StackOptions()):
             command = one.build()
             assert not [secret for secret in secrets if any(secret in argument for argument in command.argv)]

@@ -1,0 +1,200 @@
+"""Objects written as they come: in parts that grow, few of them in memory, never a file.
+
+S3 takes at most 10,000 parts of an object, so a part's size grows with what was sent before it.
+"""
+
+import io
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import suppress
+from threading import Lock
+from typing import Any, Self
+
+from keepwell.errors import Abandoned, KeepwellError
+
+_MIB = 1024 * 1024
+_FIRST_PART_BYTES = 8 * _MIB
+# 1,800 parts of the first size, then 1,800 for each time that the object grows e-fold: a terabyte in under 10,000.
+_GROWTH = 1_800
+_PARTS_ON_THEIR_WAY = 2
+_LOOK_SECONDS = 0.5
+
+
+def plan_part_bytes(sent_bytes: int) -> int:
+    """How large the next part of an object is, given what was sent of it before."""
+    return max(_FIRST_PART_BYTES, -(-sent_bytes // _GROWTH // _MIB) * _MIB)
+
+
+class Uploads:
+    """The threads that send, shared by the objects of one run.
+
+    They know when the store last took a byte, so that a store that stopped is told from one that is slow.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self._pool = ThreadPoolExecutor(threads, "sending")
+        self._lock = Lock()
+        self._on_their_way = 0
+        self._last_byte_at = time.monotonic()
+        self._abandoned = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        # A thread that waits for a dead store ends with its connection's own time limit, and nobody waits for it.
+        self._abandoned = error[0] is not None
+        self._pool.shutdown(wait=not self._abandoned, cancel_futures=True)
+
+    def abandon(self) -> None:
+        """Let go of everything that is on its way."""
+        self._abandoned = True
+
+    @property
+    def stalled_seconds(self) -> float:
+        """For how long the store has taken nothing although something was offered."""
+        with self._lock:
+            return time.monotonic() - self._last_byte_at if self._on_their_way else 0.0
+
+    def send(self, call: Callable[[io.BytesIO], Any], content: bytes | bytearray) -> "Future[Any]":
+        """Run one call of the store's client with a body, in a thread."""
+        body = _Body(bytes(content), self._took)
+        with self._lock:
+            if not self._on_their_way:
+                self._last_byte_at = time.monotonic()
+            self._on_their_way += 1
+        future = self._pool.submit(call, body)
+        future.add_done_callback(self._done)
+        return future
+
+    def wait(self, future: "Future[Any]") -> Any:
+        """The result of a call.
+
+        Raises:
+            Abandoned: The run was ended meanwhile.
+            BaseException: Whatever the call raised.
+        """
+        while True:
+            try:
+                return future.result(timeout=_LOOK_SECONDS)
+            except FutureTimeout:
+                if self._abandoned:
+                    raise Abandoned("The upload was abandoned.", hint="Look at what ended the run.") from None
+
+    def _took(self) -> None:
+        self._last_byte_at = time.monotonic()
+
+    def _done(self, future: "Future[Any]") -> None:
+        del future
+        with self._lock:
+            self._on_their_way -= 1
+            self._last_byte_at = time.monotonic()
+
+
+class _Body(io.BytesIO):
+    """A request's body that tells when something of it is taken."""
+
+    def __init__(self, content: bytes, took: Callable[[], None]) -> None:
+        super().__init__(content)
+        self._took = took
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._took()
+        return super().read(size)
+
+
+class ObjectWriter:
+    """One object on its way into the store; it is there once `finish` returned, and not before.
+
+    Args:
+        client: The boto3 S3 client.
+        address: Bucket and Key.
+        extra: For the calls that create the object, such as its storage class.
+        uploads: Whose threads send.
+        translate: Turns the client's errors into ours.
+    """
+
+    def __init__(
+        self,
+        client: Any,
+        address: Mapping[str, str],
+        extra: Mapping[str, Any],
+        uploads: Uploads,
+        translate: Callable[[Callable[[], Any]], Any],
+    ) -> None:
+        self._client, self._address, self._extra = client, dict(address), dict(extra)
+        self._uploads, self._translate = uploads, translate
+        self._buffer = bytearray()
+        self._sent_bytes = 0
+        self._upload_id: str | None = None
+        self._parts: list[Future[Any]] = []
+
+    def write(self, chunk: bytes) -> int:
+        """Take the next bytes; waits while too much is on its way."""
+        self._buffer += chunk
+        size = plan_part_bytes(self._sent_bytes)
+        while len(self._buffer) > size:
+            self._send_part(self._buffer[:size])
+            del self._buffer[:size]
+            size = plan_part_bytes(self._sent_bytes)
+        return len(chunk)
+
+    def finish(self) -> None:
+        """Send what is left and make it an object.
+
+        Raises:
+            KeepwellError: The store did not take it; there is no object.
+        """
+        if self._upload_id is None:
+            self._uploads.wait(
+                self._uploads.send(
+                    self._translated(lambda body: self._client.put_object(**self._address, **self._extra, Body=body)),
+                    self._buffer,
+                )
+            )
+            return
+        self._send_part(self._buffer)
+        parts = [{"PartNumber": number, **self._uploads.wait(part)} for number, part in enumerate(self._parts, start=1)]
+        self._translate(
+            lambda: self._client.complete_multipart_upload(
+                **self._address, UploadId=self._upload_id, MultipartUpload={"Parts": parts}
+            )
+        )
+
+    def abort(self) -> None:
+        """Give up; what was sent is given up too, or swept by the next run where the store does not answer."""
+        for part in self._parts:
+            part.cancel()
+        if self._upload_id is not None:
+            with suppress(KeepwellError):
+                self._translate(lambda: self._client.abort_multipart_upload(**self._address, UploadId=self._upload_id))
+
+    def _send_part(self, content: bytearray) -> None:
+        if self._upload_id is None:
+            begun = self._translate(
+                lambda: self._client.create_multipart_upload(
+                    **self._address, **self._extra, **_multipart_checksum(self._client)
+                )
+            )
+            self._upload_id = begun["UploadId"]
+        if len(self._parts) >= _PARTS_ON_THEIR_WAY:
+            self._uploads.wait(self._parts[-_PARTS_ON_THEIR_WAY])
+        number, upload_id = len(self._parts) + 1, self._upload_id
+
+        def send(body: io.BytesIO) -> dict[str, str]:
+            answer = self._client.upload_part(**self._address, UploadId=upload_id, PartNumber=number, Body=body)
+            return {name: answer[name] for name in ("ETag", "ChecksumCRC32") if answer.get(name)}
+
+        self._parts.append(self._uploads.send(self._translated(send), content))
+        self._sent_bytes += len(content)
+
+    def _translated(self, call: Callable[[io.BytesIO], Any]) -> Callable[[io.BytesIO], Any]:
+        return lambda body: self._translate(lambda: call(body))
+
+
+def _multipart_checksum(client: Any) -> dict[str, str]:
+    """The checksum that the client will send with each part has to be announced when the upload begins."""
+    wanted = client.meta.config.request_checksum_calculation == "when_supported"
+    return {"ChecksumAlgorithm": "CRC32"} if wanted else {}

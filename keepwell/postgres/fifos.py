@@ -1,0 +1,261 @@
+"""Directory-format dumps through FIFOs: pg_dump writes and pg_restore reads in parallel, and no row touches a disk.
+
+pg_dump refuses a folder that is not empty. So its FIFOs are prepared beside it, with their readers open, and the
+moment its own, empty folder appears, the prepared one is renamed over it, which is atomic.
+"""
+
+import fcntl
+import os
+import resource
+import select
+import stat
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from keepwell import command
+from keepwell.command import Command, StderrTail
+from keepwell.errors import Abandoned, KeepwellError
+from keepwell.postgres.archive import translate_failure
+
+_POLL_SECONDS = 0.05
+_APPEAR_SECONDS = 0.001
+_OFFER_SECONDS = 0.003
+# pg_restore opens its files roughly in the order of their numbers, so most looks need not ask for every one.
+_LIKELY = 64
+_FULL_LOOK_EVERY = 25
+# For everything else that this process holds open.
+_RESERVED_DESCRIPTORS = 256
+_PIPE_BYTES = 1024 * 1024
+_F_SETPIPE_SZ = 1031
+
+
+class FifosUnavailable(KeepwellError):
+    """This machine cannot stream through FIFOs; a disk can do the same."""
+
+
+def require_fifos(folder: Path, count: int) -> None:
+    """Look whether so many FIFOs can be open at once in a folder, and make room for their descriptors.
+
+    Raises:
+        FifosUnavailable: The file system knows none, or the process may not hold so many files open.
+    """
+    trial = folder / "trial.fifo"
+    try:
+        os.mkfifo(trial, 0o600)
+        trial.unlink()
+    except (OSError, AttributeError) as error:
+        raise FifosUnavailable(f"{folder} cannot hold FIFOs: {error}.") from error
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count + _RESERVED_DESCRIPTORS
+    if hard != resource.RLIM_INFINITY and wanted > hard:
+        raise FifosUnavailable(f"{count} streams need more open files than this process may have ({hard}).")
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def dump_through_fifos(
+    call: Command,
+    folder: Path,
+    names: Sequence[str],
+    take: Callable[[str, int], None],
+    *,
+    workers: int,
+    watch: Callable[[], None],
+) -> list[Path]:
+    """Run pg_dump and hand each of its streams to a thread as it begins.
+
+    Args:
+        call: Writes a directory-format archive into `folder`.
+        folder: Does not exist yet; its parent does.
+        names: Files that pg_dump will write rows to; `require_fifos` allowed so many.
+        take: Reads one stream to its end, given its name and a descriptor that is not its own to close.
+        workers: How many streams are read at once.
+        watch: Called several times a second; raises to end the dump.
+
+    Returns:
+        Regular files that pg_dump wrote: its table of contents, and streams that nobody foresaw.
+
+    Raises:
+        KeepwellError: pg_dump failed, a stream could not be taken, or the watch said no; everything was ended.
+    """
+    prepared = folder.with_name(f"{folder.name}.fifos")
+    with ExitStack() as stack, select.epoll() as ready:
+        waiting = stack.enter_context(_open_readers(prepared, names))
+        for descriptor in waiting:
+            ready.register(descriptor, select.EPOLLIN | select.EPOLLHUP)
+        process, said = _start(call, stack)
+        _rename_once_it_appears(process, prepared, folder)
+        takers = stack.enter_context(_takers(process, workers))
+        taken: list[Future[None]] = []
+        while True:
+            ended = process.poll() is not None
+            begun = ready.poll(0 if ended else _POLL_SECONDS)
+            for descriptor, _ in begun:
+                ready.unregister(descriptor)
+                taken.append(takers.submit(_take, take, waiting[descriptor], descriptor))
+            _raise_failed(taken)
+            watch()
+            if ended and not begun:
+                break
+        if process.returncode != 0:
+            raise translate_failure(call, process.returncode, said.read())
+        _wait_for(taken, watch)
+    return sorted(path for path in folder.iterdir() if stat.S_ISREG(path.lstat().st_mode))
+
+
+def restore_through_fifos(
+    call: Command,
+    folder: Path,
+    feeds: Mapping[str, Callable[[int], None]],
+    *,
+    workers: int,
+    watch: Callable[[], None],
+) -> set[str]:
+    """Run pg_restore and feed each stream that it opens.
+
+    Args:
+        call: Reads the directory-format archive in `folder`.
+        folder: Holds its table of contents; the FIFOs are made here.
+        feeds: By file name, what writes that stream to a descriptor, which is not its own to close.
+        workers: How many streams are fed at once; at least as many as pg_restore opens.
+        watch: Called several times a second; raises to end the restore.
+
+    Returns:
+        Names that pg_restore never asked for.
+
+    Raises:
+        KeepwellError: pg_restore failed, a stream could not be fed, or the watch said no; everything was ended.
+    """
+    for name in feeds:
+        os.mkfifo(folder / name, 0o600)
+    pending = list(feeds)
+    with ExitStack() as stack:
+        process, said = _start(call, stack)
+        opened = stack.enter_context(_descriptors())
+        feeders = stack.enter_context(_takers(process, workers))
+        fed: list[Future[None]] = []
+        looks = 0
+        while process.poll() is None:
+            looks += 1
+            likely = pending if looks % _FULL_LOOK_EVERY == 0 else pending[:_LIKELY]
+            for name, descriptor in _offer(folder, likely):
+                pending.remove(name)
+                opened.append(descriptor)
+                fed.append(feeders.submit(_feed, feeds[name], descriptor, opened))
+            _raise_failed(fed)
+            watch()
+            time.sleep(_OFFER_SECONDS)
+        _raise_failed(fed)
+        if process.returncode != 0:
+            raise translate_failure(call, process.returncode, said.read())
+        _wait_for(fed, watch)
+    return set(pending)
+
+
+def write_all(descriptor: int, content: bytes) -> None:
+    """Write everything to a blocking descriptor."""
+    rest = memoryview(content)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+
+
+def _start(call: Command, stack: ExitStack) -> tuple[subprocess.Popen[bytes], StderrTail]:
+    process = command.start(call)
+    stack.callback(command.stop, process)
+    return process, StderrTail(process)
+
+
+@contextmanager
+def _open_readers(folder: Path, names: Iterable[str]) -> Iterator[dict[int, str]]:
+    """A folder of FIFOs, by the descriptor of each one's reader."""
+    folder.mkdir(mode=0o700)
+    readers: dict[int, str] = {}
+    try:
+        for name in names:
+            os.mkfifo(folder / name, 0o600)
+            readers[os.open(folder / name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)] = name
+        yield readers
+    finally:
+        for descriptor in readers:
+            os.close(descriptor)
+
+
+@contextmanager
+def _descriptors() -> Iterator[list[int]]:
+    opened: list[int] = []
+    try:
+        yield opened
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+
+
+@contextmanager
+def _takers(process: subprocess.Popen[bytes], workers: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads for streams; when the block fails the program is ended first, so that none of them waits for it."""
+    with ThreadPoolExecutor(workers, "stream") as threads:
+        try:
+            yield threads
+        except BaseException:
+            command.stop(process)
+            threads.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _rename_once_it_appears(process: subprocess.Popen[bytes], prepared: Path, folder: Path) -> None:
+    while not folder.exists():
+        if process.poll() is not None:
+            return
+        time.sleep(_APPEAR_SECONDS)
+    prepared.rename(folder)
+
+
+def _offer(folder: Path, names: Iterable[str]) -> list[tuple[str, int]]:
+    """Those FIFOs that somebody wants to read, opened for writing."""
+    wanted = []
+    for name in names:
+        with suppress(OSError):  # ENXIO: nobody reads it yet
+            descriptor = os.open(folder / name, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            os.set_blocking(descriptor, True)
+            wanted.append((name, descriptor))
+    return wanted
+
+
+def _take(take: Callable[[str, int], None], name: str, descriptor: int) -> None:
+    os.set_blocking(descriptor, True)
+    _widen(descriptor)
+    take(name, descriptor)
+
+
+def _feed(feed: Callable[[int], None], descriptor: int, opened: list[int]) -> None:
+    """Feed one stream. Only a whole one is closed here: the end of a cut one would look like the end of its rows."""
+    _widen(descriptor)
+    feed(descriptor)
+    opened.remove(descriptor)
+    os.close(descriptor)
+
+
+def _widen(descriptor: int) -> None:
+    with suppress(OSError):  # an ordinary user may have only so many large pipes
+        fcntl.fcntl(descriptor, _F_SETPIPE_SZ, _PIPE_BYTES)
+
+
+def _wait_for(streams: list[Future[None]], watch: Callable[[], None]) -> None:
+    """Wait for what is still on its way; a program that ended has closed its side."""
+    while True:
+        done, rest = wait(streams, timeout=_POLL_SECONDS * 4, return_when=FIRST_EXCEPTION)
+        _raise_failed(list(done))
+        if not rest:
+            return
+        watch()
+
+
+def _raise_failed(streams: list[Future[None]]) -> None:
+    """Raise what ended a stream, and not what only followed from it."""
+    errors = [error for stream in streams if stream.done() and (error := stream.exception())]
+    for error in sorted(errors, key=lambda error: isinstance(error, Abandoned)):
+        raise error
