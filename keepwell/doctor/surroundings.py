@@ -124,14 +124,17 @@ def _examine_pool(client: Orchestrator) -> Iterator[Finding]:
         yield alert("worker", f"The Prefect server has no work pool {WORK_POOL}.", hint=_REGISTER)
         return
     yield judge_workers(workers, WORK_POOL, datetime.now(UTC))
-    deployments = [found for found in client.read_deployments() if found.work_pool_name == WORK_POOL]
     if any(worker.is_online for worker in workers):
-        needed = {found.work_queue_name for found in deployments if found.work_queue_name}
+        needed = {found.work_queue_name for found in _read_own(client) if found.work_queue_name}
         yield judge_queues(client.read_queues(WORK_POOL), needed, WORK_POOL)
 
 
+def _read_own(client: Orchestrator) -> list[Deployment]:
+    return [found for found in client.read_deployments() if found.work_pool_name == WORK_POOL]
+
+
 def _examine_deployments(client: Orchestrator) -> Iterable[Finding]:
-    deployments = [found for found in client.read_deployments() if found.work_pool_name == WORK_POOL]
+    deployments = _read_own(client)
     if not deployments:
         return [alert("deployments", f"No deployment uses the pool {WORK_POOL}.", hint=_REGISTER)]
     return [_judge_deployment(client, deployment) for deployment in deployments]
