@@ -132,15 +132,21 @@ def stop(
 
 
 class StderrTail:
-    """Drains a program's standard error in a thread and keeps its end, so that a full pipe never blocks it."""
+    """Drains a program's standard error in a thread and keeps its end, so that a full pipe never blocks it.
+
+    The stream is its own from then on: what a killed program leaves behind may hold the other end open for a while,
+    and nobody is to wait for that.
+    """
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stderr is not None  # noqa: S101 - a program whose standard error goes elsewhere has no tail
+        stream, process.stderr = process.stderr, None
         self._kept = bytearray()
-        self._thread = threading.Thread(target=self._drain, args=(process.stderr,), daemon=True)
+        self._thread = threading.Thread(target=self._drain, args=(stream,), daemon=True)
         self._thread.start()
 
     def _drain(self, stream: IO[bytes]) -> None:
-        with suppress(ValueError):  # closed under us: the program is being stopped
+        with stream:
             for line in stream:
                 self._kept += line
                 del self._kept[:-_STDERR_TAIL_BYTES]

@@ -6,7 +6,7 @@ the way over a disk, which is said in the manifest.
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -29,6 +29,7 @@ from keepwell.postgres.blocking import BlockingWatch
 from keepwell.postgres.connection import client_encoding
 from keepwell.postgres.fifos import FifosUnavailable, dump_through_fifos, require_fifos
 from keepwell.postgres.snapshot import Snapshot
+from keepwell.sealing import Readable
 from keepwell.settings import Platform
 
 # Beside those that pg_dump writes at a time, some that are compressed and sent to their end.
@@ -126,9 +127,9 @@ class DatabaseDump:
         streams = self.platform.backup.jobs + _MORE_STREAMS
         return dump_through_fifos(call, folder, names, self._take, workers=streams, watch=self.watch)
 
-    def _take(self, name: str, descriptor: int) -> None:
+    def _take(self, name: str, source: Readable) -> None:
         _stand_back(self.platform.backup.nice)
-        self._send(name, lambda size: os.read(descriptor, size))
+        self._send(name, source)
 
     def _send_files(self, files: Sequence[Path]) -> int:
         """Store what came as regular files; all but the table of contents are gone afterwards.
@@ -137,26 +138,26 @@ class DatabaseDump:
             Their bytes, as far as they were rows.
         """
         waiting = [path for path in files if path.name != archive.CONTENTS_FILE]
-        spooled_bytes = sum(path.stat().st_size for path in waiting)
+        spooled_bytes = sum(path.stat().st_size for path in waiting if archive.is_stream(path.name))
 
         def work(path: Path) -> None:
             self.watch()
             with path.open("rb") as file:
-                self._send(path.name, file.read)
+                self._send(path.name, file)
             path.unlink()
 
         with ThreadPoolExecutor(self.platform.backup.jobs + _MORE_STREAMS, "storing") as senders:
             list(senders.map(work, waiting))
         return spooled_bytes
 
-    def _send(self, name: str, read: Callable[[int], bytes]) -> None:
+    def _send(self, name: str, source: Readable) -> None:
         check = StreamCheck()
         part = send(
             self.store,
             self.uploads,
             layout.set_folder(self.backup_id),
             layout.DATABASE + name,
-            _Source(read),
+            source,
             level=self.platform.backup.compression_level,
             check=check,
             taken=self._count,
@@ -187,14 +188,6 @@ class DatabaseDump:
                 f"pg_dump ended well, and yet its stream {what}.",
                 hint="Nothing was published. Run it again; if it stays like this, look at the disk and the tools.",
             )
-
-
-class _Source:
-    def __init__(self, read: Callable[[int], bytes]) -> None:
-        self._read = read
-
-    def read(self, size: int = -1, /) -> bytes:
-        return self._read(size)
 
 
 def _large_object_files(snapshot: Snapshot) -> list[str]:

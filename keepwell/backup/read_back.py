@@ -20,7 +20,7 @@ from keepwell.objectstore.store import SIGNATURE_SUFFIX, ChecksumMismatch, Objec
 from keepwell.postgres import archive
 from keepwell.postgres.archive import DataEntry, StreamCheck
 from keepwell.postgres.binaries import Binaries
-from keepwell.postgres.fifos import FifosUnavailable, require_fifos, restore_through_fifos, write_all
+from keepwell.postgres.fifos import FifosUnavailable, FifoWriter, require_fifos, restore_through_fifos
 from keepwell.verdict import Finding, Verdict
 
 _DOWNLOADS = 4
@@ -136,8 +136,8 @@ class SetReader:
         with (self._folder / part.content_name).open("xb") as target:
             return self._read(part, target.write)
 
-    def _feed_of(self, part: Part) -> Callable[[int], None]:
-        def feed(descriptor: int) -> None:
+    def _feed_of(self, part: Part) -> Callable[[FifoWriter], None]:
+        def feed(writer: FifoWriter) -> None:
             listening = True
 
             def deliver(chunk: bytes) -> None:
@@ -145,7 +145,7 @@ class SetReader:
                 nonlocal listening
                 if listening:
                     try:
-                        write_all(descriptor, chunk)
+                        writer.write(chunk)
                     except BrokenPipeError:
                         listening = False
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from threading import Event
 
 from keepwell import command
 from keepwell.command import Command, StderrTail
@@ -24,9 +25,9 @@ from keepwell.postgres.archive import translate_failure
 _POLL_SECONDS = 0.05
 _APPEAR_SECONDS = 0.001
 _OFFER_SECONDS = 0.003
-# pg_restore opens its files roughly in the order of their numbers, so most looks need not ask for every one.
-_LIKELY = 64
-_FULL_LOOK_EVERY = 25
+# pg_restore opens its files more or less one after the other, so most looks need not ask for every one.
+_LIKELY = 32
+_FULL_LOOK_EVERY = 8
 # For everything else that this process holds open.
 _RESERVED_DESCRIPTORS = 256
 _PIPE_BYTES = 1024 * 1024
@@ -61,7 +62,7 @@ def dump_through_fifos(
     call: Command,
     folder: Path,
     names: Sequence[str],
-    take: Callable[[str, int], None],
+    take: Callable[[str, "FifoReader"], None],
     *,
     workers: int,
     watch: Callable[[], None],
@@ -72,7 +73,7 @@ def dump_through_fifos(
         call: Writes a directory-format archive into `folder`.
         folder: Does not exist yet; its parent does.
         names: Files that pg_dump will write rows to; `require_fifos` allowed so many.
-        take: Reads one stream to its end, given its name and a descriptor that is not its own to close.
+        take: Reads one stream to its end, given its name.
         workers: How many streams are read at once.
         watch: Called several times a second; raises to end the dump.
 
@@ -83,20 +84,21 @@ def dump_through_fifos(
         KeepwellError: pg_dump failed, a stream could not be taken, or the watch said no; everything was ended.
     """
     prepared = folder.with_name(f"{folder.name}.fifos")
+    aborted = Event()
     with ExitStack() as stack, select.epoll() as ready:
         waiting = stack.enter_context(_open_readers(prepared, names))
         for descriptor in waiting:
             ready.register(descriptor, select.EPOLLIN | select.EPOLLHUP)
         process, said = _start(call, stack)
         _rename_once_it_appears(process, prepared, folder)
-        takers = stack.enter_context(_takers(process, workers))
+        takers = stack.enter_context(_threads(process, workers, aborted))
         taken: list[Future[None]] = []
         while True:
             ended = process.poll() is not None
             begun = ready.poll(0 if ended else _POLL_SECONDS)
             for descriptor, _ in begun:
                 ready.unregister(descriptor)
-                taken.append(takers.submit(_take, take, waiting[descriptor], descriptor))
+                taken.append(takers.submit(take, waiting[descriptor], FifoReader(descriptor, aborted)))
             _raise_failed(taken)
             watch()
             if ended and not begun:
@@ -110,7 +112,7 @@ def dump_through_fifos(
 def restore_through_fifos(
     call: Command,
     folder: Path,
-    feeds: Mapping[str, Callable[[int], None]],
+    feeds: Mapping[str, Callable[["FifoWriter"], None]],
     *,
     workers: int,
     watch: Callable[[], None],
@@ -120,7 +122,7 @@ def restore_through_fifos(
     Args:
         call: Reads the directory-format archive in `folder`.
         folder: Holds its table of contents; the FIFOs are made here.
-        feeds: By file name, what writes that stream to a descriptor, which is not its own to close.
+        feeds: By file name, what writes that stream.
         workers: How many streams are fed at once; at least as many as pg_restore opens.
         watch: Called several times a second; raises to end the restore.
 
@@ -132,20 +134,23 @@ def restore_through_fifos(
     """
     for name in feeds:
         os.mkfifo(folder / name, 0o600)
-    pending = list(feeds)
+    pending = sorted(feeds, key=_by_number)
+    aborted = Event()
     with ExitStack() as stack:
         process, said = _start(call, stack)
         opened = stack.enter_context(_descriptors())
-        feeders = stack.enter_context(_takers(process, workers))
+        feeders = stack.enter_context(_threads(process, workers, aborted))
         fed: list[Future[None]] = []
-        looks = 0
+        looks = place = 0
         while process.poll() is None:
             looks += 1
-            likely = pending if looks % _FULL_LOOK_EVERY == 0 else pending[:_LIKELY]
+            everywhere = looks % max(_FULL_LOOK_EVERY, len(pending) // _LIKELY) == 0
+            likely = pending if everywhere else pending[max(place - _LIKELY, 0) : place + _LIKELY]
             for name, descriptor in _offer(folder, likely):
-                pending.remove(name)
+                place = pending.index(name)
+                del pending[place]
                 opened.append(descriptor)
-                fed.append(feeders.submit(_feed, feeds[name], descriptor, opened))
+                fed.append(feeders.submit(_feed, feeds[name], FifoWriter(descriptor, aborted), opened))
             _raise_failed(fed)
             watch()
             time.sleep(_OFFER_SECONDS)
@@ -156,11 +161,68 @@ def restore_through_fifos(
     return set(pending)
 
 
-def write_all(descriptor: int, content: bytes) -> None:
-    """Write everything to a blocking descriptor."""
-    rest = memoryview(content)
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]
+class _Fifo:
+    """One end of a FIFO, never waited for longer than the run goes on.
+
+    Programs that a killed one leaves behind may hold its other end open for as long as they like.
+    """
+
+    def __init__(self, descriptor: int, aborted: Event, wanted: int) -> None:
+        self.descriptor = descriptor
+        self._aborted = aborted
+        self._ready = select.poll()
+        self._ready.register(descriptor, wanted)
+        with suppress(OSError):  # an ordinary user may have only so many large pipes
+            fcntl.fcntl(descriptor, _F_SETPIPE_SZ, _PIPE_BYTES)
+
+    def _require_wanted(self) -> None:
+        if self._aborted.is_set():
+            raise Abandoned("The stream was abandoned.", hint="Look at what ended the run.")
+
+    def _wait(self) -> None:
+        self._ready.poll(_POLL_SECONDS * 1000)
+
+
+class FifoReader(_Fifo):
+    """The end that is read."""
+
+    def __init__(self, descriptor: int, aborted: Event) -> None:
+        super().__init__(descriptor, aborted, select.POLLIN)
+
+    def read(self, size: int = -1, /) -> bytes:
+        """The next bytes, at most so many; none once the program has closed its end.
+
+        Raises:
+            Abandoned: Something else ended the run.
+        """
+        while True:
+            self._require_wanted()
+            try:
+                return os.read(self.descriptor, size if size > 0 else _PIPE_BYTES)
+            except BlockingIOError:
+                self._wait()
+
+
+class FifoWriter(_Fifo):
+    """The end that is written."""
+
+    def __init__(self, descriptor: int, aborted: Event) -> None:
+        super().__init__(descriptor, aborted, select.POLLOUT)
+
+    def write(self, content: bytes) -> None:
+        """Write everything.
+
+        Raises:
+            BrokenPipeError: The program has closed its end.
+            Abandoned: Something else ended the run.
+        """
+        rest = memoryview(content)
+        while rest:
+            self._require_wanted()
+            try:
+                rest = rest[os.write(self.descriptor, rest) :]
+            except BlockingIOError:
+                self._wait()
 
 
 def _start(call: Command, stack: ExitStack) -> tuple[subprocess.Popen[bytes], StderrTail]:
@@ -195,13 +257,14 @@ def _descriptors() -> Iterator[list[int]]:
 
 
 @contextmanager
-def _takers(process: subprocess.Popen[bytes], workers: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads for streams; when the block fails the program is ended first, so that none of them waits for it."""
+def _threads(process: subprocess.Popen[bytes], workers: int, aborted: Event) -> Iterator[ThreadPoolExecutor]:
+    """Threads for streams; when the block fails, the program and all of them are ended."""
     with ThreadPoolExecutor(workers, "stream") as threads:
         try:
             yield threads
         except BaseException:
             command.stop(process)
+            aborted.set()
             threads.shutdown(wait=False, cancel_futures=True)
             raise
 
@@ -214,34 +277,26 @@ def _rename_once_it_appears(process: subprocess.Popen[bytes], prepared: Path, fo
     prepared.rename(folder)
 
 
+def _by_number(name: str) -> tuple[int, str]:
+    """The order of the archive's own numbering."""
+    digits = "".join(sign for sign in name if sign.isdigit())
+    return int(digits or 0), name
+
+
 def _offer(folder: Path, names: Iterable[str]) -> list[tuple[str, int]]:
     """Those FIFOs that somebody wants to read, opened for writing."""
     wanted = []
     for name in names:
         with suppress(OSError):  # ENXIO: nobody reads it yet
-            descriptor = os.open(folder / name, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            os.set_blocking(descriptor, True)
-            wanted.append((name, descriptor))
+            wanted.append((name, os.open(folder / name, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)))
     return wanted
 
 
-def _take(take: Callable[[str, int], None], name: str, descriptor: int) -> None:
-    os.set_blocking(descriptor, True)
-    _widen(descriptor)
-    take(name, descriptor)
-
-
-def _feed(feed: Callable[[int], None], descriptor: int, opened: list[int]) -> None:
+def _feed(feed: Callable[[FifoWriter], None], writer: FifoWriter, opened: list[int]) -> None:
     """Feed one stream. Only a whole one is closed here: the end of a cut one would look like the end of its rows."""
-    _widen(descriptor)
-    feed(descriptor)
-    opened.remove(descriptor)
-    os.close(descriptor)
-
-
-def _widen(descriptor: int) -> None:
-    with suppress(OSError):  # an ordinary user may have only so many large pipes
-        fcntl.fcntl(descriptor, _F_SETPIPE_SZ, _PIPE_BYTES)
+    feed(writer)
+    opened.remove(writer.descriptor)
+    os.close(writer.descriptor)
 
 
 def _wait_for(streams: list[Future[None]], watch: Callable[[], None]) -> None:

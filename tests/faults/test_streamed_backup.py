@@ -1,0 +1,185 @@
+"""Backups whose rows touch no disk, and what ends one: a store that stops, a lock that keeps others waiting."""
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+from backup_sets import back_up, prove
+from faulty_proxy import Fault, FaultyProxy, faulty_proxy
+from real_servers import Server
+
+from deployments.local.objectstore import RunningObjectStore
+from keepwell.backup.catalogue import read_catalogue
+from keepwell.backup.create import create_backup
+from keepwell.backup.progress import Step, silent
+from keepwell.backup.restore import restore_into
+from keepwell.errors import LockTimeout, ServiceUnavailable, VerificationFailed
+from keepwell.objectstore.store import Store, open_store
+from keepwell.postgres import archive
+from keepwell.postgres.archive import DataEntry
+from keepwell.settings import Platform
+
+ROWS = 30_000
+
+
+@pytest.fixture(autouse=True)
+def some_rows(server: Server, platform: Platform) -> None:
+    with server.connect(platform.database.name) as connection:
+        connection.execute(f"CREATE TABLE people AS SELECT n AS id, md5(n::text) FROM generate_series(1, {ROWS}) n")
+        connection.execute("CREATE TABLE notes AS SELECT 'note' AS note; SELECT lo_from_bytea(0, 'large object')")
+
+
+def changed(platform: Platform, **settings: object) -> Platform:
+    return platform.model_copy(update={"backup": platform.backup.model_copy(update=settings)})
+
+
+@pytest.fixture
+def no_fifos(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(1, "no FIFOs here")
+
+    monkeypatch.setattr(os, "mkfifo", refuse)
+
+
+def test_no_row_and_no_large_object_touches_a_disk(platform: Platform) -> None:
+    manifest = back_up(platform)
+    assert manifest.rows == ROWS + 1
+    assert manifest.spooled_bytes == 0
+    assert prove(platform, manifest.backup_id).reached == "serving"
+
+
+def test_without_fifos_rows_take_the_way_over_a_disk_which_is_said(platform: Platform, no_fifos: None) -> None:
+    manifest = back_up(platform)
+    assert manifest.spooled_bytes > ROWS
+    assert prove(platform, manifest.backup_id).reached == "serving"
+
+
+def test_a_restore_beside_the_live_database_does_without_fifos_too(
+    platform: Platform, server: Server, store: Store, no_fifos: None
+) -> None:
+    manifest = back_up(platform)
+    prove(platform, manifest.backup_id)
+    name = f"{platform.database.name}_again"
+    try:
+        assert restore_into(platform, store, manifest.backup_id, name, silent).rows == ROWS + 1
+    finally:
+        with server.connect() as connection:
+            connection.execute(f'DROP DATABASE IF EXISTS "{name}"')
+
+
+def test_a_stream_that_was_foreseen_and_never_came_is_no_backup(
+    platform: Platform, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = archive.foresee_data_entries
+    monkeypatch.setattr(archive, "foresee_data_entries", lambda *call: [*honest(*call), DataEntry(1, "99999.dat")])
+    with pytest.raises(VerificationFailed, match=r"99999\.dat was never written"):
+        back_up(platform)
+    assert read_catalogue(store) == []
+
+
+def test_rows_are_taken_no_faster_than_asked(platform: Platform) -> None:
+    began = time.monotonic()
+    manifest = back_up(changed(platform, most_bytes_per_second=500_000))
+    assert time.monotonic() - began > manifest.content_bytes / 500_000 * 0.6
+
+
+# Locks: a change of the schema waits behind the dump, and everybody else behind the change.
+
+
+@pytest.fixture
+def migration(server: Server, platform: Platform) -> Iterator[tuple[threading.Event, list[float]]]:
+    """Begins to wait for a table once the dump holds it; says when it got it."""
+    begin: threading.Event = threading.Event()
+    waited: list[float] = []
+
+    def alter() -> None:
+        if not begin.wait(30):
+            return
+        with psycopg.connect(server.url(platform.database.name), autocommit=True) as connection:
+            began = time.monotonic()
+            connection.execute("SET lock_timeout = '5s'")
+            with contextlib.suppress(psycopg.errors.LockNotAvailable):
+                connection.execute("ALTER TABLE people ADD COLUMN more text")
+            waited.append(time.monotonic() - began)
+
+    thread = threading.Thread(target=alter)
+    thread.start()
+    yield begin, waited
+    begin.set()
+    thread.join(30)
+
+
+def test_a_backup_lets_go_when_its_locks_keep_somebody_waiting(
+    platform: Platform, store: Store, migration: tuple[threading.Event, list[float]]
+) -> None:
+    begin, waited = migration
+    slow = changed(platform, most_bytes_per_second=65_536, blocking_limit_seconds=2)
+
+    def watch(step: Step) -> None:
+        if step.stage == "dumping and storing":
+            begin.set()
+
+    with pytest.raises(LockTimeout, match=r"session \d+ has waited \d+ s for AccessExclusiveLock on public\.people"):
+        create_backup(slow, open_store(slow), watch)
+    deadline = time.monotonic() + 10
+    while not waited and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert 2 <= waited[0] < 15
+    assert read_catalogue(store) == []
+
+
+def test_a_backup_that_may_keep_others_waiting_says_for_how_long_it_did(
+    platform: Platform, migration: tuple[threading.Event, list[float]]
+) -> None:
+    begin, _ = migration
+    """Whoever waits gives up before the backup comes to that table, which would have to queue behind it."""
+    patient = changed(platform, most_bytes_per_second=100_000, blocking_limit_seconds=0)
+
+    def watch(step: Step) -> None:
+        if step.stage == "dumping and storing":
+            begin.set()
+
+    manifest = create_backup(patient, open_store(patient), watch)
+    assert 3 < manifest.blocked_others_seconds < 6
+    assert manifest.rows == ROWS + 1
+
+
+# A store that stops taking bytes must not pin the snapshot.
+
+
+@pytest.fixture
+def stuck(objectstore: RunningObjectStore) -> Iterator[FaultyProxy]:
+    with faulty_proxy(objectstore.endpoint_url) as running:
+        yield running
+
+
+def test_a_store_that_takes_nothing_any_more_ends_the_backup_and_frees_the_snapshot(
+    platform: Platform, server: Server, stuck: FaultyProxy
+) -> None:
+    release = threading.Event()
+
+    def hold(request: object) -> Fault | None:
+        if "/database/" in request.path and request.method == "PUT":  # type: ignore[attr-defined]
+            release.wait(30)
+        return None
+
+    stuck.decide = hold
+    bucket = platform.bucket.model_copy(update={"endpoint_url": stuck.endpoint_url})
+    through = changed(platform, stall_limit_seconds=2).model_copy(update={"bucket": bucket})
+    began = time.monotonic()
+    try:
+        with pytest.raises(ServiceUnavailable, match="has taken no byte for 2 s"):
+            create_backup(through, open_store(through), silent)
+        assert time.monotonic() - began < 20
+        with server.connect() as connection:
+            ours = connection.execute(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND backend_xmin IS NOT NULL",
+                (platform.database.name,),
+            ).fetchone()
+        assert ours == (0,)
+    finally:
+        release.set()
