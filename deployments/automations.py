@@ -13,15 +13,15 @@ from prefect.events.actions import ChangeFlowRunState, RunDeployment
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
 
-from deployments.deployment_file import BACKUP, EXPIRE, REPORT, WATCHED
+from deployments.deployment_file import BACKUP, EXPIRE, HEARTBEAT_SECONDS, REPORT, WATCHED
 
 _RUNS = ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*"})
 # Related resources match when any of them does, so "not tagged report" cannot be said: a tag of their own says it.
 _WATCHED_RUNS = ResourceSpecification({"prefect.resource.id": f"prefect.tag.{WATCHED}", "prefect.resource.role": "tag"})
 _EACH_RUN = {"prefect.resource.id"}
 _HEARTBEAT = "prefect.flow-run.heartbeat"
-# Runs beat every 30 s (PREFECT_FLOWS_HEARTBEAT_FREQUENCY): two lost ones are forgiven.
-_SILENCE = timedelta(seconds=90)
+# Two lost ones are forgiven.
+_SILENCE = timedelta(seconds=3 * HEARTBEAT_SECONDS)
 # A run may wait this long for a worker, or for the run before it, before people are told.
 _LATE = timedelta(minutes=10)
 # By the state's name. `Alert` and `Unknown` are how a check ends that has told people itself.

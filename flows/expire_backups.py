@@ -24,12 +24,12 @@ def expire_backups(platform: PlatformName) -> None:
     """
     started_at = datetime.now(UTC)
     # Nobody writes, restores or verifies a set meanwhile.
-    with interlock_steps.hold(platform, Procedure.EXPIRE):
+    with interlock_steps.hold(platform, Procedure.EXPIRE) as hold:
         # Proven sets alone count, and no plan removes more than the platform file lets one run remove.
         planned = retention_steps.plan(platform)
 
         # Read and planned once more: what goes is exactly this plan. With an alert, nothing does.
-        expiry = retention_steps.apply(platform, planned)
+        expiry = retention_steps.apply(platform, planned, hold)
 
     retention_steps.record(platform, expiry, started_at)
     retention_steps.require_applied(expiry)

@@ -10,11 +10,13 @@ from keepwell.backup.retention import RetentionPlan
 from keepwell.backup.retention_report import build_retention_evidence, render_expiry
 from keepwell.errors import PartialFailure, VerificationFailed
 from keepwell.evidence import Evidence
+from keepwell.holding import Hold
 from keepwell.objectstore.store import open_store
 from keepwell.verdict import Verdict
 from tasks import platforms
 from tasks.artifacts import show_markdown
 from tasks.evidence_steps import keep_evidence
+from tasks.interlock_steps import keep_turn
 from tasks.retries import HOUR_SECONDS, MINUTE_SECONDS, step
 
 
@@ -35,8 +37,13 @@ def plan(platform: str) -> RetentionPlan:
 
 
 @step("apply plan {planned.digest}", timeout_seconds=12 * HOUR_SECONDS)
-def apply(platform: str, planned: RetentionPlan) -> Expiry:
-    """Remove what the plan removes, and nothing where its verdict is alert; the caller holds the platform.
+def apply(platform: str, planned: RetentionPlan, hold: Hold) -> Expiry:
+    """Remove what the plan removes, and nothing where its verdict is alert.
+
+    Args:
+        platform: Its name.
+        planned: From `plan`.
+        hold: The platform's turn. What makes a second attempt necessary may have cost it, so each one looks first.
 
     Returns:
         What became of each set; one that the store keeps is what it says, not an error.
@@ -46,6 +53,7 @@ def apply(platform: str, planned: RetentionPlan) -> Expiry:
         KeepwellError: The store cannot be read; no set was removed.
     """
     loaded = platforms.load(platform)
+    keep_turn(hold)
     expiry = apply_plan(loaded, open_store(loaded), planned.digest, datetime.now(UTC))
     for removal in expiry.removals:
         get_run_logger().info("%s: %s: %s", removal.backup_id, removal.result, removal.why)

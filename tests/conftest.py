@@ -15,6 +15,7 @@ from real_servers import (
     fresh_database,
     running_postgres,
 )
+from screenshot import find_chromium
 
 from deployments.local.objectstore import RunningObjectStore, create_bucket, running_objectstore
 from deployments.local.redis_server import RunningRedis, running_redis
@@ -23,11 +24,6 @@ from keepwell.settings import (
     Platform,
     RedisSettings,
 )
-
-
-def find_chromium() -> str | None:
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    return next((found for name in names if (found := shutil.which(name))), None)
 
 
 def missing_tools() -> list[str]:
@@ -62,12 +58,6 @@ def wanted_major(item: pytest.Item) -> int | None:
     marker = item.get_closest_marker("major")
     call = getattr(item, "callspec", None)
     return marker.args[0] if marker else call.params.get("major") if call else None
-
-
-@pytest.fixture(scope="session")
-def chromium() -> str:
-    """Path of a browser; where CI is set, its absence is a failure."""
-    return find_chromium() or pytest.fail("No Chromium was found, and the UI must be tested here.")
 
 
 @pytest.fixture(scope="session")

@@ -14,8 +14,7 @@ def scheduled(api: Api, deployment: str) -> list[datetime]:
     return [datetime.fromisoformat(run["expected_start_time"]) for run in runs]
 
 
-def test_a_cron_deployment_really_gets_its_runs(stack: "Stack") -> None:
-    api = Api(stack.api_url)
+def test_a_cron_deployment_really_gets_its_runs(api: Api) -> None:
     wait_until(lambda: len(scheduled(api, "backup-and-verify")) >= 3, 90)
     first, second, *_ = scheduled(api, "backup-and-verify")
     assert (first.hour, first.minute) == (2, 0)

@@ -50,14 +50,21 @@ class Engine:
         return found
 
     @contextmanager
-    def hold(self, *_: object, **__: object) -> Iterator[str]:
+    def hold(self, *_: object, **__: object) -> Iterator["Engine"]:
         self.calls.append("hold")
         self.held = True
         try:
-            yield "token"
+            yield self
         finally:
             self.held = False
             self.calls.append("release")
+
+    def renew(self) -> bool:
+        """As the real hold: whether it had been lost, and was taken again."""
+        lost, self.held = not self.held, True
+        if lost:
+            self.calls.append("hold again")
+        return lost
 
     def require_ready(self, platform: Platform, progress: Callable[[Step], None]) -> Readiness:
         self.calls.append("require ready")

@@ -19,12 +19,13 @@ from keepwell.doctor.surroundings import (
     examine_messages,
     examine_orchestrator,
     examine_uploads,
+    judge_queues,
     judge_workers,
 )
 from keepwell.errors import ConfigurationError, KeepwellError, ServiceUnavailable
 from keepwell.keyring import make_key_files, read_identities
 from keepwell.objectstore.store import translate
-from keepwell.orchestrator import Worker
+from keepwell.orchestrator import Queue, Worker
 from keepwell.sealing import make_identity
 from keepwell.settings import (
     BucketSettings,
@@ -265,7 +266,10 @@ def test_an_orchestrator_that_is_well_and_one_that_is_not() -> None:
     with fake_prefect() as server:
         platform = _platform(orchestrator=OrchestratorSettings(api_url=server.url))
         well = {"orchestrator": Verdict.OK, "worker": Verdict.OK, "deployment backup-and-verify": Verdict.OK}
-        assert _verdicts(examine_orchestrator(platform)) == well
+        assert _verdicts(examine_orchestrator(platform)) == well | {"queues": Verdict.OK}
+        # The worker that is online is the watch's, on another machine.
+        server.queues["procedures"] = "NOT_READY"
+        assert _verdicts(examine_orchestrator(platform)) == well | {"queues": Verdict.ALERT}
         server.last_run = server._run("CRASHED")
         server.workers = [worker(status="OFFLINE")]
         ill = {"worker": Verdict.ALERT, "deployment backup-and-verify": Verdict.ALERT}
@@ -274,6 +278,15 @@ def test_an_orchestrator_that_is_well_and_one_that_is_not() -> None:
         assert _verdicts(examine_orchestrator(platform))["deployment backup-and-verify"] is Verdict.WARN
         server.deployments = []
         assert _verdicts(examine_orchestrator(platform))["deployments"] is Verdict.ALERT
+
+
+def test_a_server_that_nothing_was_registered_with_gets_the_command_that_does_it() -> None:
+    with fake_prefect() as server:
+        server.deployments, server.has_pool = [], False
+        platform = _platform(orchestrator=OrchestratorSettings(api_url=server.url))
+        hints = {finding.name: finding.hint for finding in examine_orchestrator(platform)}
+    for name in ("worker", "deployments"):
+        assert hints[name] == "Register pool and deployments: `python -m deployments.register --platform NAME`."
 
 
 @pytest.mark.parametrize(
@@ -286,5 +299,21 @@ def test_an_orchestrator_that_is_well_and_one_that_is_not() -> None:
 )
 def test_workers(workers: list[Worker], verdict: str, says: str) -> None:
     finding = judge_workers(workers, "keepwell", NOW)
+    assert finding.verdict.value == verdict
+    assert says in finding.message
+
+
+@pytest.mark.parametrize(
+    ("queues", "verdict", "says"),
+    [
+        ({"procedures": "READY", "watch": "READY", "default": "NOT_READY"}, "ok", "procedures, watch"),
+        ({"procedures": "NOT_READY", "watch": "READY"}, "alert", "No worker polls procedures of pool keepwell"),
+        ({"procedures": "PAUSED", "watch": "READY"}, "alert", "Paused: procedures"),
+        ({"watch": "READY"}, "alert", "No worker polls procedures"),
+    ],
+)
+def test_queues(queues: dict[str, str], verdict: str, says: str) -> None:
+    known = [Queue(name=name, status=status) for name, status in queues.items()]
+    finding = judge_queues(known, {"procedures", "watch"}, "keepwell")
     assert finding.verdict.value == verdict
     assert says in finding.message
