@@ -88,7 +88,7 @@ def check(engine: Engine) -> str | None:
     schedule = ScheduleFacts(deployed=True, active=True, next_at=now + timedelta(hours=1))
     judgement = check_steps.judge.fn("esn", schedule)
     delivery = engine.send(a_platform().notify, judgement.message) if judgement.message else None
-    evidence_steps._keep(a_platform(), check_steps.note_delivery(judgement, delivery))
+    evidence_steps.keep_evidence(a_platform(), check_steps.note_delivery(judgement, delivery))
     return judgement.message.title if judgement.message else None
 
 
