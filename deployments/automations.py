@@ -1,8 +1,9 @@
-"""What the server does by itself when a run dies, fails or does not begin.
+"""What the server does by itself when a run dies, fails or does not begin, and when a backup is proven.
 
 Automations are told apart by their names: creating one twice makes two, so each is looked up first.
 """
 
+from collections.abc import Mapping
 from datetime import timedelta
 from uuid import UUID
 
@@ -12,15 +13,15 @@ from prefect.events.actions import ChangeFlowRunState, RunDeployment
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
 
-from deployments.deployment_file import WATCHED
+from deployments.deployment_file import BACKUP, EXPIRE, HEARTBEAT_SECONDS, REPORT, WATCHED
 
 _RUNS = ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*"})
 # Related resources match when any of them does, so "not tagged report" cannot be said: a tag of their own says it.
 _WATCHED_RUNS = ResourceSpecification({"prefect.resource.id": f"prefect.tag.{WATCHED}", "prefect.resource.role": "tag"})
 _EACH_RUN = {"prefect.resource.id"}
 _HEARTBEAT = "prefect.flow-run.heartbeat"
-# Runs beat every 30 s (PREFECT_FLOWS_HEARTBEAT_FREQUENCY): two lost ones are forgiven.
-_SILENCE = timedelta(seconds=90)
+# Two lost ones are forgiven.
+_SILENCE = timedelta(seconds=3 * HEARTBEAT_SECONDS)
 # A run may wait this long for a worker, or for the run before it, before people are told.
 _LATE = timedelta(minutes=10)
 # By the state's name. `Alert` and `Unknown` are how a check ends that has told people itself.
@@ -28,14 +29,19 @@ _ENDED = {"Completed", "Warn", "Alert", "Unknown", "Failed", "Crashed", "TimedOu
 _RESTING = {"Cancelling", "Paused", "Suspended", "Resuming", "AwaitingRetry", "Scheduled"}
 
 
-def build_automations(report_deployment: UUID) -> tuple[AutomationCore, ...]:
+def build_automations(deployments: Mapping[str, UUID]) -> tuple[AutomationCore, ...]:
     """Every automation, as it should be.
 
     Args:
-        report_deployment: Id of the deployment `report-failure`.
+        deployments: Name to id.
     """
     report = RunDeployment(
-        source="selected", deployment_id=report_deployment, parameters={"flow_run_id": _template("{{ flow_run.id }}")}
+        source="selected",
+        deployment_id=deployments[REPORT],
+        parameters={"flow_run_id": _template("{{ flow_run.id }}")},
+    )
+    proven_backups = ResourceSpecification(
+        {"prefect.resource.id": f"prefect.deployment.{deployments[BACKUP]}", "prefect.resource.role": "deployment"}
     )
     return (
         AutomationCore(
@@ -87,6 +93,26 @@ def build_automations(report_deployment: UUID) -> tuple[AutomationCore, ...]:
                 within=_LATE,
             ),
             actions=[report],
+        ),
+        AutomationCore(
+            name="keepwell: expire old sets after a proven backup",
+            description="A backup run completes only once its set is proven; then expire-backups has its turn.",
+            trigger=EventTrigger(
+                posture=Posture.Reactive,
+                match=_RUNS,
+                match_related=proven_backups,
+                for_each=_EACH_RUN,
+                expect=_events({"Completed"}),
+                threshold=1,
+                within=timedelta(0),
+            ),
+            actions=[
+                RunDeployment(
+                    source="selected",
+                    deployment_id=deployments[EXPIRE],
+                    parameters={"platform": _template("{{ flow_run.parameters.platform }}")},
+                )
+            ],
         ),
     )
 

@@ -12,7 +12,11 @@ DEPLOYMENT_FILE = Path(__file__).resolve().parent.parent / "prefect.yaml"
 
 POOL = "keepwell"
 WATCHED = "watched"
+BACKUP = "backup-and-verify"
+EXPIRE = "expire-backups"
 REPORT = "report-failure"
+# Between two signs of life of a run; a number of its own in prefect.yaml, since the runs' processes read it from there.
+HEARTBEAT_SECONDS = 30
 
 
 class _Strict(BaseModel):
@@ -35,12 +39,24 @@ class LimitSpec(_Strict):
     grace_period_seconds: int = Field(ge=60)
 
 
+class EnvironmentSpec(_Strict):
+    """What every run's process gets, wherever its worker runs."""
+
+    PREFECT_FLOWS_HEARTBEAT_FREQUENCY: str = Field(pattern=f"^{HEARTBEAT_SECONDS}$")
+
+
+class JobSpec(_Strict):
+    """How its process is started. All of this is stored in plain text, so nothing else may stand here."""
+
+    env: EnvironmentSpec
+
+
 class PoolSpec(_Strict):
-    """Where it runs. Job variables are stored in plain text, so there are none."""
+    """Where it runs."""
 
     name: Literal["keepwell"]
     work_queue_name: Literal["procedures", "watch"]
-    job_variables: dict[str, Any] = Field(max_length=0)
+    job_variables: JobSpec
 
 
 class DeploymentSpec(_Strict):

@@ -3,8 +3,9 @@
     python -m deployments.register [--platform esn]... [--json]
 
 Safe to run again: everything is looked up by its name and brought up to date. What an operator switched off (a paused
-deployment, a schedule, an automation) stays off. It speaks with PREFECT_API_URL's server in this process: the same by
-`prefect deploy` takes a new interpreter for each command, and leaves pool, queues and automations to others.
+deployment, a schedule, an automation) stays off, and a schedule that did not change stays the one it was. It speaks
+with PREFECT_API_URL's server in this process: the same by `prefect deploy` takes a new interpreter for each command,
+makes each schedule anew, and leaves pool, queues and automations to others.
 """
 
 import argparse
@@ -13,12 +14,19 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
+from typing import Any
 from uuid import UUID
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate
-from prefect.client.schemas.objects import ConcurrencyLimitStrategy, ConcurrencyOptions
+from prefect.client.schemas.actions import (
+    DeploymentScheduleCreate,
+    DeploymentScheduleUpdate,
+    DeploymentUpdate,
+    WorkPoolCreate,
+)
+from prefect.client.schemas.objects import ConcurrencyLimitStrategy, ConcurrencyOptions, DeploymentSchedule
+from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound, PrefectException
 from prefect.flows import Flow
@@ -26,7 +34,7 @@ from prefect.utilities.callables import parameter_schema
 from prefect.workers.process import ProcessWorker
 
 from deployments.automations import build_automations, upsert_automations
-from deployments.deployment_file import POOL, REPORT, DeploymentSpec, ScheduleSpec, read_deployment_file
+from deployments.deployment_file import POOL, DeploymentSpec, ScheduleSpec, read_deployment_file
 from keepwell.errors import KeepwellError, ServiceUnavailable
 
 # Reports and checks have a queue of their own, so that no backup which takes hours is in their way.
@@ -64,7 +72,7 @@ def register(platforms: Sequence[str] = ()) -> Registered:
         with get_client(sync_client=True) as client:
             _upsert_pool(client)
             ids = {spec.name: _upsert_deployment(client, spec, platforms) for spec in specs}
-            automations = upsert_automations(client, build_automations(ids[REPORT]))
+            automations = upsert_automations(client, build_automations(ids))
             schedules = sum(len(client.read_deployment(one).schedules) for one in ids.values())
     except (httpx.HTTPError, PrefectException) as error:
         raise ServiceUnavailable(
@@ -99,6 +107,22 @@ def build_schedules(
     return made
 
 
+def find_outdated(
+    existing: Sequence[DeploymentSchedule], wanted: Sequence[DeploymentScheduleCreate]
+) -> list[DeploymentSchedule]:
+    """Schedules that are not wanted any more, or by another rule; the others are to stay the ones they are.
+
+    Since when a schedule stands is how `check-backups` knows which nights it owes: one that is made anew for no reason
+    would forget a missed one, and one that changed its rule would owe nights that were never meant.
+
+    Args:
+        existing: Of one deployment, as the orchestrator has them.
+        wanted: Of the same.
+    """
+    rules = {one.slug: one.schedule for one in wanted}
+    return [one for one in existing if rules.get(one.slug) != one.schedule]
+
+
 def _upsert_pool(client: SyncPrefectClient) -> None:
     try:
         template = ProcessWorker.get_default_base_job_template()
@@ -121,42 +145,53 @@ def _upsert_deployment(client: SyncPrefectClient, spec: DeploymentSpec, platform
     parameters = dict(spec.parameters)
     if "platform" in parameters and platforms:
         parameters["platform"] = platforms[0]
+    facts = _describe(spec, flow, parameters)
+    existing = _find_deployment(client, spec)
+    old = existing.schedules if existing else []
+    switched_off = frozenset(schedule.slug for schedule in old if schedule.slug and not schedule.active)
+    schedules = build_schedules(spec.schedules, platforms or [str(parameters.get("platform"))], switched_off)
+    if existing is None:
+        return client.create_deployment(client.create_flow(flow), spec.name, schedules=schedules, **facts)
+    for outdated in find_outdated(old, schedules):
+        client.delete_deployment_schedule(existing.id, outdated.id)
+    # Known by their slugs, so that those which are there already stay.
+    kept = [
+        DeploymentScheduleUpdate(schedule=one.schedule, active=one.active, parameters=one.parameters, slug=one.slug)
+        for one in schedules
+    ]
+    client.update_deployment(existing.id, DeploymentUpdate(schedules=kept, **facts))
+    return existing.id
+
+
+def _describe(spec: DeploymentSpec, flow: Flow[..., object], parameters: dict[str, Any]) -> dict[str, Any]:
+    """A deployment as Prefect's client names its fields, but for its name and its schedules."""
     limit = spec.concurrency_limit
-    return client.create_deployment(
-        flow_id=client.create_flow(flow),
-        name=spec.name,
-        version=None,
-        description=spec.description,
-        tags=list(spec.tags),
-        parameters=parameters,
-        parameter_openapi_schema=parameter_schema(flow.fn).model_dump_for_openapi(),
-        enforce_parameter_schema=spec.enforce_parameter_schema,
-        entrypoint=spec.entrypoint,
-        # The project is installed where the worker is, so there is nothing to pull.
-        pull_steps=[],
-        schedules=build_schedules(
-            spec.schedules, platforms or [str(parameters.get("platform"))], _switched_off(client, spec)
-        ),
-        concurrency_limit=limit.limit if limit else None,
-        concurrency_options=ConcurrencyOptions(
-            collision_strategy=ConcurrencyLimitStrategy(limit.collision_strategy),
-            grace_period_seconds=limit.grace_period_seconds,
-        )
-        if limit
-        else None,
-        work_pool_name=spec.work_pool.name,
-        work_queue_name=spec.work_pool.work_queue_name,
-        job_variables=spec.work_pool.job_variables,
+    options = limit and ConcurrencyOptions(
+        collision_strategy=ConcurrencyLimitStrategy(limit.collision_strategy),
+        grace_period_seconds=limit.grace_period_seconds,
     )
+    return {
+        "description": spec.description,
+        "tags": list(spec.tags),
+        "parameters": parameters,
+        "parameter_openapi_schema": parameter_schema(flow.fn).model_dump_for_openapi(),
+        "enforce_parameter_schema": spec.enforce_parameter_schema,
+        "entrypoint": spec.entrypoint,
+        # The project is installed where the worker is, so there is nothing to pull.
+        "pull_steps": [],
+        "concurrency_limit": limit and limit.limit,
+        "concurrency_options": options,
+        "work_pool_name": spec.work_pool.name,
+        "work_queue_name": spec.work_pool.work_queue_name,
+        "job_variables": spec.work_pool.job_variables.model_dump(),
+    }
 
 
-def _switched_off(client: SyncPrefectClient, spec: DeploymentSpec) -> frozenset[str]:
-    """Slugs of the schedules that an operator switched off: a registration makes them anew."""
+def _find_deployment(client: SyncPrefectClient, spec: DeploymentSpec) -> DeploymentResponse | None:
     try:
-        existing = client.read_deployment_by_name(f"{spec.name}/{spec.name}")
+        return client.read_deployment_by_name(f"{spec.name}/{spec.name}")
     except ObjectNotFound:
-        return frozenset()
-    return frozenset(schedule.slug for schedule in existing.schedules if schedule.slug and not schedule.active)
+        return None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

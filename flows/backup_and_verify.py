@@ -22,13 +22,13 @@ def backup_and_verify(platform: PlatformName) -> None:
         platform: Name of the platform, as its platform file gives it.
     """
     started_at = datetime.now(UTC)
-    with interlock_steps.hold(platform, Procedure.BACKUP):
+    with interlock_steps.hold(platform, Procedure.BACKUP) as hold:
         # Stop now if the run could not finish: versions, privileges, space.
         noticed = backup_steps.require_ready(platform)
 
         # Row counts and hashes come from the dump's own snapshot, so they are exact.
         # The manifest is written last: without one, there is no backup set.
-        backup_id = backup_steps.write(platform)
+        backup_id = backup_steps.write(platform, hold)
 
     # Read back from the store, never from what is still in memory. The source is not touched any more, so nobody waits.
     proof = backup_steps.prove(platform, backup_id)

@@ -1,24 +1,29 @@
-"""Holding a platform for one procedure: the database's locks first, the store's lease as the second line."""
+"""Holding a platform for one procedure: the database's locks first, the store's lease as the second line.
 
+A lease is written first and the others' are read then, so of two that come at once at least one sees the other.
+"""
+
+import random
 import secrets
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
+from types import TracebackType
+from typing import Self
 
 from keepwell import interlock
-from keepwell.errors import Busy
+from keepwell.errors import Busy, KeepwellError, ServiceUnavailable
 from keepwell.interlock import Holder, Procedure
 from keepwell.objectstore.lease import Lease, keep_lease, read_leases
 from keepwell.objectstore.store import Store
-from keepwell.postgres.advisory_locks import open_locks
+from keepwell.postgres.advisory_locks import AdvisoryLocks, open_locks
 from keepwell.settings import Platform
 
 _POLL_SECONDS = 2.0
 
 
-@contextmanager
 def hold_platform(
     platform: Platform,
     store: Store,
@@ -26,7 +31,7 @@ def hold_platform(
     *,
     token: str | None = None,
     on_wait: Callable[[Holder], None] | None = None,
-) -> Iterator[str]:
+) -> "Hold":
     """Wait for a procedure's turn on a platform, bounded by its settings, and keep it for the block.
 
     Args:
@@ -34,43 +39,148 @@ def hold_platform(
         store: Its folder in the bucket.
         procedure: What is to be done.
         token: A parent's, for a nested procedure; a new one by default.
-        on_wait: Told once who is in the way.
+        on_wait: Told who is in the way, once for each wait.
 
-    Yields:
-        The token, for nested procedures.
+    Returns:
+        What to enter: `with hold_platform(...) as hold`.
+    """
+    own = token or _new_token()
+    return Hold(platform, store, procedure, own, on_wait)
+
+
+class Hold:
+    """A platform, held for one procedure while a `with` block lasts.
+
+    Attributes:
+        token: For nested procedures.
 
     Raises:
-        Busy: Somebody else was still at work when the time was over.
-        ServiceUnavailable: The database or the store does not answer, or the lock was lost on the way.
+        Busy: On entering: somebody else was still at work when the time was over.
+        ServiceUnavailable: The database or the store does not answer; on leaving: the place was lost on the way.
     """
-    own = token or f"{socket.gethostname()[:20]}-{secrets.token_hex(4)}"
-    wait_seconds = platform.backup.interlock_wait_seconds
-    deadline = time.monotonic() + wait_seconds
-    with open_locks(platform.database, platform.name, own) as locks:
-        interlock.acquire(locks, procedure, token=own, wait_seconds=wait_seconds, on_wait=on_wait)
-        cluster = locks.cluster()
-        _wait_for_leases(store, procedure, own, cluster, deadline)
-        with keep_lease(store, procedure, own, cluster):
-            yield own
-            locks.require_held(own)
+
+    def __init__(
+        self,
+        platform: Platform,
+        store: Store,
+        procedure: Procedure,
+        token: str,
+        on_wait: Callable[[Holder], None] | None,
+    ) -> None:
+        self.token = token
+        self._platform, self._store, self._procedure, self._on_wait = platform, store, procedure, on_wait
+        self._locks: AdvisoryLocks | None = None
+        self._held = ExitStack()
+
+    def __enter__(self) -> Self:
+        self._take()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._held:
+            if error is None:
+                self.require_held()
+
+    def require_held(self) -> None:
+        """Look whether the place is still ours.
+
+        Raises:
+            ServiceUnavailable: It was lost with its session: somebody else may have been at work meanwhile.
+        """
+        if self._locks is None:
+            raise ServiceUnavailable("The interlock was lost and could not be taken again.", hint="Run it again.")
+        self._locks.require_held(self.token)
+
+    def renew(self) -> bool:
+        """Take the place again if it was lost, before more is done in its name: for a second attempt within the block.
+
+        The session that holds it ends with a restart of the database, and so does what the first attempt was doing.
+
+        Returns:
+            Whether it had been lost.
+
+        Raises:
+            Busy: Somebody else is at work now, and was still when the time was over.
+            ServiceUnavailable: The database or the store does not answer.
+        """
+        try:
+            self.require_held()
+        except ServiceUnavailable:
+            self._locks = None
+            with suppress(KeepwellError):
+                self._held.close()
+            self._take()
+            return True
+        return False
+
+    def _take(self) -> None:
+        platform, wait_seconds = self._platform, self._platform.backup.interlock_wait_seconds
+        deadline = time.monotonic() + wait_seconds
+        with ExitStack() as taking:
+            locks = taking.enter_context(open_locks(platform.database, platform.name, self.token))
+            interlock.acquire(
+                locks, self._procedure, token=self.token, wait_seconds=wait_seconds, on_wait=self._on_wait
+            )
+            taking.enter_context(self._leased(locks.cluster(), deadline))
+            self._locks, self._held = locks, taking.pop_all()
+
+    @contextmanager
+    def _leased(self, cluster: str, deadline: float) -> Iterator[None]:
+        """The store's lease, with nobody else's in the way."""
+        while True:
+            _wait_for_leases(self._store, self._procedure, self.token, cluster, deadline)
+            with keep_lease(self._store, self._procedure, self.token, cluster):
+                if not _find_binding(self._store, self._procedure, self.token, cluster):
+                    yield
+                    return
+            # Somebody came at the same time: ours is given back, and not at the same time as theirs.
+            time.sleep(random.uniform(0, _POLL_SECONDS))
+
+
+@contextmanager
+def hold_sets(platform: Platform, store: Store) -> Iterator[None]:
+    """Keep backup sets from being removed for as long as the block reads or pins them.
+
+    By the store's lease alone: a set can be verified with its database gone.
+
+    Raises:
+        Busy: Sets were still being removed when the time was over.
+        ServiceUnavailable: The store does not answer.
+    """
+    own, cluster = _new_token(), ""  # of no server, so that it binds everywhere
+    deadline = time.monotonic() + platform.backup.interlock_wait_seconds
+    with keep_lease(store, Procedure.VERIFY, own, cluster):
+        _wait_for_leases(store, Procedure.VERIFY, own, cluster, deadline)
+        yield
+
+
+def _new_token() -> str:
+    return f"{socket.gethostname()[:20]}-{secrets.token_hex(4)}"
 
 
 def _wait_for_leases(store: Store, procedure: Procedure, token: str, cluster: str, deadline: float) -> None:
-    while True:
-        foreign = [lease for lease in read_leases(store, datetime.now(UTC)) if _binds(lease, procedure, token, cluster)]
-        if not foreign:
-            return
+    while binding := _find_binding(store, procedure, token, cluster):
         if time.monotonic() >= deadline:
+            first = binding[0]
+            elsewhere = " from another server" if first.cluster else ""
             raise Busy(
-                f"A {procedure} cannot start: a {foreign[0].procedure} holds the store's lease from another server.",
-                hint=f"If that run is dead, its lease ends by itself at {foreign[0].expires_at:%H:%M:%S} UTC.",
+                f"{procedure.named.capitalize()} cannot start: {Procedure(first.procedure).named} holds the store's"
+                f" lease{elsewhere}.",
+                hint=f"If that run is dead, its lease ends by itself at {first.expires_at:%H:%M:%S} UTC.",
             )
         time.sleep(_POLL_SECONDS)
 
 
+def _find_binding(store: Store, procedure: Procedure, token: str, cluster: str) -> list[Lease]:
+    """The leases that stand in the way."""
+    return [lease for lease in read_leases(store, datetime.now(UTC)) if _binds(lease, procedure, token, cluster)]
+
+
 def _binds(lease: Lease, procedure: Procedure, token: str, cluster: str) -> bool:
     """Whether a lease stands in the way: one of this server's does not, since its locks would have told."""
-    if lease.cluster == cluster or lease.procedure not in list(Procedure):
+    if (lease.cluster and lease.cluster == cluster) or lease.procedure not in list(Procedure):
         return False
     return bool(
         interlock.find_conflicts(procedure, [Holder(Procedure(lease.procedure), lease.token, None)], token=token)

@@ -20,12 +20,30 @@ _POLL_SECONDS = 1.0
 class Procedure(StrEnum):
     """What may be at work on a platform."""
 
+    # In the order of their locks' numbers: a new one goes to the end.
     BACKUP = "backup"
     RESTORE = "restore"
+    EXPIRE = "expiry"
+    VERIFY = "verification"
+
+    @property
+    def named(self) -> str:
+        """With its article, for a sentence."""
+        return f"{'an' if self.value[0] in 'aeiou' else 'a'} {self.value}"
 
 
-# Unordered pairs that may overlap; whatever is not named here may not.
-_COMPATIBLE: frozenset[frozenset[Procedure]] = frozenset()
+# Unordered pairs that may overlap; whatever is not named here may not. Nothing overlaps with an expiry: it removes what
+# the others write and read.
+_COMPATIBLE = frozenset(
+    map(
+        frozenset,
+        (
+            {Procedure.VERIFY},
+            {Procedure.VERIFY, Procedure.BACKUP},
+            {Procedure.VERIFY, Procedure.RESTORE},
+        ),
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -102,4 +120,4 @@ def acquire(
 
 def _describe(wanted: Procedure, holder: Holder) -> str:
     since = f" since {holder.since:%Y-%m-%d %H:%M:%S} UTC" if holder.since else ""
-    return f"A {wanted} cannot start: a {holder.procedure} is at work on this platform{since}."
+    return f"{wanted.named.capitalize()} cannot start: {holder.procedure.named} is at work on this platform{since}."

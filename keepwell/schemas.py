@@ -9,12 +9,20 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from keepwell.backup.expire import Expiring
 from keepwell.backup.manifest import Manifest
+from keepwell.backup.pins import Pin
 from keepwell.backup.proof import Proof
 from keepwell.evidence import Evidence
 
 # Name and format version; an old version's file is never changed again once it was released.
-PUBLISHED: dict[str, type[BaseModel]] = {"manifest-2": Manifest, "proof-1": Proof, "evidence-1": Evidence}
+PUBLISHED: dict[str, type[BaseModel]] = {
+    "manifest-2": Manifest,
+    "proof-2": Proof,
+    "evidence-1": Evidence,
+    "pin-1": Pin,
+    "expiring-1": Expiring,
+}
 
 
 def render_schema(name: str) -> str:

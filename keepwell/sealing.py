@@ -58,7 +58,7 @@ class Seal:
         recipients: Public keys that can open what is sealed; empty where nothing is sealed.
         identities: Private keys that open what was sealed for us.
         signer: Signs documents; None where this machine only reads.
-        trusted: Whose signatures count; empty where nobody's is asked for.
+        trusted: Whose signatures count; where there are none, nobody's does unless unsigned documents count too.
         accept_unsigned: Whether documents without a signature count too.
     """
 
@@ -71,6 +71,11 @@ class Seal:
     def sign(self, document: bytes) -> bytes | None:
         """The signature of a document, 64 bytes; None where this machine signs nothing."""
         return self.signer.sign(document) if self.signer else None
+
+    @property
+    def is_believed(self) -> bool:
+        """Whether a document that this machine writes counts when it is read here again."""
+        return self.accept_unsigned if self.signer is None else self._trusts(self.signer.public_key())
 
     def require_signed(self, document: bytes, signature: bytes | None, what: str) -> None:
         """Check a document before anything of it is believed.
@@ -90,11 +95,21 @@ class Seal:
                     hint="Who wrote it? If it is older than signing, set sealing.accept_unsigned for a while.",
                 )
             return
-        if self.trusted and not any(_signed_by(key, document, signature) for key in self.trusted):
+        if self._anybody:
+            return
+        if not any(_signed_by(key, document, signature) for key in self.trusted):
             raise VerificationFailed(
                 f"The signature of {what} is of nobody that this platform trusts, or the document was changed.",
                 hint="Compare sealing.trusted_signers with the keys that wrote it; if they fit, somebody forged it.",
             )
+
+    @property
+    def _anybody(self) -> bool:
+        """Whether it does not matter who signed: nobody is trusted by name, and no signature is asked for."""
+        return not self.trusted and self.accept_unsigned
+
+    def _trusts(self, key: Ed25519PublicKey) -> bool:
+        return self._anybody or key in self.trusted
 
 
 NO_SEAL = Seal()
@@ -104,7 +119,7 @@ def load_seal(settings: SealingSettings) -> Seal:
     """The keys that settings name.
 
     Raises:
-        ConfigurationError: A key cannot be read, or nobody's signature would count.
+        ConfigurationError: A key cannot be read.
     """
     if settings.mode == "none":
         return NO_SEAL
@@ -138,6 +153,11 @@ def require_able_to_seal(settings: SealingSettings, seal: Seal) -> None:
         raise ConfigurationError(
             "There is no signing key, so nobody could tell our backups from forged ones.",
             hint="Name sealing.signing_key_file; `keepwell keys make` makes one.",
+        )
+    if not seal.is_believed:
+        raise ConfigurationError(
+            "sealing.trusted_signers does not name this machine's own signing key, so it would not believe itself.",
+            hint=f"Add it: {describe_signer(seal.signer.public_key())}",
         )
 
 

@@ -9,9 +9,9 @@ import os
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -131,6 +131,35 @@ class BackupSettings(Section):
     smoke_queries: tuple[SmokeQuery, ...] = Field(default=(), description="Asked of the restored database.")
 
 
+class RetentionSettings(Section):
+    """Which backup sets are kept. Only proven ones count, and the newest of those stay whatever their age."""
+
+    keep_days: int = Field(
+        default=30, ge=0, le=36500, description="How old a proven set may get; 0 leaves it to the counts below."
+    )
+    keep_newest: int = Field(
+        default=3, ge=1, le=1000, description="How many of the newest proven sets stay, however old they are."
+    )
+    keep_daily: int = Field(
+        default=0, ge=0, le=1000, description="Keep the newest proven set of each of so many days that have one."
+    )
+    keep_weekly: int = Field(default=0, ge=0, le=1000, description="The same for weeks, Monday to Sunday, UTC.")
+    keep_monthly: int = Field(default=0, ge=0, le=1000, description="The same for months.")
+    keep_yearly: int = Field(default=0, ge=0, le=1000, description="The same for years.")
+    unproven_days: int = Field(default=30, ge=1, le=36500, description="How old a set may get that nobody proved.")
+    damaged_days: int = Field(
+        default=14, ge=1, le=36500, description="How long a damaged set is kept for people to look at."
+    )
+    most_removals: int = Field(default=10, ge=1, le=1000, description="How many sets one run may remove at most.")
+
+    @model_validator(mode="after")
+    def _keeps_something(self) -> Self:
+        if not any((self.keep_days, self.keep_daily, self.keep_weekly, self.keep_monthly, self.keep_yearly)):
+            message = "this keeps nothing but the newest sets; set keep_days, or one of keep_daily to keep_yearly"
+            raise ValueError(message)
+        return self
+
+
 class SealingSettings(Section):
     """Who can open what is stored, and whose documents count."""
 
@@ -184,6 +213,7 @@ class Platform(BaseSettings):
     redis: RedisSettings | None = None
     uploads: UploadsSettings | None = None
     backup: BackupSettings = BackupSettings()
+    retention: RetentionSettings = RetentionSettings()
     sealing: SealingSettings = SealingSettings()
     notify: NotifySettings = NotifySettings()
     orchestrator: OrchestratorSettings = OrchestratorSettings()

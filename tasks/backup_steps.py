@@ -12,10 +12,12 @@ from keepwell.backup.preflight import require_ready as engine_require_ready
 from keepwell.backup.proof import Proof
 from keepwell.backup.verify import verify_backup
 from keepwell.errors import KeepwellError, VerificationFailed
+from keepwell.holding import Hold, hold_sets
 from keepwell.objectstore.store import open_store
 from keepwell.verdict import Finding
 from tasks import platforms
 from tasks.artifacts import shown_progress
+from tasks.interlock_steps import keep_turn
 from tasks.retries import HOUR_SECONDS, MINUTE_SECONDS, step
 
 
@@ -46,8 +48,12 @@ def require_ready(platform: str) -> tuple[Finding, ...]:
 
 
 @step("dump and store", timeout_seconds=12 * HOUR_SECONDS)
-def write(platform: str) -> str:
-    """Dump a platform's data into a new backup set; the caller holds the platform.
+def write(platform: str, hold: Hold) -> str:
+    """Dump a platform's data into a new backup set.
+
+    Args:
+        platform: Its name.
+        hold: The platform's turn. What makes a second attempt necessary may have cost it, so each one looks first.
 
     Returns:
         The set's id.
@@ -56,6 +62,7 @@ def write(platform: str) -> str:
         KeepwellError: No set was written.
     """
     loaded = platforms.load(platform)
+    keep_turn(hold)
     with shown_progress(f"{platform}-backup-progress") as progress:
         manifest = create_backup(loaded, open_store(loaded), progress)
     get_run_logger().info(
@@ -85,8 +92,10 @@ def prove(platform: str, backup_id: str, *, all_uploads: bool = False) -> Proof:
         KeepwellError: The set could not be verified at all.
     """
     loaded = platforms.load(platform)
-    with shown_progress(f"{platform}-proof-progress") as progress:
-        proof = verify_backup(loaded, open_store(loaded), backup_id, progress, all_uploads=all_uploads)
+    store = open_store(loaded)
+    # No set is removed while this one is read.
+    with hold_sets(loaded, store), shown_progress(f"{platform}-proof-progress") as progress:
+        proof = verify_backup(loaded, store, backup_id, progress, all_uploads=all_uploads)
     get_run_logger().info("%s reached %s; verdict %s.", backup_id, proof.reached or "no level", proof.verdict)
     return proof
 

@@ -55,7 +55,7 @@ def record_backup(platform: str, proof: Proof, started_at: datetime, noticed: Se
         finished_at=datetime.now(UTC),
         flow_run=flow_run.id,
     )
-    _keep(loaded, evidence)
+    keep_evidence(loaded, evidence)
     if manifest is not None:
         page = render_backup(manifest, proof, earlier, platform=platform, proven_level=wanted)
         show_markdown(f"{platform}-backup-evidence", page, evidence.summary)
@@ -95,7 +95,7 @@ def record_verification(platform: str, outcomes: Mapping[str, Proof | str], star
         finished_at=datetime.now(UTC),
         flow_run=flow_run.id,
     )
-    _keep(loaded, evidence)
+    keep_evidence(loaded, evidence)
     page = render_verification(outcomes, evidence, platform=platform, proven_level=wanted)
     show_markdown(f"{platform}-verification-evidence", page, evidence.summary)
     return evidence
@@ -105,14 +105,15 @@ def record_verification(platform: str, outcomes: Mapping[str, Proof | str], star
 def record_check(platform: str, evidence: Evidence) -> Evidence:
     """Record what a check found, with what people were told of it, and show it."""
     loaded = platforms.load(platform)
-    stored = _keep(loaded, evidence)
+    stored = keep_evidence(loaded, evidence)
     for finding in stored.findings:
         get_run_logger().info("%s: %s: %s", finding.verdict, finding.name, finding.message)
     show_markdown(f"{platform}-backup-check", render_check(stored, platform=platform), stored.summary)
     return stored
 
 
-def _keep(platform: Platform, evidence: Evidence) -> Evidence:
+def keep_evidence(platform: Platform, evidence: Evidence) -> Evidence:
+    """Keep a document in the bucket, without secrets; as it was stored."""
     findings = tuple(
         finding.model_copy(update={"message": redact(finding.message), "hint": redact(finding.hint)})
         for finding in evidence.findings

@@ -9,6 +9,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.utilities.urls import url_for
 
 from keepwell.backup.catalogue import read_catalogue
+from keepwell.backup.freshness import is_bad
 from keepwell.backup.report import FailureFacts, build_failure_message, describe_safety, render_failure
 from keepwell.errors import KeepwellError
 from keepwell.evidence import Evidence, read_last_evidence, write_evidence
@@ -78,12 +79,24 @@ def _keep(platform: Platform, flow_run_id: UUID, facts: FailureFacts) -> None:
         platform=platform.name,
         verdict=Verdict.ALERT,
         summary=f"The run {facts.run_name} ended {facts.state}.",
-        findings=(finding,),
+        findings=(finding, *_unanswered(previous, facts.procedure)),
         started_at=now,
         finished_at=now,
         flow_run=str(flow_run_id),
+        bad_since=(previous.bad_since if previous else None) or now,
+        told_at=previous.told_at if previous else None,
     )
     write_evidence(store, evidence)
+
+
+def _unanswered(previous: Evidence | None, procedure: str) -> tuple[Finding, ...]:
+    """What people were told is bad, and the failed run did not get to judge anew: it stands until the next one does.
+
+    Without it, the next check would take everything that it finds for news.
+    """
+    if previous is None or previous.told_at is None:
+        return ()
+    return tuple(f for f in previous.findings if is_bad(f.verdict) and f.name != procedure)
 
 
 def _platform_of(run: FlowRun) -> str | None:

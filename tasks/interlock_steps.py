@@ -5,7 +5,7 @@ from contextlib import ExitStack, contextmanager
 
 from prefect import get_run_logger
 
-from keepwell.holding import hold_platform
+from keepwell.holding import Hold, hold_platform
 from keepwell.interlock import Holder, Procedure
 from keepwell.objectstore.store import open_store
 from tasks import platforms
@@ -13,21 +13,22 @@ from tasks.retries import HOUR_SECONDS, step
 
 
 @contextmanager
-def hold(platform: str, procedure: Procedure) -> Iterator[None]:
+def hold(platform: str, procedure: Procedure) -> Iterator[Hold]:
     """Keep a platform for one procedure; given back however the block ends.
 
-    The lock belongs to a session of this process, so it also ends with a process that was killed.
+    The lock belongs to a session of this process, so it also ends with a process that was killed. It ends with a
+    restart of the database, too: a step that is tried again within the block calls `keep_turn` first.
 
     Raises:
         Busy: Somebody else was still at work when the time was over.
+        ServiceUnavailable: The turn was lost on the way, and the block ended without an error all the same.
     """
     with ExitStack() as held:
-        take_turn(platform, procedure, held)
-        yield
+        yield take_turn(platform, procedure, held)
 
 
 @step("wait for our turn: {procedure}", timeout_seconds=25 * HOUR_SECONDS)
-def take_turn(platform: str, procedure: Procedure, held: ExitStack) -> None:
+def take_turn(platform: str, procedure: Procedure, held: ExitStack) -> Hold:
     """Wait for our turn, bounded by the platform's settings, and leave it in `held`.
 
     Raises:
@@ -38,7 +39,18 @@ def take_turn(platform: str, procedure: Procedure, held: ExitStack) -> None:
 
     def say(holder: Holder) -> None:
         since = f" since {holder.since:%Y-%m-%d %H:%M:%S} UTC" if holder.since else ""
-        logger.info("Waiting: a %s is at work%s.", holder.procedure, since)
+        logger.info("Waiting: %s is at work%s.", holder.procedure.named, since)
 
     loaded = platforms.load(platform)
-    held.enter_context(hold_platform(loaded, open_store(loaded), procedure, on_wait=say))
+    return held.enter_context(hold_platform(loaded, open_store(loaded), procedure, on_wait=say))
+
+
+def keep_turn(hold: Hold) -> None:
+    """Go on only with the turn that was taken, or with a new one; for the beginning of each attempt of a step.
+
+    Raises:
+        Busy: It was lost, and somebody else is at work now.
+        TransientError: Database or store did not answer.
+    """
+    if hold.renew():
+        get_run_logger().warning("The interlock's session had been lost; our turn was taken again.")

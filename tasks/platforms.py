@@ -1,4 +1,4 @@
-"""How every step gets its platform: read anew, its secrets hidden before anything can log them."""
+"""How every step gets its platform: read anew, before anything can log its secrets or die of logging."""
 
 from typing import Annotated
 
@@ -6,6 +6,7 @@ from pydantic import Field
 
 from keepwell.settings import Platform, load_platform
 from tasks import redaction
+from tasks.lost_worker import outlive_worker
 
 # A flow's docstring describes it to the run form: Prefect takes no description from here.
 PlatformName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
@@ -22,4 +23,5 @@ def load(name: str | None) -> Platform:
     """
     platform = load_platform(name)
     redaction.hide(platform)
+    outlive_worker()
     return platform

@@ -26,7 +26,14 @@ HIDDEN = "********"
 _SHORTEST = 6
 # A part of an address counts as a token when it is long and does not read like a word.
 _TOKEN = re.compile(r"^(?=.*(\d|[a-z][A-Z])).{8,}$")
-_ENVIRONMENT = ("PREFECT_API_KEY", "PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING")
+# Secrets that no platform file names: our access to the orchestrator, and what the store's client takes by itself.
+_ENVIRONMENT = (
+    "PREFECT_API_KEY",
+    "PREFECT_API_AUTH_STRING",
+    "PREFECT_SERVER_API_AUTH_STRING",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -40,7 +47,7 @@ def hide(platform: Platform) -> None:
     global _pattern  # noqa: PLW0603 - logging is one per process, and so is what must not get into it
     _known.update(collect_secrets(platform))
     _pattern = re.compile("|".join(map(re.escape, sorted(_known, key=len, reverse=True)))) if _known else None
-    for handler in _handlers():
+    for handler in log_handlers():
         if not any(isinstance(installed, RedactingFilter) for installed in handler.filters):
             handler.addFilter(RedactingFilter())
 
@@ -51,7 +58,7 @@ def redact(text: str) -> str:
 
 
 def collect_secrets(platform: Platform) -> frozenset[str]:
-    """Every secret of a platform and of our own access to the orchestrator, in every form in which it could show."""
+    """Every secret of a platform and of our environment, in every form in which it could show."""
     values = set(_walk(platform)) | {os.environ[name] for name in _ENVIRONMENT if os.environ.get(name)}
     pieces = values | {piece for value in values for piece in _pieces(value)}
     return frozenset(form for piece in pieces for form in _forms(piece) if len(form) >= _SHORTEST)
@@ -109,6 +116,14 @@ def scrub(error: Exception) -> Exception:
     return KeepwellError(redact(f"{type(error).__name__}: {error}"), hint="Its secrets were taken out.")
 
 
+def log_handlers() -> Iterator[logging.Handler]:
+    """Every handler of this process, whatever it is attached to."""
+    loggers = [logging.getLogger(), *logging.Logger.manager.loggerDict.values()]
+    for logger in loggers:
+        if isinstance(logger, logging.Logger):
+            yield from logger.handlers
+
+
 def _redact_value(value: object) -> object:
     if isinstance(value, str):
         return redact(value)
@@ -134,13 +149,6 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         waiting += [link.__cause__, link.__context__]
         if isinstance(link, BaseExceptionGroup):
             waiting += link.exceptions
-
-
-def _handlers() -> Iterator[logging.Handler]:
-    loggers = [logging.getLogger(), *logging.Logger.manager.loggerDict.values()]
-    for logger in loggers:
-        if isinstance(logger, logging.Logger):
-            yield from logger.handlers
 
 
 def _walk(value: object) -> Iterator[str]:

@@ -76,7 +76,10 @@ def _read_runs(client: SyncPrefectClient, deployment: DeploymentResponse, now: d
 
 
 def _due(schedule: DeploymentSchedule, now: datetime) -> Iterator[datetime]:
-    """When a schedule's runs were and will be due; nothing was due before the schedule existed."""
+    """When a schedule's runs were and will be due; nothing was due before the schedule existed.
+
+    A registration makes a schedule anew only where its rule changed, and then the nights before owe nothing to it.
+    """
     begin = now - _WINDOW
     if schedule.created is not None:
         begin = max(begin, schedule.created)

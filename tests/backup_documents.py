@@ -1,5 +1,6 @@
 """Manifests and proofs for tests that need what they say, not what they describe."""
 
+import hashlib
 from datetime import UTC, datetime, timedelta
 
 from keepwell.backup import layout
@@ -144,6 +145,7 @@ def a_proof(
     restored = len(outcomes) > LEVELS.index("restored")
     return Proof(
         backup_id=backup_id(at),
+        manifest_sha256="0" * 64,
         started_at=at + timedelta(minutes=1),
         finished_at=at + timedelta(minutes=2),
         levels=tuple(outcomes),
@@ -155,8 +157,10 @@ def a_proof(
 
 
 def documents(manifest: Manifest, *proofs: Proof) -> dict[str, bytes]:
-    """A set as it lies in the store."""
+    """A set as it lies in the store, its proofs made for this very manifest."""
     stored = {layout.manifest_key(manifest.backup_id): manifest.to_json()}
+    sha256 = hashlib.sha256(manifest.to_json()).hexdigest()
     for number, proof in enumerate(proofs):
-        stored[f"{layout.proofs_folder(manifest.backup_id)}{number}.json"] = proof.to_json()
+        bound = proof.model_copy(update={"manifest_sha256": sha256})
+        stored[f"{layout.proofs_folder(manifest.backup_id)}{number}.json"] = bound.to_json()
     return stored

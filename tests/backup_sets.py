@@ -52,6 +52,12 @@ def write_manifest(store: Store, manifest: Manifest) -> None:
     store.put_signed(layout.manifest_key(manifest.backup_id), manifest.to_json())
 
 
+def proof_of(store: Store, manifest: Manifest, proof: Proof) -> Proof:
+    """A proof as if it had been made for another set, with its manifest as it is stored now."""
+    sha256 = hashlib.sha256(store.get_bytes(layout.manifest_key(manifest.backup_id))).hexdigest()
+    return proof.model_copy(update={"backup_id": manifest.backup_id, "manifest_sha256": sha256})
+
+
 def part_of(manifest: Manifest, name: str) -> Part:
     """The part that holds a table's rows (`public.t`), or the part of that very name."""
     wanted = next((table.part for table in manifest.tables if table.qualified == name), name)

@@ -15,6 +15,7 @@ from real_servers import (
     fresh_database,
     running_postgres,
 )
+from screenshot import find_chromium
 
 from deployments.local.objectstore import RunningObjectStore, create_bucket, running_objectstore
 from deployments.local.redis_server import RunningRedis, running_redis
@@ -25,9 +26,9 @@ from keepwell.settings import (
 )
 
 
-def find_chromium() -> str | None:
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    return next((found for name in names if (found := shutil.which(name))), None)
+def missing_tools() -> list[str]:
+    """Which of the stock tools that restore a set by hand are not installed here."""
+    return [name for name in ("age", "openssl", "rclone", "zstd") if shutil.which(name) is None]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -41,6 +42,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if find_installation(major) is None:
             on_it = [item for item in items if wanted_major(item) == major]
             _leave_out(config, items, on_it, f"tests on PostgreSQL {major}, which is not installed here")
+    by_hand = [item for item in items if item.get_closest_marker("stock_tools")]
+    if by_hand and (missing := missing_tools()):
+        _leave_out(config, items, by_hand, f"tests that restore by hand; not installed here: {', '.join(missing)}")
 
 
 def _leave_out(config: pytest.Config, items: list[pytest.Item], left_out: list[pytest.Item], which: str) -> None:
@@ -54,12 +58,6 @@ def wanted_major(item: pytest.Item) -> int | None:
     marker = item.get_closest_marker("major")
     call = getattr(item, "callspec", None)
     return marker.args[0] if marker else call.params.get("major") if call else None
-
-
-@pytest.fixture(scope="session")
-def chromium() -> str:
-    """Path of a browser; where CI is set, its absence is a failure."""
-    return find_chromium() or pytest.fail("No Chromium was found, and the UI must be tested here.")
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from deployments.local.lifecycle import bring_up, take_down
 from deployments.local.stack import StackOptions
-from deployments.local.state import StateFolder
+from deployments.local.state import SUPERVISOR, StateFolder
 from keepwell.backup import layout
 from keepwell.backup.catalogue import read_catalogue
 from keepwell.backup.manifest import Manifest, Part
@@ -50,36 +50,52 @@ def run_demo(state: StateFolder, options: StackOptions) -> int:
     """Tell the story, and end with one JSON object.
 
     Args:
-        state: Folder for a stack of the demonstration's own; it is emptied before and after.
+        state: Folder for a stack of the demonstration's own; emptied before, and after unless something went wrong.
         options: Size of the sample data.
 
     Returns:
-        0 when the backup was proven and the damage was found, else 1.
+        0 when the backup was proven and the damage was found, else 1: then what the servers said is kept.
+
+    Raises:
+        KeepwellError: The story could not be told to its end; what the servers said is kept likewise.
     """
     began = time.monotonic()
     take_down(state, purge=True)
+    summary: dict[str, Any] | None = None
     try:
-        with _chapter("1. Real servers: PostgreSQL, an S3 store, Redis, a sample platform, Prefect and a worker"):
-            report = bring_up(state, options, progress=_tell_part)
-            if report.verdict is not Verdict.OK:
-                _console.print(report.hint)
-                return 1
-        with _chapter(f"2. The deployment {_DEPLOYMENT}, run by the worker while the sample platform is written to"):
-            if _keepwell(state, "run", _DEPLOYMENT) != 0:
-                return 1
-        with _chapter("3. The evidence: what was read back from the store and shown equal to its source"):
-            _keepwell(state, "backup", "show", "newest")
-            platform = load_platform_file(state.platform_file)
-            manifest, proof = _newest(open_store(platform))
-        with _chapter("4. One byte flipped in a copy of the set: verification must turn red and name the object"):
-            part, damaged_proof = _damage_and_verify(platform, manifest)
-            detected = _tell_damage(part, damaged_proof)
+        summary = _tell_story(state, options)
     finally:
+        good = summary is not None and summary["damaged_copy_detected"] and summary["level"] == "L6"
         with _chapter("5. Stopping everything"):
-            take_down(state, purge=True)
-    _console.print(f"Done in {time.monotonic() - began:.0f} s. `make up` keeps a stack running for you to look at.")
-    sys.stdout.write(json.dumps(_summarize(manifest, proof, detected=detected)) + "\n")
-    return 0 if detected and proof.reached == "serving" else 1
+            take_down(state, purge=good)
+        if not good:
+            logs = state.log(SUPERVISOR).parent
+            _console.print(f"Something went wrong. Until the next demonstration, its logs are in {logs}", markup=False)
+    if good:
+        _console.print(f"Done in {time.monotonic() - began:.0f} s. `make up` keeps a stack running for you to look at.")
+    if summary is not None:
+        sys.stdout.write(json.dumps(summary) + "\n")
+    return 0 if good else 1
+
+
+def _tell_story(state: StateFolder, options: StackOptions) -> dict[str, Any] | None:
+    """All but the end; None when the stack or the run failed, which has said so itself."""
+    with _chapter("1. Real servers: PostgreSQL, an S3 store, Redis, a sample platform, Prefect and a worker"):
+        report = bring_up(state, options, progress=_tell_part)
+        if report.verdict is not Verdict.OK:
+            _console.print(report.hint, markup=False)
+            return None
+    with _chapter(f"2. The deployment {_DEPLOYMENT}, run by the worker while the sample platform is written to"):
+        if _keepwell(state, "run", _DEPLOYMENT) != 0:
+            return None
+    with _chapter("3. The evidence: what was read back from the store and shown equal to its source"):
+        _keepwell(state, "backup", "show", "newest")
+        platform = load_platform_file(state.platform_file)
+        manifest, proof = _newest(open_store(platform))
+    with _chapter("4. One byte flipped in a copy of the set: verification must turn red and name the object"):
+        part, damaged_proof = _damage_and_verify(platform, manifest)
+        detected = _tell_damage(part, damaged_proof)
+    return _summarize(manifest, proof, detected=detected)
 
 
 @contextlib.contextmanager

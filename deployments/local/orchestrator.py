@@ -1,8 +1,12 @@
-"""The stack's Prefect: a server on a PostgreSQL of its own, the registration of our deployments, and a worker."""
+"""The stack's Prefect: a server on a PostgreSQL of its own, the registration of our deployments, and a worker.
+
+The server asks for a login where there is one when it starts: `user:password` in `secrets/prefect-login`.
+"""
 
 import signal
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from urllib.parse import quote
 
 from deployments.local.parts import Part
@@ -45,13 +49,24 @@ def orchestrator_parts(state: StateFolder, ports: Mapping[str, int]) -> list[Par
         Part(
             WORKER,
             lambda: _prefect(worker_environment(state, port), "worker", "start", "--pool", POOL, "--name", WORKER_NAME),
-            ready=has_worker(port, POOL, WORKER_NAME),
+            ready=has_worker(port, POOL, WORKER_NAME, read_login(state)),
             needs=(REGISTRATION,),
             # Told to stop, it ends its flow runs; killed, it would leave them running.
             death_signal=signal.SIGTERM,
             grace_seconds=15,
         ),
     ]
+
+
+def login_file(state: StateFolder) -> Path:
+    """Where somebody may put the login that the server is to ask for."""
+    return state.folder / "secrets" / "prefect-login"
+
+
+def read_login(state: StateFolder) -> str | None:
+    """That login; None where there is none, and the server lets everybody in."""
+    path = login_file(state)
+    return path.read_text().strip() if path.exists() else None
 
 
 def ui_url(port: int) -> str:
@@ -67,34 +82,46 @@ def api_url(port: int) -> str:
 def server_environment(state: StateFolder, ports: Mapping[str, int]) -> dict[str, str]:
     """Everything the server is told; it sends nothing to anybody, and forgets old runs and events."""
     password = quote(state.secret(f"{DATABASE_PART}-password"))
-    return _QUIET | {
-        "PREFECT_HOME": str(state.data("prefect")),
-        "PREFECT_API_DATABASE_CONNECTION_URL": (
-            f"postgresql+asyncpg://{SUPERUSER}:{password}@{HOST}:{ports[DATABASE_PART]}/{DATABASE}"
-        ),
-        "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
-        "PREFECT_UI_API_URL": api_url(ports[SERVER]),
-    }
+    return (
+        _login(state, "PREFECT_SERVER_API_AUTH_STRING")
+        | _QUIET
+        | {
+            "PREFECT_HOME": str(state.data("prefect")),
+            "PREFECT_API_DATABASE_CONNECTION_URL": (
+                f"postgresql+asyncpg://{SUPERUSER}:{password}@{HOST}:{ports[DATABASE_PART]}/{DATABASE}"
+            ),
+            "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
+            "PREFECT_UI_API_URL": api_url(ports[SERVER]),
+        }
+    )
 
 
 def client_environment(state: StateFolder, port: int) -> dict[str, str]:
     """For programs that speak with the server."""
-    return _QUIET | {
-        "PREFECT_HOME": str(state.data("prefect")),
-        "PREFECT_API_URL": api_url(port),
-        "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
-        CONFIG_VARIABLE: str(state.platform_file),
-    }
+    return (
+        _login(state, "PREFECT_API_AUTH_STRING")
+        | _QUIET
+        | {
+            "PREFECT_HOME": str(state.data("prefect")),
+            "PREFECT_API_URL": api_url(port),
+            "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
+            CONFIG_VARIABLE: str(state.platform_file),
+        }
+    )
 
 
 def worker_environment(state: StateFolder, port: int) -> dict[str, str]:
-    """What flow runs inherit: quick pick-up, and heartbeats by which a killed run is noticed."""
+    """What flow runs inherit; their heartbeats come with the deployments, as they do on any other machine."""
     return client_environment(state, port) | {
         "PREFECT_WORKER_QUERY_SECONDS": "1",
-        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
         # The runner keeps its files in a folder of a fixed name there, which in /tmp may be another user's.
         "TMPDIR": str(state.data("tmp")),
     }
+
+
+def _login(state: StateFolder, variable: str) -> dict[str, str]:
+    login = read_login(state)
+    return {variable: login} if login else {}
 
 
 def _prefect(environment: Mapping[str, str], *arguments: str) -> Command:

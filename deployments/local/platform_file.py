@@ -61,6 +61,8 @@ def render_platform_file(state: StateFolder, ports: Mapping[str, int]) -> str:
         "uploads": {"directory": str(sample_platform.uploads_folder(state))},
         "orchestrator": {"api_url": orchestrator.api_url(ports[orchestrator.SERVER])},
     }
+    if orchestrator.read_login(state):
+        tables["orchestrator"]["auth_string_file"] = str(orchestrator.login_file(state))
     text = "# Written by the local stack at every start: changes here are lost.\n"
     text += _line("name", PLATFORM)
     text += "".join(f"\n[{name}]\n" + _lines(table) for name, table in tables.items())
@@ -76,7 +78,7 @@ def _seal(state: StateFolder) -> dict[str, object]:
     if not made.exists():
         shutil.rmtree(folder, ignore_errors=True)  # half made by a start that was killed
         keys = make_key_files(folder)
-        recipients = [keys.recipient, make_offline_file(folder / "offline-identity.txt")]
+        recipients = [keys.recipient, make_offline_file(folder / "offline-identity.txt", keys.signer)]
         write_private(made, json.dumps(recipients))
     return {
         "recipients": json.loads(made.read_text()),

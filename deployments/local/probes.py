@@ -1,5 +1,6 @@
 """Questions to a server on loopback whether it serves; each takes half a second at most and never raises."""
 
+import base64
 import http.client
 import json
 import socket
@@ -48,11 +49,11 @@ def answers_http(port: int, path: str = "/") -> Probe:
     return lambda _: _request(port, "GET", path) is not None
 
 
-def has_worker(port: int, pool: str, name: str) -> Probe:
-    """Whether the Prefect server has heard from this worker since it was started."""
+def has_worker(port: int, pool: str, name: str, login: str | None = None) -> Probe:
+    """Whether the Prefect server has heard from this worker since it was started; with the login that it asks for."""
 
     def probe(started_at: float) -> bool:
-        answer = _request(port, "POST", f"/api/work_pools/{pool}/workers/filter", {})
+        answer = _request(port, "POST", f"/api/work_pools/{pool}/workers/filter", {}, login)
         if answer is None:
             return False
         return any(
@@ -67,12 +68,15 @@ def _seconds(time_text: str | None) -> float:
     return datetime.fromisoformat(time_text).timestamp() if time_text else 0.0
 
 
-def _request(port: int, method: str, path: str, document: object = None) -> bytes | None:
+def _request(port: int, method: str, path: str, document: object = None, login: str | None = None) -> bytes | None:
     """Body of a good answer; None for any other, or none."""
     connection = http.client.HTTPConnection(HOST, port, timeout=_LIMIT_SECONDS)
     try:
         body = None if document is None else json.dumps(document)
-        connection.request(method, path, body, {"Content-Type": "application/json"} if body else {})
+        headers = {"Content-Type": "application/json"} if body else {}
+        if login:
+            headers["Authorization"] = f"Basic {base64.b64encode(login.encode()).decode()}"
+        connection.request(method, path, body, headers)
         response = connection.getresponse()
         content = response.read()
     except (OSError, http.client.HTTPException):

@@ -1,5 +1,6 @@
 """Which backup sets there are and how good each is: read from the bucket alone."""
 
+import hashlib
 import random
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,7 @@ class BackupEntry:
         fault: Why there is no manifest; empty otherwise.
         proof: The newest verification that could judge; None when there was none.
         last_attempt: The newest verification, even one that could not judge.
+        unreadable_proofs: Whether there are verifications that cannot be read, or are signed by nobody who counts.
     """
 
     backup_id: str
@@ -34,6 +36,7 @@ class BackupEntry:
     fault: str
     proof: Proof | None
     last_attempt: Proof | None
+    unreadable_proofs: bool = False
 
     @property
     def level(self) -> ProofLevel | None:
@@ -56,35 +59,39 @@ class BackupEntry:
 
 
 def read_catalogue(store: Store) -> list[BackupEntry]:
-    """Every set, newest first; one that is still being written is left out.
+    """Every set, newest first; one that is still being written, or being removed, is left out.
 
     Raises:
         KeepwellError: The store cannot be listed or read.
     """
     # A set may be begun or swept between two listings; one that was marked before or after is not yet a set.
-    unfinished = _read_unfinished(store)
+    marked = read_marks(store)
     found = [name for name in store.list_folders(layout.BACKUPS) if is_backup_id(name)]
-    unfinished |= _read_unfinished(store)
     with ThreadPoolExecutor(_READERS) as readers:
         entries = list(readers.map(lambda backup_id: read_entry(store, backup_id), found))
-    listed = [entry for entry in entries if entry.manifest is not None or entry.backup_id not in unfinished]
+    marked |= read_marks(store)
+    listed = [entry for entry in entries if entry.manifest is not None or entry.backup_id not in marked]
     return sorted(listed, key=lambda entry: entry.backup_id, reverse=True)
 
 
-def _read_unfinished(store: Store) -> set[str]:
-    return {marker.key.removeprefix(layout.UNFINISHED) for marker in store.list_objects(layout.UNFINISHED)}
+def read_marks(store: Store) -> set[str]:
+    """Ids of the sets that are being written or removed, or were when their run died."""
+    folders = (layout.UNFINISHED, layout.EXPIRING)
+    return {marker.key.removeprefix(folder) for folder in folders for marker in store.list_objects(folder)}
 
 
 def read_entry(store: Store, backup_id: str) -> BackupEntry:
     """One set with its proofs; a damaged document makes a faulty entry, not an error."""
+    manifest, fault, sha256 = None, "", ""
     try:
-        manifest, fault = read_manifest(store, backup_id), ""
+        manifest, sha256 = read_manifest_and_digest(store, backup_id)
     except (VerificationFailed, PreconditionFailed) as error:
-        manifest, fault = None, error.message
-    proofs = read_proofs(store, backup_id)
+        fault = error.message
+    proofs = read_proofs(store, backup_id, sha256)
     # One that came as far as comparing has judged, whatever it could not look at afterwards.
     judged = [p for p in proofs if p is None or p.verdict is not Verdict.UNKNOWN or reaches(p.reached, "equal")]
-    return BackupEntry(backup_id, manifest, fault, judged[-1] if judged else None, proofs[-1] if proofs else None)
+    proof, last = judged[-1] if judged else None, proofs[-1] if proofs else None
+    return BackupEntry(backup_id, manifest, fault, proof, last, unreadable_proofs=None in proofs)
 
 
 def read_manifest(store: Store, backup_id: str) -> Manifest:
@@ -92,7 +99,16 @@ def read_manifest(store: Store, backup_id: str) -> Manifest:
 
     Raises:
         PreconditionFailed: There is none, so this is not a backup set.
-        VerificationFailed: It is damaged, or another set's.
+        VerificationFailed: It is damaged, forged, or another set's.
+    """
+    return read_manifest_and_digest(store, backup_id)[0]
+
+
+def read_manifest_and_digest(store: Store, backup_id: str) -> tuple[Manifest, str]:
+    """The manifest of one set, and the SHA-256 of the document as it is stored, which proofs name.
+
+    Raises:
+        KeepwellError: As `read_manifest`.
     """
     try:
         content = store.get_signed(layout.manifest_key(backup_id))
@@ -105,24 +121,29 @@ def read_manifest(store: Store, backup_id: str) -> Manifest:
         raise VerificationFailed(
             f"The manifest of {backup_id} is that of {manifest.backup_id}.", hint="Somebody moved it: restore neither."
         )
-    return manifest
+    return manifest, hashlib.sha256(content).hexdigest()
 
 
-def read_proofs(store: Store, backup_id: str) -> list[Proof | None]:
-    """Every verification of one set, oldest first; None for one that cannot be read.
+def read_proofs(store: Store, backup_id: str, manifest_sha256: str) -> list[Proof | None]:
+    """Every verification of one set, oldest first; None for one that cannot be read, or does not speak of it.
 
     What cannot be read may have been the one that found damage, so it must not let an older one speak.
+
+    Args:
+        store: Where the set lies.
+        backup_id: Of the set.
+        manifest_sha256: Of its manifest as it is stored now: a proof of one that was there before proves nothing.
     """
     found = [stored.key for stored in store.list_objects(layout.proofs_folder(backup_id))]
-    return [_read_proof(store, key, backup_id) for key in found if not key.endswith(SIGNATURE_SUFFIX)]
+    read = [_read_proof(store, key) for key in found if not key.endswith(SIGNATURE_SUFFIX)]
+    return [proof if proof is not None and proof.is_of(backup_id, manifest_sha256) else None for proof in read]
 
 
-def _read_proof(store: Store, key: str, backup_id: str) -> Proof | None:
+def _read_proof(store: Store, key: str) -> Proof | None:
     try:
-        proof = Proof.from_json(store.get_signed(key))
+        return Proof.from_json(store.get_signed(key))
     except VerificationFailed:
         return None
-    return proof if proof.backup_id == backup_id else None  # another set's proof proves nothing here
 
 
 def choose_backup(entries: Sequence[BackupEntry], which: str, *, proven_level: ProofLevel, dice: random.Random) -> str:

@@ -16,13 +16,14 @@ from threading import Lock
 
 from keepwell.backup import layout, manifest
 from keepwell.backup.companions import Companions, require_companions, store_companions
+from keepwell.backup.companions_page import render_companions_page
 from keepwell.backup.dumping import DatabaseDump
 from keepwell.backup.manifest import Manifest, Part
-from keepwell.backup.platform_copy import render_without_secrets
+from keepwell.backup.platform_copy import render_without_secrets, without_login
 from keepwell.backup.preflight import Readiness, require_ready
 from keepwell.backup.progress import Progress, Step
 from keepwell.backup.restore import sweep_restores
-from keepwell.backup.restore_page import render_restore_page
+from keepwell.backup.restore_page import Place, render_restore_page
 from keepwell.backup.schema import digest_schema, write_schema
 from keepwell.backup.spool import open_spool, sweep_spools
 from keepwell.backup.sweep import sweep_unfinished
@@ -171,6 +172,7 @@ def _write(
         parts=parts,
         uploads=beside.uploads,
         cache=beside.cache,
+        sealed_for=tuple(map(str, store.seal.recipients)),
         spooled_bytes=dumped.spooled_bytes,
         blocked_others_seconds=blocking.longest_seconds,
         seconds=manifest.Seconds(
@@ -209,10 +211,15 @@ def _write_restore_page(
         platform=platform.name,
         source=described.source,
         archive_major=ready.client.major,
-        sealed=bool(store.seal.recipients),
+        place=Place(
+            without_login(platform.bucket.endpoint_url or "") or None,
+            platform.bucket.region,
+            f"{store.bucket}/{store.key('').rstrip('/')}",
+        ),
+        sealed_for=tuple(map(str, store.seal.recipients)),
+        signed=store.seal.signer is not None,
         role_passwords=described.role_passwords,
-        uploads=beside.uploads,
-        cache=beside.cache,
+        more=render_companions_page(beside.uploads, beside.cache, backup_id),
     )
     (work / layout.RESTORE_PAGE).write_text(page, encoding="utf-8")
 

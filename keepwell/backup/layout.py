@@ -12,12 +12,16 @@ backups/<id>/proofs/<time>…   one document for each verification
 unfinished/<id>               present from before the first object until the manifest is there
 uploads/<aa>/<sha256>…        contents of uploaded files, each once, for all sets together
 damaged-uploads/<sha256>…     present from when a proof found such a content damaged until one finds it sound
+expiring/<id>                 present from before the manifest is removed until the last object is gone
+pins/<id>.json                beside the set, not in it: nothing may be in its folder that the manifest does not name
 """
 
 BACKUPS = "backups/"
 UNFINISHED = "unfinished/"
 UPLOADS = "uploads/"
 DAMAGED_UPLOADS = "damaged-uploads/"
+EXPIRING = "expiring/"
+PINS = "pins/"
 DATABASE = "database/"
 GLOBALS = "globals.sql"
 SCHEMA = "schema.jsonl"
@@ -57,3 +61,13 @@ def content_folder(sha256: str) -> str:
 def damaged_upload_key(content_key: str) -> str:
     """The mark of a content that was found damaged."""
     return f"{DAMAGED_UPLOADS}{content_key.rpartition('/')[2]}"
+
+
+def expiring_key(backup_id: str) -> str:
+    """The mark of a set that is being removed."""
+    return f"{EXPIRING}{backup_id}"
+
+
+def pin_key(backup_id: str) -> str:
+    """The document that keeps a set whatever the retention policy says."""
+    return f"{PINS}{backup_id}.json"

@@ -185,6 +185,7 @@ class Manifest(Document):
     parts: tuple[Part, ...]
     uploads: UploadedFiles | None = Field(default=None, description="None where no uploads folder is configured.")
     cache: CacheKeys | None = Field(default=None, description="None where no Redis is configured.")
+    sealed_for: tuple[str, ...] = Field(default=(), description="Public age keys whose secrets open the sealed parts.")
     spooled_bytes: int = Field(default=0, ge=0, description="Rows that lay on a disk of ours on their way.")
     blocked_others_seconds: float = Field(
         default=0, ge=0, description="Longest that somebody waited for a lock behind this dump."

@@ -52,12 +52,12 @@ def _literal(value: Any) -> str:
     if isinstance(value, tuple):
         return "[" + ", ".join(_literal(one) for one in value) + "]"
     text = str(value)
-    shown = _without_login(text) if not isinstance(value, Path) and "://" in text else text
+    shown = without_login(text) if not isinstance(value, Path) and "://" in text else text
     # JSON lets DEL stand as it is, TOML does not.
     return json.dumps(shown, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _without_login(address: str) -> str:
+def without_login(address: str) -> str:
     """An address without the user and password that somebody may have put into it."""
     try:
         parts = urlsplit(address)

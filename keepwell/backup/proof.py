@@ -1,9 +1,9 @@
 """Proofs: how far a backup set was shown to be good, level by level, and when."""
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal, Self, get_args
 
-from pydantic import AwareDatetime, Field, field_validator
+from pydantic import AwareDatetime, Field, field_validator, model_validator
 
 from keepwell.document import Document
 from keepwell.settings import ProofLevel
@@ -34,8 +34,13 @@ class LevelOutcome(Document):
 class Proof(Document):
     """One verification of one set, read back from the store."""
 
-    format_version: Literal[1] = 1
+    format_version: Literal[1, 2] = 2
     backup_id: str
+    manifest_sha256: str | None = Field(
+        default=None,
+        pattern="^[0-9a-f]{64}$",
+        description="SHA-256 of the manifest, as it was stored, that the set was compared with; None before version 2.",
+    )
     started_at: AwareDatetime
     finished_at: AwareDatetime
     levels: tuple[LevelOutcome, ...] = Field(description="In order, up to the first that did not pass.")
@@ -49,6 +54,17 @@ class Proof(Document):
     def _in_order(cls, levels: tuple[LevelOutcome, ...]) -> tuple[LevelOutcome, ...]:
         reached_level(levels)
         return levels
+
+    @model_validator(mode="after")
+    def _bound(self) -> Self:
+        if (self.manifest_sha256 is None) != (self.format_version == 1):
+            message = "a proof names its manifest's SHA-256, from format version 2 on"
+            raise ValueError(message)
+        return self
+
+    def is_of(self, backup_id: str, manifest_sha256: str) -> bool:
+        """Whether it speaks of this set, with this very manifest as far as it tells."""
+        return self.backup_id == backup_id and self.manifest_sha256 in (None, manifest_sha256)
 
     @property
     def reached(self) -> ProofLevel | None:

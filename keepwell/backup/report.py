@@ -83,7 +83,7 @@ def render_backup(
             _render_headline(manifest, proof, proven_level),
             "## Restore it\n\n" + _code_block(build_restore_command(manifest, platform)),
             "## Levels\n\n" + _render_levels(proof),
-            *_render_findings(proof.findings),
+            *render_findings(proof.findings),
             "## Tables\n\n" + _render_tables(manifest, proof),
             "## Beside the database\n\n" + "\n".join(f"- {escape(line)}" for line in describe_companions(manifest)),
             "## Size\n\n" + _render_sizes(manifest, earlier),
@@ -111,7 +111,7 @@ def render_verification(
         word = "proven" if outcome.proves(proven_level) else "NOT PROVEN"
         title = f"## {escape(backup_id)}: {word} ({outcome.reached or 'no level'})"
         parts.append(f"{title}\n\n{_render_levels(outcome)}")
-        parts += _render_findings(outcome.findings)
+        parts += render_findings(outcome.findings)
     return "\n\n".join(parts)
 
 
@@ -120,7 +120,7 @@ def render_check(evidence: Evidence, *, platform: str) -> str:
     parts = [f"# Backups of {escape(platform)}: {sign(evidence.verdict)}", escape(evidence.summary)]
     if evidence.bad_since:
         parts.append(f"Bad since {_moment(evidence.bad_since)}.")
-    return "\n\n".join([*parts, *_render_findings(evidence.findings)])
+    return "\n\n".join([*parts, *render_findings(evidence.findings)])
 
 
 def render_failure(facts: FailureFacts) -> str:
@@ -233,9 +233,31 @@ def _describe_cache(manifest: Manifest) -> str:
     )
 
 
+def describe_sealing(manifest: Manifest) -> str:
+    """How a set is sealed, in a few words: for how many recipients, or that it is not."""
+    sealed = sum(1 for part in manifest.parts if part.encryption)
+    if not sealed:
+        return "NOT SEALED: whoever reads the bucket reads the data"
+    recipients = (
+        f"for {len(manifest.sealed_for)} recipients" if manifest.sealed_for else "for recipients it does not name"
+    )
+    if sealed < len(manifest.parts):
+        return f"ONLY {sealed} of {len(manifest.parts)} objects are sealed with age, {recipients}"
+    return f"Sealed with age {recipients}"
+
+
 def sign(verdict: Verdict) -> str:
     """A verdict as a sign and a word."""
     return _SIGNS[verdict]
+
+
+def render_findings(findings: Sequence[Finding]) -> list[str]:
+    """A section with a table of findings; none where there are none."""
+    if not findings:
+        return []
+    lines = ["| verdict | what | found | do |", "|---|---|---|---|"]
+    lines += [f"| {sign(f.verdict)} | {escape(f.name)} | {escape(f.message)} | {escape(f.hint)} |" for f in findings]
+    return ["## Findings\n\n" + "\n".join(lines)]
 
 
 def escape(text: str) -> str:
@@ -322,14 +344,6 @@ def _level_row(outcome: LevelOutcome) -> str:
     return f"| {outcome.level} | {sign(outcome.verdict)} | {escape(outcome.summary)} | {took} |"
 
 
-def _render_findings(findings: Sequence[Finding]) -> list[str]:
-    if not findings:
-        return []
-    lines = ["| verdict | what | found | do |", "|---|---|---|---|"]
-    lines += [f"| {sign(f.verdict)} | {escape(f.name)} | {escape(f.message)} | {escape(f.hint)} |" for f in findings]
-    return ["## Findings\n\n" + "\n".join(lines)]
-
-
 def _render_tables(manifest: Manifest, proof: Proof) -> str:
     by_size = sorted(manifest.tables, key=lambda table: (-table.size_bytes, table.qualified))
     # Whatever is not shown equal is named, however small it is.
@@ -400,6 +414,7 @@ def _render_means(manifest: Manifest, proof: Proof) -> str:
             f"- Written with pg_dump {escape(manifest.tools.pg_dump)}: {steps}, in all {describe_seconds(took.total)}.",
             f"- Restored on {escape(restored_on)}; kept apart: {escape(proof.isolation or 'does not apply')}.",
             f"- Proof took {describe_seconds((proof.finished_at - proof.started_at).total_seconds())}.",
+            f"- {describe_sealing(manifest)}.",
         ]
     )
 

@@ -117,7 +117,7 @@ def restore_into(
 def sweep_restores(platform: Platform) -> list[str]:
     """Drop databases that dead restores left under their temporary names.
 
-    The caller holds the platform for a restore or a backup, which do not overlap, so none is being restored.
+    The caller holds the platform for a restore or a backup, which neither overlap nor nest, so none is being restored.
 
     Returns:
         Their names.

@@ -1,7 +1,84 @@
-"""RESTORE.md: how to restore the set that it lies in, for whoever finds nothing but the bucket and the keys."""
+"""RESTORE.md: how to restore one set with stock tools, for whoever finds nothing but the bucket and a key.
 
-from keepwell.backup import layout
-from keepwell.backup.manifest import CacheKeys, Source, UploadedFiles
+docs/restore-by-hand.md explains the same steps for any set; a test runs them as they stand there.
+"""
+
+import shlex
+from dataclasses import dataclass
+
+from keepwell.backup.manifest import Source
+
+# Everything below the folder that is entered here is readable by its owner only: it will hold the data, opened.
+ENTER = """\
+set -eu; umask 077; export LC_ALL=C
+mkdir "$SET"; cd "$SET"
+rclone copy "store:$PLACE/backups/$SET" . --include /manifest.json --include /manifest.json.sig
+grep -qF "\\"backup_id\\": \\"$SET\\"" manifest.json"""
+
+# An Ed25519 public key's DER is twelve fixed bytes and the key, and twelve bytes are whole base64.
+CHECK_SIGNATURE = """\
+printf '%s\\n' '-----BEGIN PUBLIC KEY-----' "MCowBQYDK2VwAyEA${SIGNER#ed25519:}" '-----END PUBLIC KEY-----' > signer.pem
+openssl pkeyutl -verify -pubin -inkey signer.pem -rawin -in manifest.json -sigfile manifest.json.sig"""
+
+FETCH = """\
+awk -F'"' 'NF == 5 && $2 == "name" { name = $4 } NF == 5 && $2 == "sha256" { print $4 "  " name }' \\
+    manifest.json > SHA256SUMS
+cut -c 67- SHA256SUMS > parts.txt
+rclone copy "store:$PLACE/backups/$SET" . --files-from parts.txt
+sha256sum --check --strict --quiet SHA256SUMS"""
+
+OPEN = """\
+grep '\\.age$' parts.txt | while read -r sealed; do
+    age --decrypt --identity "$IDENTITY" --output "${sealed%.age}" "$sealed"; rm "$sealed"
+done"""
+
+DECOMPRESS = """\
+find . -name '*.zst' -exec zstd --decompress --rm --quiet {} +"""
+
+CREATE_ROLES = """\
+sed '/^GRANT /s/ GRANTED BY [^;]*;$/;/' globals.sql | psql --no-psqlrc --quiet --dbname=postgres"""
+
+# For any set whose locale is libc's; a set's own page names its values.
+CREATE_DATABASE = """\
+told() { awk -F'"' -v key="$1" 'NF == 5 && $2 == key { print $4; exit }' manifest.json; }
+createdb --template=template0 --encoding="$(told encoding)" --lc-collate="$(told collate)" \\
+    --lc-ctype="$(told ctype)" --owner="$(told owner)" "$DATABASE\""""
+
+RESTORE = """\
+pg_restore --dbname="$DATABASE" --jobs=2 --exit-on-error --no-tablespaces --no-subscriptions database
+psql --no-psqlrc --quiet --dbname="$DATABASE" --command=ANALYZE"""
+
+COUNT = """\
+awk -F'"' 'NF == 5 && $2 == "table_schema" { schema = $4 } NF == 5 && $2 == "name" { name = $4 }
+    $2 == "rows" && $3 ~ /^: [0-9]/ { gsub(/[^0-9]/, "", $3); print schema "." name, $3 }' \\
+    manifest.json | sort > told.txt
+psql --no-psqlrc --quiet --tuples-only --no-align --field-separator=' ' --dbname="$DATABASE" > found.txt <<'END'
+SELECT format('SELECT %L, count(*) FROM %I.%I', nspname || '.' || relname, nspname, relname)
+FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace WHERE relkind = 'r' AND nspname !~ '^pg_' \\gexec
+END
+sort found.txt | comm -23 told.txt - | tee differing.txt
+test ! -s differing.txt"""
+
+_COUNTING = (
+    "As many rows as the source had; what differs is named. Tables of extensions, and those with a quotation mark in "
+    "their name, may be named without being wrong"
+)
+_PROVIDERS = {"i": ("icu", "icu-locale"), "b": ("builtin", "builtin-locale")}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a platform's sets lie, without any secret.
+
+    Attributes:
+        endpoint_url: Of the object store; None for AWS.
+        region: For request signing.
+        folder: Bucket, prefix and platform, joined by slashes.
+    """
+
+    endpoint_url: str | None
+    region: str
+    folder: str
 
 
 def render_restore_page(
@@ -10,10 +87,11 @@ def render_restore_page(
     platform: str,
     source: Source,
     archive_major: int,
-    sealed: bool,
+    place: Place,
+    sealed_for: tuple[str, ...],
+    signed: bool,
     role_passwords: bool,
-    uploads: UploadedFiles | None,
-    cache: CacheKeys | None,
+    more: str = "",
 ) -> str:
     """The page.
 
@@ -22,79 +100,109 @@ def render_restore_page(
         platform: Its name.
         source: The database.
         archive_major: A pg_restore of this major version or newer reads the archive.
-        sealed: Whether the objects are sealed with age.
+        place: Where the set lies.
+        sealed_for: Public age keys that open it; empty where it is not sealed.
+        signed: Whether its manifest is signed.
         role_passwords: Whether the roles come with their passwords.
-        uploads: The uploads folder; None where none is in the set.
-        cache: Redis; None where none is in the set.
+        more: Sections on what is in the set beside the database, as markdown; may be empty.
+
+    Returns:
+        Markdown; its shell blocks, run in their order, restore the set.
     """
-    settings = "open it as below, put" if sealed else "put"
-    command = f"keepwell backup {{}} {backup_id} --into {{}} --platform {platform}"
-    passwords = "" if role_passwords else " Their passwords are NOT in it: set them anew."
-    lines = [
-        f"# Restoring {backup_id}",
-        "",
-        f"A backup of the database `{source.database}` of the platform {platform}, PostgreSQL {source.server_version}.",
-        f"{layout.MANIFEST} lists every object with its size and SHA-256.",
-        "",
-        "## With Keepwell",
-        "",
-        f"`{layout.PLATFORM_FILE}` beside this page is the platform file without its secrets: {settings} the secrets",
-        "into the files that it names, and let KEEPWELL_CONFIG name it.",
-        "",
-        f"    {command.format('restore', 'NEW_DATABASE')}",
+    checked = "check the signature" if signed else "NOT SIGNED, so nobody can tell it from a forged one"
+    sections = [
+        _render_head(backup_id, platform, source, archive_major, sealed=bool(sealed_for), signed=signed),
+        _render_known(backup_id, place),
+        _render_wanted(sealed_for, signed=signed),
+        f"1. Fetch the manifest, and {checked}:",
+        _shell(f"{ENTER}\n{CHECK_SIGNATURE}" if signed else ENTER),
+        "2. Fetch what it lists, and compare each object with it:",
+        _shell(FETCH),
+        "3. Open and decompress:" if sealed_for else "3. Decompress; nothing of this set is encrypted:",
+        _shell(f"{OPEN}\n{DECOMPRESS}" if sealed_for else DECOMPRESS),
+        "4. Roles, best on a server of its own: those that are there already get the attributes of the set; that they "
+        "exist is told, and no harm." + ("" if role_passwords else " Their passwords are NOT in the set: set them."),
+        _shell(CREATE_ROLES),
+        "5. The database:",
+        _shell(f"{_create_database(source)}\n{RESTORE}"),
+        *_render_left_out(source),
+        f"6. {_COUNTING}:",
+        _shell(COUNT),
     ]
-    if uploads is not None:
-        lines.append(f"    {command.format('restore-uploads', 'NEW_FOLDER')}")
-    lines += [
-        "",
-        "## With stock tools",
-        "",
-        *_open_objects(sealed=sealed),
-        f"1. Roles: `psql -f {layout.GLOBALS} postgres`.{passwords}",
-        f"2. Database: make an empty one (encoding {source.encoding}, collation {source.collate}), then",
-        f"   `pg_restore --exit-on-error -d NEW_DATABASE {layout.DATABASE}`, of version {archive_major} or newer.",
-        *_uploads(uploads),
-        *_cache(cache),
-    ]
-    return "\n".join(lines) + "\n"
+    return "\n\n".join([*sections, *([more.strip()] if more else [])]) + "\n"
 
 
-def _open_objects(*, sealed: bool) -> list[str]:
-    """Everything but this page and the manifest is sealed, and most is compressed, which the name tells."""
-    opening = ["`age -d -i IDENTITIES FILE.age > FILE`"] if sealed else []
-    steps = ", then ".join([*opening, "`zstd -d FILE.zst`"])
-    return [
-        f"Copy the set's folder, and open each object by the suffixes of its name: {steps}.",
-        "Compare each with the SHA-256 in the manifest (`sha256sum`).",
-        "",
-    ]
+def _render_head(
+    backup_id: str, platform: str, source: Source, archive_major: int, *, sealed: bool, signed: bool
+) -> str:
+    tools = ["rclone", *(["openssl 3"] if signed else []), *(["age"] if sealed else []), "zstd"]
+    tools.append(f"PostgreSQL {archive_major}'s own programs or newer ones")
+    return (
+        f"# Restoring {backup_id}\n\n"
+        f"A backup of the database `{source.database}` of the platform {platform}, from PostgreSQL "
+        f"{source.server_version}. With Keepwell at hand: `keepwell backup restore {backup_id} --into NEW_NAME`. "
+        f"Without it, these do: {', '.join(tools)}. Run the blocks in their order, in one shell, and stop at the first "
+        "that fails."
+    )
 
 
-def _uploads(uploads: UploadedFiles | None) -> list[str]:
-    if uploads is None:
-        return ["3. Uploaded files are not in this set: no uploads folder was configured."]
-    lines = [
-        f"3. Uploaded files: each line of `{layout.UPLOADS_INDEX}` names a path and, under `key`, the object that",
-        f"   holds its content, in `{layout.UPLOADS}` of the platform's folder, two above this one. Open it like the",
-        "   others; its SHA-256 is its name.",
-    ]
-    if uploads.left_out:
-        lines.append(f"   {uploads.left_out} entries of the folder could not be included; the list names them.")
-    return lines
+def _render_known(backup_id: str, place: Place) -> str:
+    values = {
+        "SET": backup_id,
+        "PLACE": place.folder,
+        "RCLONE_CONFIG_STORE_TYPE": "s3",
+        "RCLONE_CONFIG_STORE_PROVIDER": "Other" if place.endpoint_url else "AWS",
+        "RCLONE_CONFIG_STORE_REGION": place.region,
+    }
+    if place.endpoint_url:
+        values["RCLONE_CONFIG_STORE_ENDPOINT"] = place.endpoint_url
+    return _shell("\n".join(f"export {name}={shlex.quote(value)}" for name, value in values.items()))
 
 
-def _cache(cache: CacheKeys | None) -> list[str]:
-    if cache is None:
-        return ["4. Redis is not in this set: none was configured."]
-    product = f"{cache.product.capitalize()} {cache.server_version}"
-    return [
-        f"4. Redis: each line of `{layout.CACHE_KEYS}` is one key of {product}, with `key` and `payload` in base64.",
-        "   A server of that product and version, or newer, takes them with RESTORE, for instance so:",
-        "",
-        "       import base64, json, redis",
-        f'       for line in open("{layout.CACHE_KEYS}"):',
-        "           r = json.loads(line)",
-        '           key, payload = (base64.b64decode(r[name]) for name in ("key", "payload"))',
-        '           at = r["expires_at_ms"]',
-        '           redis.Redis(db=r["database"]).restore(key, at or 0, payload, replace=True, absttl=at is not None)',
-    ]
+def _render_wanted(sealed_for: tuple[str, ...], *, signed: bool) -> str:
+    """The variables that only the reader can fill in."""
+    wanted = {
+        "RCLONE_CONFIG_STORE_ACCESS_KEY_ID": "of the bucket",
+        "RCLONE_CONFIG_STORE_SECRET_ACCESS_KEY": "of the bucket",
+    }
+    if signed:
+        wanted["SIGNER"] = (
+            "ed25519:…, whose signature counts: from the offline key's file or your own copy of the platform file, "
+            "never from this bucket"
+        )
+    if sealed_for:
+        wanted["IDENTITY"] = f"full path of a file with a secret age key, of one of: {', '.join(sealed_for)}"
+    wanted |= {
+        "DATABASE": "name of the new database",
+        "PGHOST": "server to restore on; also PGPORT, PGUSER (a superuser) and PGPASSWORD",
+    }
+    lines = [f"- `{name}`: {meaning}" for name, meaning in wanted.items()]
+    return "\n".join(["Export these as well:\n", *lines])
+
+
+def _create_database(source: Source) -> str:
+    """The createdb command for a database like the source."""
+    options = {
+        "template": "template0",
+        "encoding": source.encoding,
+        "lc-collate": source.collate,
+        "lc-ctype": source.ctype,
+        "owner": source.owner,
+    }
+    if source.locale is not None and source.locale_provider in _PROVIDERS:
+        provider, option = _PROVIDERS[source.locale_provider]
+        options |= {"locale-provider": provider, option: source.locale}
+    words = [f"--{option}={shlex.quote(value)}" for option, value in options.items()]
+    return " ".join(["createdb", *words, '"$DATABASE"'])
+
+
+def _render_left_out(source: Source) -> list[str]:
+    """What pg_dump does not carry over, and must be set by hand."""
+    left = [f"ALTER DATABASE … SET {name}" for name in source.settings]
+    left += ["grants on the database itself"] if source.has_grants else []
+    left += list(source.undumped)
+    return [f"Not in the archive, to be set by hand: {', '.join(left)}."] if left else []
+
+
+def _shell(commands: str) -> str:
+    return f"```sh\n{commands}\n```"

@@ -149,8 +149,10 @@ def _sweep(folder: Path) -> bool:
 def _sweep_scratch(spool: Path) -> None:
     """End and remove a dead run's scratch servers, beside its spool."""
     for link in (SCRATCH, CACHE_SCRATCH):
-        with suppress(OSError):  # it never came to one
+        try:
             folder = (spool / link).readlink()
-            if folder.parent == spool.parent and folder.name.startswith(_SCRATCH_PREFIX):
-                sweep_server(folder)
-                shutil.rmtree(folder, ignore_errors=True)
+        except OSError:
+            continue  # it never came to one
+        if folder.parent == spool.parent and folder.name.startswith(_SCRATCH_PREFIX):
+            sweep_server(folder)
+            shutil.rmtree(folder, ignore_errors=True)

@@ -1,7 +1,9 @@
 """What a dead run left in the store: known by its mark, and removed by the next run."""
 
+from collections.abc import Iterator
+
 from keepwell.backup import layout
-from keepwell.objectstore.store import Store
+from keepwell.objectstore.store import Store, StoredObject
 
 
 def sweep_unfinished(store: Store) -> list[str]:
@@ -19,11 +21,19 @@ def sweep_unfinished(store: Store) -> list[str]:
         if store.find(layout.manifest_key(backup_id)) is None:
             # Should its writer live after all, it finds its mark gone and publishes nothing.
             store.put_bytes(marker.key, b"swept")
-            folder = layout.set_folder(backup_id)
-            store.abort_uploads(folder)
+            store.abort_uploads(layout.set_folder(backup_id))
             # Contents of uploaded files that came to their end stay: they are whole, and the next set will need them.
             store.abort_uploads(layout.UPLOADS)
-            store.delete(stored.key for stored in store.list_objects(folder))
+            store.delete(stored.key for stored in owned_objects(store, backup_id))
             removed.append(backup_id)
         store.delete([marker.key])
     return removed
+
+
+def owned_objects(store: Store, backup_id: str) -> Iterator[StoredObject]:
+    """Every object that goes when a set goes: what only this set needs.
+
+    This is the place to know about objects that several sets share. They lie outside the set's folder, belong to none
+    of them, and may go only when no manifest names them any more.
+    """
+    yield from store.list_objects(layout.set_folder(backup_id))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from keepwell.backup import layout, read_back, rehearsal
 from keepwell.backup.cache_keys import KeysChecked, check_keys
-from keepwell.backup.catalogue import read_manifest
+from keepwell.backup.catalogue import read_manifest_and_digest
 from keepwell.backup.manifest import Manifest
 from keepwell.backup.progress import Progress, Step
 from keepwell.backup.proof import LEVELS, LevelOutcome, Proof
@@ -40,7 +40,8 @@ def verify_backup(
 ) -> Proof:
     """Read a set back from the store, restore it on a scratch server, and compare it with its source.
 
-    Damage does not raise: it is what the proof says. The proof is appended beside the manifest.
+    Damage does not raise: it is what the proof says. The proof is appended beside the manifest, unless this machine
+    signs nothing that counts: an unsigned one would put the signed ones before it in doubt.
 
     Args:
         platform: Whose set.
@@ -50,7 +51,7 @@ def verify_backup(
         all_uploads: Read every uploaded file back; otherwise those that no proof has read, and a slice of the rest.
 
     Returns:
-        The proof, as it was stored.
+        The proof, as it was stored where it was.
 
     Raises:
         PreconditionFailed: There is no such set, or not enough space to prove it.
@@ -58,14 +59,17 @@ def verify_backup(
         TransientError: The store does not answer.
     """
     sweep_spools(platform)
-    manifest = read_manifest(store, backup_id)
+    manifest, manifest_sha256 = read_manifest_and_digest(store, backup_id)
     needed_bytes = estimate_scratch_bytes(manifest.source.size_bytes)
     require_space(spool_place(platform), needed_bytes, "the scratch server of the proof")
     with open_spool(platform) as spool, ExitStack() as stack:
         reader = SetReader(store, manifest, spool, progress, nice=platform.backup.nice)
-        ladder = _Ladder(platform, store, manifest, reader, spool, progress, stack, all_uploads)
+        ladder = _Ladder(platform, store, manifest, manifest_sha256, reader, spool, progress, stack, all_uploads)
         proof = ladder.climb()
-    name = f"{proof.finished_at:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}.json"
+    if not store.seal.is_believed:
+        return proof
+    # By their names the newest is found, so two of one second must not be told apart by lot.
+    name = f"{proof.finished_at:%Y%m%dT%H%M%S.%fZ}-{secrets.token_hex(3)}.json"
     key = f"{layout.proofs_folder(backup_id)}{name}"
     store.put_signed(key, proof.to_json())
     return Proof.from_json(store.get_signed(key))
@@ -78,6 +82,7 @@ class _Ladder:
     platform: Platform
     store: Store
     manifest: Manifest
+    manifest_sha256: str
     reader: SetReader
     spool: Path
     progress: Progress
@@ -111,6 +116,7 @@ class _Ladder:
                 break
         return Proof(
             backup_id=self.manifest.backup_id,
+            manifest_sha256=self.manifest_sha256,
             started_at=started_at,
             finished_at=datetime.now(UTC),
             levels=tuple(outcomes),

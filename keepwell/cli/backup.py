@@ -18,12 +18,15 @@ if TYPE_CHECKING:
 
     from keepwell.backup.catalogue import BackupEntry
     from keepwell.backup.manifest import Manifest
+    from keepwell.backup.pins import Pin
     from keepwell.backup.progress import Progress
     from keepwell.backup.proof import Proof
     from keepwell.backup.restore import Restored
     from keepwell.backup.restore_uploads import RestoredUploads
     from keepwell.settings import Platform
     from keepwell.verdict import Verdict
+
+    Pins = dict[str, Pin | None]
 
 app = console.group("Make, prove, list and restore backups.")
 
@@ -40,7 +43,7 @@ def create(
     """Dump the database into a new backup set, and prove that it restores equal."""
     from keepwell.backup.create import create_backup
     from keepwell.backup.verify import verify_backup
-    from keepwell.holding import hold_platform
+    from keepwell.holding import hold_platform, hold_sets
     from keepwell.interlock import Procedure
     from keepwell.objectstore.store import open_store
     from keepwell.verdict import Verdict
@@ -48,7 +51,7 @@ def create(
     settings = console.load_platform(platform)
     store = open_store(settings)
     with _progress() as progress:
-        with hold_platform(settings, store, Procedure.BACKUP, on_wait=_tell_waiting):
+        with hold_platform(settings, store, Procedure.BACKUP, on_wait=tell_waiting):
             manifest = create_backup(settings, store, progress)
         if not proof:
             return Outcome(
@@ -57,7 +60,8 @@ def create(
                 hint=f"Not proven yet: keepwell backup verify {manifest.backup_id}",
                 show=lambda screen: _show_set(screen, manifest, None),
             )
-        proven = verify_backup(settings, store, manifest.backup_id, progress, all_uploads=False)
+        with hold_sets(settings, store):
+            proven = verify_backup(settings, store, manifest.backup_id, progress, all_uploads=False)
     return _proof_outcome(settings, manifest, proven)
 
 
@@ -66,11 +70,14 @@ def create(
 def list_backups(platform: console.PlatformName = None) -> Outcome:
     """List the backup sets in the bucket, newest first, each with the level that was proven."""
     from keepwell.backup.catalogue import read_catalogue
+    from keepwell.backup.expire import read_expiring
+    from keepwell.backup.pins import read_pins
     from keepwell.objectstore.store import open_store
     from keepwell.verdict import Verdict
 
     settings = console.load_platform(platform)
-    entries = read_catalogue(open_store(settings))
+    store = open_store(settings)
+    entries, pins, expiring = read_catalogue(store), read_pins(store), read_expiring(store)
     level = settings.backup.proven_level
     proven = [entry for entry in entries if entry.is_proven(level)]
     verdict = Verdict.OK if entries and entries[0].is_proven(level) else Verdict.WARN if proven else Verdict.ALERT
@@ -78,9 +85,13 @@ def list_backups(platform: console.PlatformName = None) -> Outcome:
         verdict = Verdict.ALERT
     return Outcome(
         verdict,
-        data={"backups": [_describe(entry, settings) for entry in entries], "proven": len(proven)},
+        data={
+            "backups": [_describe(entry, settings, pins) for entry in entries],
+            "proven": len(proven),
+            "expiring": expiring,
+        },
         hint="" if proven else "There is no proven backup: make one with `keepwell backup create`.",
-        show=lambda screen: _show_list(screen, entries, settings),
+        show=lambda screen: _show_list(screen, entries, settings, pins, expiring),
     )
 
 
@@ -89,24 +100,26 @@ def list_backups(platform: console.PlatformName = None) -> Outcome:
 def show(which: Which = "newest", platform: console.PlatformName = None) -> Outcome:
     """Show one backup set: what it holds, how far it was proven, and how to restore it."""
     from keepwell.backup.catalogue import read_entry
+    from keepwell.backup.pins import read_pins
     from keepwell.errors import PreconditionFailed
     from keepwell.objectstore.store import open_store
     from keepwell.verdict import Verdict
 
     settings = console.load_platform(platform)
     store = open_store(settings)
-    entry = read_entry(store, _choose(settings, store, which))
+    entry = read_entry(store, choose(settings, store, which))
     manifest = entry.manifest
     if manifest is None:
         raise PreconditionFailed(entry.fault, hint="List what there is: keepwell backup list.")
+    pins = read_pins(store)
     verdict = Verdict.ALERT if entry.damaged else Verdict.OK
     if not entry.damaged and not entry.is_proven(settings.backup.proven_level):
         verdict = Verdict.WARN
     return Outcome(
         verdict,
-        data={"manifest": manifest, "proof": entry.proof},
+        data={"manifest": manifest, "proof": entry.proof, "pin": _describe_pin(entry.backup_id, pins)},
         hint="It is damaged: restore another." if entry.damaged else _restore_hint(manifest),
-        show=lambda screen: _show_set(screen, manifest, entry.proof),
+        show=lambda screen: _show_set(screen, manifest, entry.proof, pins),
     )
 
 
@@ -116,13 +129,16 @@ def verify(which: Which = "newest", platform: console.PlatformName = None) -> Ou
     """Read a backup set back from the store, restore it on a scratch server, and compare it with its source."""
     from keepwell.backup.catalogue import read_manifest
     from keepwell.backup.verify import verify_backup
+    from keepwell.holding import hold_sets
     from keepwell.objectstore.store import open_store
 
     settings = console.load_platform(platform)
     store = open_store(settings)
-    backup_id = _choose(settings, store, which)
-    with _progress() as progress:
+    backup_id = choose(settings, store, which)
+    with _progress() as progress, hold_sets(settings, store):
         proven = verify_backup(settings, store, backup_id, progress)
+    if not store.seal.is_believed:
+        console.say("This machine signs nothing that counts here, so this proof was not stored beside the set.")
     return _proof_outcome(settings, read_manifest(store, backup_id), proven)
 
 
@@ -144,8 +160,8 @@ def restore(
 
     settings = console.load_platform(platform)
     store = open_store(settings)
-    backup_id = _choose(settings, store, which)
-    with _progress() as progress, hold_platform(settings, store, Procedure.RESTORE, on_wait=_tell_waiting):
+    backup_id = choose(settings, store, which)
+    with _progress() as progress, hold_platform(settings, store, Procedure.RESTORE, on_wait=tell_waiting):
         restored = restore_into(settings, store, backup_id, into, progress, allow_unproven=unproven)
     return Outcome(Verdict.OK, data=restored, show=lambda screen: _show_restored(screen, restored))
 
@@ -166,12 +182,12 @@ def restore_uploads(
     settings = console.load_platform(platform)
     store = open_store(settings)
     with _progress() as progress:
-        restored = engine_restore_uploads(store, _choose(settings, store, which), into, progress)
+        restored = engine_restore_uploads(store, choose(settings, store, which), into, progress)
     verdict = worst([Verdict.OK, *(finding.verdict for finding in restored.findings)])
     return Outcome(verdict, data=restored, show=lambda screen: _show_restored_uploads(screen, restored))
 
 
-def _choose(settings: "Platform", store: Any, which: str) -> str:
+def choose(settings: "Platform", store: Any, which: str) -> str:
     """The id that the operator means; an id itself needs no catalogue."""
     import random
 
@@ -185,8 +201,9 @@ def _choose(settings: "Platform", store: Any, which: str) -> str:
     )
 
 
-def _tell_waiting(holder: Any) -> None:
-    console.say(f"Waiting: a {holder.procedure} is at work on this platform.")
+def tell_waiting(holder: Any) -> None:
+    """Say who is in the way."""
+    console.say(f"Waiting: {holder.procedure.named} is at work on this platform.")
 
 
 @contextmanager
@@ -255,15 +272,23 @@ def _summarize(manifest: "Manifest") -> dict[str, Any]:
     }
 
 
-def _describe(entry: "BackupEntry", settings: "Platform") -> dict[str, Any]:
+def _describe(entry: "BackupEntry", settings: "Platform", pins: "Pins") -> dict[str, Any]:
     described: dict[str, Any] = {
         "backup_id": entry.backup_id,
         "level": entry.level,
         "state": _state(entry, settings),
         "proven_at": entry.proof.finished_at if entry.proof else None,
         "fault": entry.fault,
+        "pin": _describe_pin(entry.backup_id, pins),
     }
     return described | (_summarize(entry.manifest) if entry.manifest else {})
+
+
+def _describe_pin(backup_id: str, pins: "Pins") -> str | None:
+    """The pin in words; None where there is none."""
+    from keepwell.backup.pins import describe_pin
+
+    return describe_pin(pins[backup_id]) if backup_id in pins else None
 
 
 def _state(entry: "BackupEntry", settings: "Platform") -> str:
@@ -278,7 +303,9 @@ def _restore_hint(manifest: "Manifest") -> str:
     return f"Restore it beside the live database: {build_restore_command(manifest, manifest.platform)}"
 
 
-def _show_list(screen: "Console", entries: "list[BackupEntry]", settings: "Platform") -> None:
+def _show_list(
+    screen: "Console", entries: "list[BackupEntry]", settings: "Platform", pins: "Pins", expiring: dict[str, int]
+) -> None:
     looks = {"proven": "ok", "not proven": "unknown", "damaged": "alert"}
     table = console.table("backup", "age", "state", "level", "rows", "database", "stored", "proven at (UTC)")
     now = datetime.now(UTC)
@@ -292,18 +319,27 @@ def _show_list(screen: "Console", entries: "list[BackupEntry]", settings: "Platf
             word,
             entry.level or "-",
             f"{manifest.rows:,}" if manifest else "?",
-            _size(manifest.source.size_bytes) if manifest else "?",
-            _size(manifest.stored_bytes) if manifest else "?",
+            size(manifest.source.size_bytes) if manifest else "?",
+            size(manifest.stored_bytes) if manifest else "?",
             f"{entry.proof.finished_at:%Y-%m-%d %H:%M}" if entry.proof else "-",
         )
     screen.print(table)
     for entry in entries:
         if entry.fault:
             screen.print(f"{entry.backup_id}: {entry.fault}", markup=False)
+        if pin := _describe_pin(entry.backup_id, pins):
+            screen.print(f"{entry.backup_id} is {pin}", markup=False)
+    show_expiring(screen, expiring)
 
 
-def _show_set(screen: "Console", manifest: "Manifest", proof: "Proof | None") -> None:
-    from keepwell.backup.report import describe_companions
+def show_expiring(screen: "Console", expiring: dict[str, int]) -> None:
+    """Say which sets are gone but for some objects."""
+    for backup_id, objects in expiring.items():
+        screen.print(f"{backup_id} is being removed: {objects} objects are still there", markup=False)
+
+
+def _show_set(screen: "Console", manifest: "Manifest", proof: "Proof | None", pins: "Pins | None" = None) -> None:
+    from keepwell.backup.report import describe_companions, describe_sealing
 
     source = manifest.source
     screen.print(
@@ -312,13 +348,16 @@ def _show_set(screen: "Console", manifest: "Manifest", proof: "Proof | None") ->
         markup=False,
     )
     screen.print(
-        f"{len(manifest.tables)} tables, {manifest.rows:,} rows, database {_size(source.size_bytes)}, "
-        f"stored {_size(manifest.stored_bytes)} in {len(manifest.parts)} objects, "
+        f"{len(manifest.tables)} tables, {manifest.rows:,} rows, database {size(source.size_bytes)}, "
+        f"stored {size(manifest.stored_bytes)} in {len(manifest.parts)} objects, "
         f"written in {manifest.seconds.total:.1f} s",
         markup=False,
     )
     for line in describe_companions(manifest):
         screen.print(line, markup=False)
+    screen.print(f"{describe_sealing(manifest)}.", markup=False)
+    if pin := _describe_pin(manifest.backup_id, pins or {}):
+        screen.print(f"It is {pin}", markup=False)
     if proof is None:
         screen.print("Never verified.")
         return
@@ -351,7 +390,7 @@ def _show_restored(screen: "Console", restored: "Restored") -> None:
 
 def _show_restored_uploads(screen: "Console", restored: "RestoredUploads") -> None:
     screen.print(
-        f"{restored.files:,} uploaded files of {restored.backup_id} with {_size(restored.size_bytes)} are in "
+        f"{restored.files:,} uploaded files of {restored.backup_id} with {size(restored.size_bytes)} are in "
         f"{restored.folder}, each with its SHA-256 as written, in {restored.seconds:.1f} s.",
         markup=False,
     )
@@ -372,7 +411,8 @@ def _age(now: datetime, then: datetime) -> str:
     return f"{hours:.0f} h" if hours < 48 else f"{hours / 24:.0f} d"
 
 
-def _size(size_bytes: int) -> str:
+def size(size_bytes: int) -> str:
+    """A size in the largest unit below it."""
     from keepwell.backup.report import describe_bytes
 
     return describe_bytes(size_bytes)

@@ -212,7 +212,12 @@ def stderr() -> "Console":
 
 def say(message: str) -> None:
     """One line of progress on stderr; never markup."""
-    stderr().print(message, markup=False, highlight=False, soft_wrap=True)
+    print_plain(stderr(), message)
+
+
+def print_plain(screen: "Console", text: str) -> None:
+    """Print text as it is: no markup, and no line of it broken, since it may be copied."""
+    screen.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager
@@ -276,7 +281,7 @@ def _print_outcome(name: str, outcome: Outcome, *, json_output: bool) -> None:
     if outcome.show is not None:
         outcome.show(screen)
     if outcome.hint:
-        screen.print(outcome.hint, markup=False, highlight=False, soft_wrap=True)
+        print_plain(screen, outcome.hint)
 
 
 def _print_failure(name: str, error: KeepwellError, *, json_output: bool, debug: bool, could_not_tell: bool) -> None:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from keepwell.cli import backup, console, notify, stack
+from keepwell.cli import backup, console, keys, notify, retention, stack
 from keepwell.cli.doctor import doctor
 from keepwell.cli.guide import guide
 from keepwell.cli.init import init
@@ -34,7 +34,11 @@ def keepwell(
 
 app.command()(init)
 app.command()(doctor)
+backup.app.command()(retention.expire)
+backup.app.command()(retention.pin)
+backup.app.command()(retention.unpin)
 app.add_typer(backup.app, name="backup")
+app.add_typer(keys.app, name="keys")
 app.command("run")(run_flow)
 app.command()(guide)
 app.add_typer(notify.app, name="notify")

@@ -19,7 +19,7 @@ from keepwell.cli.console import Outcome
 from keepwell.errors import ConfigurationError, PreconditionFailed, ServiceUnavailable
 
 if TYPE_CHECKING:
-    from keepwell.orchestrator import Deployment, FlowRun, Orchestrator
+    from keepwell.orchestrator import Deployment, FlowRun, Orchestrator, Queue
     from keepwell.settings import Platform
 
 _POLL_SECONDS = 1.0
@@ -84,6 +84,8 @@ def choose_deployment(wanted: str, deployments: "Sequence[Deployment]") -> "Depl
     Raises:
         ConfigurationError: There is none; the hint names the nearest.
     """
+    from keepwell.orchestrator import REGISTER_COMMAND
+
     by_name = {deployment.name: deployment for deployment in deployments}
     if wanted in by_name:
         return by_name[wanted]
@@ -93,7 +95,7 @@ def choose_deployment(wanted: str, deployments: "Sequence[Deployment]") -> "Depl
     elif by_name:
         hint = f"There are: {', '.join(sorted(by_name))}."
     else:
-        hint = "The server has no deployment at all: register them with `prefect --no-prompt deploy --all`."
+        hint = f"The server has no deployment at all: register them with `{REGISTER_COMMAND}`."
     raise ConfigurationError(f"There is no deployment {wanted!r}.", hint=hint)
 
 
@@ -228,14 +230,22 @@ def describe_absence(client: "Orchestrator", deployment: "Deployment") -> str | 
         return None
     try:
         workers = client.read_workers(pool)
+        if any(worker.is_online for worker in workers):
+            return _describe_unpolled(client.read_queues(pool), deployment)
     except PreconditionFailed:
         return f"There is no work pool {pool}."
-    if any(worker.is_online for worker in workers):
-        return None
     beats = [worker.last_heartbeat_time for worker in workers if worker.last_heartbeat_time is not None]
     if not beats:
         return f"No worker has ever polled pool {pool}."
     return f"No worker has polled pool {pool} for {(datetime.now(UTC) - max(beats)).total_seconds():,.0f} s."
+
+
+def _describe_unpolled(queues: "Sequence[Queue]", deployment: "Deployment") -> str | None:
+    """A worker may serve other queues of the pool only."""
+    own = [queue for queue in queues if queue.name == deployment.work_queue_name]
+    if not own or own[0].is_polled:
+        return None
+    return f"No worker polls the queue {own[0].name} of pool {deployment.work_pool_name}."
 
 
 def _warn_without_worker(client: "Orchestrator", deployment: "Deployment") -> None:

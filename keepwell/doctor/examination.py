@@ -8,7 +8,13 @@ from dataclasses import dataclass
 from keepwell.doctor.database import examine_database
 from keepwell.doctor.outcome import not_checked
 from keepwell.doctor.store import examine_store
-from keepwell.doctor.surroundings import examine_cache, examine_messages, examine_orchestrator, examine_uploads
+from keepwell.doctor.surroundings import (
+    examine_cache,
+    examine_keys,
+    examine_messages,
+    examine_orchestrator,
+    examine_uploads,
+)
 from keepwell.settings import Platform
 from keepwell.verdict import Finding
 
@@ -31,6 +37,7 @@ class Group:
 GROUPS: tuple[Group, ...] = (
     Group("database", examine_database, 60),
     Group("object store", examine_store, 120),
+    Group("keys", examine_keys, 15),
     Group("cache", examine_cache, 15),
     Group("uploads", examine_uploads, 15),
     Group("orchestrator", examine_orchestrator, 30),

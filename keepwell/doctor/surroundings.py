@@ -1,7 +1,7 @@
-"""What stands around the database and the store: cache, uploads, orchestrator, and whoever gets told."""
+"""What stands around the database and the store: keys, cache, uploads, orchestrator, and whoever gets told."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 
@@ -9,12 +9,19 @@ from keepwell import notify, orchestrator
 from keepwell.cache import read_facts
 from keepwell.doctor.outcome import alert, from_error, guarded, not_applicable, not_checked, ok, warn
 from keepwell.errors import KeepwellError, PreconditionFailed
-from keepwell.orchestrator import WORK_POOL, Deployment, Orchestrator, Worker
+from keepwell.keyring import judge_keys
+from keepwell.orchestrator import REGISTER_COMMAND, WORK_POOL, Deployment, Orchestrator, Queue, Worker
 from keepwell.settings import Platform
 from keepwell.verdict import Finding
 
 _LOOKED_AT_FILES = 10_000
 _BAD_STATES = {"FAILED", "CRASHED", "CANCELLED"}
+_REGISTER = f"Register pool and deployments: `{REGISTER_COMMAND}`."
+
+
+def examine_keys(platform: Platform) -> Iterator[Finding]:
+    """Whether backups can be sealed, signed and opened here, and whether nobody else can read the keys."""
+    yield from guarded("keys", lambda: judge_keys(platform.sealing))
 
 
 def examine_cache(platform: Platform) -> Iterator[Finding]:
@@ -76,7 +83,7 @@ def examine_orchestrator(platform: Platform) -> Iterator[Finding]:
             yield not_checked("schedule", "Workers and deployments were not checked: the server is out of reach.")
             return
         yield ok("orchestrator", f"The Prefect API answers at {_without_login(client.api_url)}.")
-        yield from guarded("worker", lambda: [_judge_pool(client)])
+        yield from guarded("worker", lambda: _examine_pool(client))
         yield from guarded("deployments", lambda: _examine_deployments(client))
 
 
@@ -94,20 +101,48 @@ def judge_workers(workers: Sequence[Worker], pool: str, now: datetime) -> Findin
     )
 
 
-def _judge_pool(client: Orchestrator) -> Finding:
+def judge_queues(queues: Sequence[Queue], needed: Collection[str], pool: str) -> Finding:
+    """Whether somebody takes runs out of each queue: a worker for one of them says nothing of the others.
+
+    Args:
+        queues: Of the pool.
+        needed: Names of those that deployments use.
+        pool: Its name, for the hint.
+    """
+    silent = sorted(set(needed) - {queue.name for queue in queues if queue.is_polled})
+    if not silent:
+        return ok("queues", f"Each is polled: {', '.join(sorted(needed)) or 'none is needed'}.")
+    paused = [queue.name for queue in queues if queue.name in silent and queue.status == "PAUSED"]
+    if paused:
+        hint = "Resume it in the Prefect UI."
+        return alert("queues", f"Paused: {', '.join(paused)}; no run of theirs will start.", hint=hint)
+    return alert(
+        "queues",
+        f"No worker polls {', '.join(silent)} of pool {pool}, so no run of theirs will start.",
+        hint=f"Start a worker for the whole pool: prefect worker start --pool {pool}.",
+    )
+
+
+def _examine_pool(client: Orchestrator) -> Iterator[Finding]:
     try:
         workers = client.read_workers(WORK_POOL)
     except PreconditionFailed:
-        hint = "Register the deployments: `keepwell up` does it for the local stack."
-        return alert("worker", f"The Prefect server has no work pool {WORK_POOL}.", hint=hint)
-    return judge_workers(workers, WORK_POOL, datetime.now(UTC))
+        yield alert("worker", f"The Prefect server has no work pool {WORK_POOL}.", hint=_REGISTER)
+        return
+    yield judge_workers(workers, WORK_POOL, datetime.now(UTC))
+    if any(worker.is_online for worker in workers):
+        needed = {found.work_queue_name for found in _read_own(client) if found.work_queue_name}
+        yield judge_queues(client.read_queues(WORK_POOL), needed, WORK_POOL)
+
+
+def _read_own(client: Orchestrator) -> list[Deployment]:
+    return [found for found in client.read_deployments() if found.work_pool_name == WORK_POOL]
 
 
 def _examine_deployments(client: Orchestrator) -> Iterable[Finding]:
-    deployments = [found for found in client.read_deployments() if found.work_pool_name == WORK_POOL]
+    deployments = _read_own(client)
     if not deployments:
-        hint = "Register them: `prefect --no-prompt deploy --all`."
-        return [alert("deployments", f"No deployment uses the pool {WORK_POOL}.", hint=hint)]
+        return [alert("deployments", f"No deployment uses the pool {WORK_POOL}.", hint=_REGISTER)]
     return [_judge_deployment(client, deployment) for deployment in deployments]
 
 

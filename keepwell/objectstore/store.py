@@ -215,6 +215,15 @@ class Store:
                 f"The store kept {failed['Key']}: {failed.get('Code')}.", hint="May this key delete objects?"
             )
 
+    def keeps_versions(self) -> bool | None:
+        """Whether what is deleted stays as an old version; None when the store does not say: some know no such call."""
+        try:
+            with translated("asking whether the bucket keeps versions"):
+                answer = self.client.get_bucket_versioning(Bucket=self.bucket)
+        except KeepwellError:
+            return None
+        return bool(answer.get("Status") == "Enabled")
+
     def abort_uploads(self, folder: str) -> int:
         """Give up unfinished multipart uploads below a folder, whose parts would be kept and billed for ever.
 

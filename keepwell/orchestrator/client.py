@@ -27,6 +27,8 @@ from keepwell.errors import (
 from keepwell.settings import OrchestratorSettings
 
 WORK_POOL = "keepwell"
+# What makes the pool, its queues, the deployments and the automations; it lies in a layer above this one.
+REGISTER_COMMAND = "python -m deployments.register --platform NAME"
 API_VARIABLE = "PREFECT_API_URL"
 AUTH_VARIABLE = "PREFECT_API_AUTH_STRING"
 _PAGE = 200
@@ -52,6 +54,7 @@ class Deployment(_Answer):
     name: str
     paused: bool = False
     work_pool_name: str | None = None
+    work_queue_name: str | None = None
     parameters: dict[str, Any] = Field(default_factory=dict)
     parameter_openapi_schema: dict[str, Any] | None = None
 
@@ -122,6 +125,19 @@ class Worker(_Answer):
         return self.status == "ONLINE"
 
 
+class Queue(_Answer):
+    """A queue of a work pool: a worker may take runs out of some of them only."""
+
+    name: str
+    status: str | None = None
+    last_polled: datetime | None = None
+
+    @property
+    def is_polled(self) -> bool:
+        """As the server judges by when a worker last asked for its runs."""
+        return self.status == "READY"
+
+
 class Orchestrator:
     """The server's API; close it, or use it in a `with` block. Each call is one request, never retried here."""
 
@@ -160,6 +176,14 @@ class Orchestrator:
             PreconditionFailed: There is no such pool.
         """
         return _parse(Worker, self._ask("POST", f"/work_pools/{pool}/workers/filter", {}))
+
+    def read_queues(self, pool: str) -> list[Queue]:
+        """Queues of a pool.
+
+        Raises:
+            PreconditionFailed: There is no such pool.
+        """
+        return _parse(Queue, self._pages(f"/work_pools/{pool}/queues/filter", {}))
 
     def read_last_run(self, deployment: Deployment) -> FlowRun | None:
         """The newest run of a deployment that has ended; None when none has."""

@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -217,11 +217,12 @@ def sweep_server(folder: Path) -> None:
         folder: That was given to `throwaway_server`; harmless when it never came to that.
     """
     end_orphan(folder / _DATA)
-    link = folder / _SOCKET
-    with suppress(OSError):  # a folder inside, or none
-        elsewhere = link.readlink()
-        if elsewhere.parent == _SHORT_FOLDER and elsewhere.name.startswith(_SOCKET_PREFIX):
-            shutil.rmtree(elsewhere, ignore_errors=True)
+    try:
+        elsewhere = (folder / _SOCKET).readlink()
+    except OSError:
+        return  # a folder inside, or none
+    if elsewhere.parent == _SHORT_FOLDER and elsewhere.name.startswith(_SOCKET_PREFIX):
+        shutil.rmtree(elsewhere, ignore_errors=True)
 
 
 def end_orphan(data_folder: Path) -> None:

@@ -6,12 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from people import People, listening_people
+from runs import Api
 
 from deployments.local.lifecycle import bring_up, take_down
+from deployments.local.orchestrator import login_file
 from deployments.local.stack import StackOptions
-from deployments.local.state import StateFolder
-from keepwell.settings import CONFIG_VARIABLE
+from deployments.local.state import StateFolder, write_private
+from keepwell.objectstore.store import Store, open_store
+from keepwell.settings import CONFIG_VARIABLE, Platform, load_platform
 from keepwell.verdict import Verdict
+
+LOGIN = "operator:marked-login/of the orchestrator"
 
 
 @dataclass(frozen=True)
@@ -23,6 +29,7 @@ class Stack:
         platform_file: What `KEEPWELL_CONFIG` names.
         api_url: Of the Prefect server.
         ui_url: Of its pages.
+        login: What the Prefect server asks for.
         environment: To run the console and Prefect's client with.
     """
 
@@ -30,12 +37,15 @@ class Stack:
     platform_file: Path
     api_url: str
     ui_url: str
+    login: str
     environment: dict[str, str]
 
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     state = StateFolder.at(tmp_path_factory.mktemp("stack") / "state")
+    state.prepare()
+    write_private(login_file(state), LOGIN)
     try:
         report = bring_up(state, StackOptions(scale=0.05))
         assert report.verdict is Verdict.OK, f"{report.hint}: {report.data}"
@@ -44,8 +54,37 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
             platform_file=state.platform_file,
             api_url=report.data["api_url"],
             ui_url=report.data["ui_url"],
+            login=LOGIN,
             environment=os.environ
-            | {CONFIG_VARIABLE: str(state.platform_file), "PREFECT_API_URL": report.data["api_url"]},
+            | {
+                CONFIG_VARIABLE: str(state.platform_file),
+                "PREFECT_API_URL": report.data["api_url"],
+                "PREFECT_API_AUTH_STRING": LOGIN,
+            },
         )
     finally:
         take_down(state, purge=True)
+
+
+@pytest.fixture(scope="session")
+def api(stack: Stack) -> Api:
+    return Api(stack.api_url, stack.login)
+
+
+@pytest.fixture
+def platform(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Platform:
+    """The stack's platform, in this process."""
+    monkeypatch.setenv(CONFIG_VARIABLE, str(stack.platform_file))
+    return load_platform("esn")
+
+
+@pytest.fixture
+def store(platform: Platform) -> Store:
+    return open_store(platform)
+
+
+@pytest.fixture
+def people(stack: Stack, tmp_path: Path) -> Iterator[People]:
+    """Those who are told, named by the platform file for this test."""
+    with listening_people(stack.platform_file, tmp_path) as listening:
+        yield listening

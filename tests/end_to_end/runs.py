@@ -1,10 +1,15 @@
 """Runs of a real Prefect server, by its REST API."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
+
+from keepwell.evidence import Evidence, read_last_evidence
+from keepwell.objectstore.store import Store
 
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
@@ -14,20 +19,26 @@ class Api:
 
     Args:
         url: As PREFECT_API_URL.
+        login: `user:password`, as PREFECT_API_AUTH_STRING.
     """
 
-    def __init__(self, url: str) -> None:
-        self._url = url
+    def __init__(self, url: str, login: str) -> None:
+        user, _, password = login.partition(":")
+        self._url, self._login = url, (user, password)
 
     def get(self, path: str) -> Any:
-        answer = httpx.get(f"{self._url}{path}", timeout=30)
-        answer.raise_for_status()
-        return answer.json()
+        return self._ask("GET", path)
 
     def post(self, path: str, **body: Any) -> Any:
-        answer = httpx.post(f"{self._url}{path}", json=body, timeout=30)
+        return self._ask("POST", path, body)
+
+    def put(self, path: str, **body: Any) -> Any:
+        return self._ask("PUT", path, body)
+
+    def _ask(self, method: str, path: str, body: Any = None) -> Any:
+        answer = httpx.request(method, f"{self._url}{path}", json=body, auth=self._login, timeout=30)
         answer.raise_for_status()
-        return answer.json()
+        return answer.json() if answer.content else None
 
     def start(self, deployment: str, **parameters: Any) -> str:
         """Start a deployment; the run's id."""
@@ -55,15 +66,74 @@ class Api:
         found = self.post("/artifacts/filter", flow_runs={"id": {"any_": [run_id]}})
         return {artifact["key"]: artifact for artifact in found}
 
+    def log(self, run_id: str) -> list[str]:
+        """What a run logged; it is sent in batches, so the last lines may come later."""
+        found = self.post("/logs/filter", logs={"flow_run_id": {"any_": [run_id]}})
+        return [line["message"] for line in found]
+
     def tasks(self, run_id: str) -> dict[str, str]:
         """A run's steps and how they stand."""
         found = self.post("/task_runs/filter", flow_runs={"id": {"any_": [run_id]}})
         return {task["name"]: task["state"]["type"] for task in found}
 
 
-def wait_until(happened: Callable[[], bool], limit_seconds: float = 60) -> None:
-    """Wait for something, looking twice a second."""
+@contextmanager
+def impatient_automation(api: Api, name: str, seconds: int) -> Iterator[None]:
+    """An automation that waits for less while the block lasts."""
+    (found,) = [one for one in api.post("/automations/filter") if one["name"] == name]
+    address = f"/automations/{found['id']}"
+    wanted = {key: value for key, value in found.items() if key not in ("id", "created", "updated")}
+    api.put(address, **wanted | {"trigger": wanted["trigger"] | {"within": seconds}})
+    try:
+        yield
+    finally:
+        api.put(address, **wanted)
+
+
+def last_evidence(store: Store, item: str) -> Evidence:
+    """The newest evidence of an item of the guide."""
+    found = read_last_evidence(store, item)
+    assert found is not None
+    return found
+
+
+def wait_for_its_turn(api: Api, run_id: str) -> None:
+    """Until a backup's run waits for the platform, which the test holds."""
+    wait_until(lambda: api.tasks(run_id).get("wait for our turn: backup") == "RUNNING")
+
+
+def find_process(run_id: str) -> int | None:
+    """The process of a flow run, known by the id in its environment; None when there is none."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        if read_environment(int(folder.name)).get("PREFECT__FLOW_RUN_ID") != run_id:
+            continue
+        try:
+            if b"prefect.engine" in (folder / "cmdline").read_bytes():
+                return int(folder.name)
+        except OSError:
+            continue
+    return None
+
+
+def process_of(run_id: str) -> int:
+    """The process of a flow run that is at work."""
+    found = find_process(run_id)
+    assert found is not None, "the run has no process"
+    return found
+
+
+def read_environment(pid: int) -> dict[str, str]:
+    """What a process was started with; empty when it is gone, or somebody else's."""
+    try:
+        entries = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return {}
+    return {name: value for name, _, value in (entry.partition("=") for entry in entries)}
+
+
+def wait_until(happened: Callable[[], bool], limit_seconds: float = 60, *, poll_seconds: float = 0.5) -> None:
+    """Wait for something, looking again and again."""
     deadline = time.monotonic() + limit_seconds
     while not happened():
         assert time.monotonic() < deadline, f"it did not happen within {limit_seconds:.0f} s"
-        time.sleep(0.5)
+        time.sleep(poll_seconds)

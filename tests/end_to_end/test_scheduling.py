@@ -14,8 +14,7 @@ def scheduled(api: Api, deployment: str) -> list[datetime]:
     return [datetime.fromisoformat(run["expected_start_time"]) for run in runs]
 
 
-def test_a_cron_deployment_really_gets_its_runs(stack: "Stack") -> None:
-    api = Api(stack.api_url)
+def test_a_cron_deployment_really_gets_its_runs(api: Api) -> None:
     wait_until(lambda: len(scheduled(api, "backup-and-verify")) >= 3, 90)
     first, second, *_ = scheduled(api, "backup-and-verify")
     assert (first.hour, first.minute) == (2, 0)
@@ -36,4 +35,4 @@ def test_registering_again_changes_nothing(stack: "Stack") -> None:
         for _ in range(2)
     ]
     assert counts[0] == counts[1]
-    assert counts[0] == {"work_pools": 1, "work_queues": 2, "deployments": 4, "schedules": 3, "automations": 3}
+    assert counts[0] == {"work_pools": 1, "work_queues": 2, "deployments": 5, "schedules": 3, "automations": 4}

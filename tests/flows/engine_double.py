@@ -29,6 +29,7 @@ class Engine:
     store: MemoryStore = field(default_factory=MemoryStore)
     calls: list[str] = field(default_factory=list)
     held: bool = False
+    sets_held: bool = False
     ready: Callable[[], None] = lambda: None
     write: Callable[[], Manifest] = field(default=lambda: a_manifest(datetime.now(UTC).replace(microsecond=0)))
     proof: Callable[[datetime], Proof] = field(default=a_proof)
@@ -49,14 +50,21 @@ class Engine:
         return found
 
     @contextmanager
-    def hold(self, *_: object, **__: object) -> Iterator[str]:
+    def hold(self, *_: object, **__: object) -> Iterator["Engine"]:
         self.calls.append("hold")
         self.held = True
         try:
-            yield "token"
+            yield self
         finally:
             self.held = False
             self.calls.append("release")
+
+    def renew(self) -> bool:
+        """As the real hold: whether it had been lost, and was taken again."""
+        lost, self.held = not self.held, True
+        if lost:
+            self.calls.append("hold again")
+        return lost
 
     def require_ready(self, platform: Platform, progress: Callable[[Step], None]) -> Readiness:
         self.calls.append("require ready")
@@ -82,11 +90,18 @@ class Engine:
     ) -> Proof:
         self.calls.append("prove every upload" if all_uploads else "prove")
         assert not self.held
+        assert self.sets_held
         progress(Step("proving", 1, 7, "levels"))
         manifest = Manifest.from_json(self.store.objects[f"backups/{backup_id}/manifest.json"])
         proof = self.proof(manifest.snapshot_at)
         self.store.objects |= documents(manifest, proof)
         return proof
+
+    @contextmanager
+    def hold_sets(self, *_: object) -> Iterator[None]:
+        self.sets_held = True
+        yield
+        self.sets_held = False
 
     def ping(self, platform: Platform) -> bool:
         self.calls.append("ping")

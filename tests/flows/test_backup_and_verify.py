@@ -73,6 +73,29 @@ def test_what_is_transient_is_tried_again(engine: Engine) -> None:
     assert engine.calls.count("hold") == 1
 
 
+def test_a_turn_that_a_failed_attempt_cost_is_taken_again_before_the_next(engine: Engine) -> None:
+    answer = failing(ServiceUnavailable("The database is starting."), then=a_new_manifest)
+
+    def restart_once() -> object:
+        engine.held = engine.calls.count("write") > 1
+        return answer()
+
+    engine.write = restart_once  # type: ignore[assignment]
+    assert run().is_completed()
+    assert engine.calls == ["hold", "require ready", "write", "hold again", "write", "release", "prove", "ping"]
+
+
+def test_a_turn_that_somebody_else_has_now_ends_the_run(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def taken() -> bool:
+        raise Busy("A restore is at work.")
+
+    monkeypatch.setattr(engine, "renew", taken)
+    state = run()
+    assert state.is_failed()
+    assert "A restore is at work." in (state.message or "")
+    assert engine.calls == ["hold", "require ready", "release"]
+
+
 def test_what_stays_away_fails_the_run_in_the_end(engine: Engine) -> None:
     engine.write = failing(*[ServiceUnavailable("The store is away.")] * 3, then=a_new_manifest)
     assert run().is_failed()

@@ -138,7 +138,7 @@ class TestTheScheduleOfARealServer:
 
         first = register(["esn", "other"])
         assert register(["esn", "other"]) == first
-        assert (first.deployments, first.schedules, first.automations) == (4, 6, 3)
+        assert (first.deployments, first.schedules, first.automations) == (5, 6, 4)
         for platform in ("esn", "other"):
             facts = read(platform)
             assert isinstance(facts, ScheduleFacts)
@@ -159,6 +159,68 @@ class TestTheScheduleOfARealServer:
             register(["esn", "other"])
             assert client.read_deployment_by_name(schedule_steps.DEPLOYMENT).paused
             client.resume_deployment(deployment.id)
+
+    def test_a_registration_forgets_no_night_that_a_schedule_owes(
+        self, schedule: object, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Since when a schedule stands is kept, unless its rule changes: a new rule owes nothing for the past."""
+        from prefect.client.orchestration import get_client
+        from prefect.client.schemas.objects import DeploymentSchedule
+
+        from deployments import register as registration
+
+        def schedules() -> dict[str, DeploymentSchedule]:
+            with get_client(sync_client=True) as client:
+                found = client.read_deployment_by_name(schedule_steps.DEPLOYMENT).schedules
+            return {str(one.slug): one for one in found}
+
+        monkeypatch.undo()
+        registration.register(["esn", "other"])
+        with get_client(sync_client=True) as client:
+            mine = schedules()["nightly-esn"]
+            assert mine.deployment_id is not None
+            client.update_deployment_schedule(mine.deployment_id, mine.id, active=False)
+        before = schedules()
+        registration.register(["esn", "other"])
+        assert {slug: (one.id, one.created) for slug, one in schedules().items()} == {
+            slug: (one.id, one.created) for slug, one in before.items()
+        }
+        mine = schedules()["nightly-esn"]
+        # Prefect forgets a schedule's parameters when it is switched; a registration puts them back.
+        assert (mine.active, mine.parameters) == (False, {"platform": "esn"})
+
+        registration.register(["esn"])
+        assert list(schedules()) == ["nightly-esn"]
+
+        (spec,) = [one for one in registration.read_deployment_file().deployments if one.name == "backup-and-verify"]
+        later = spec.model_copy(update={"schedules": (spec.schedules[0].model_copy(update={"cron": "0 3 * * *"}),)})
+        with get_client(sync_client=True) as client:
+            registration._upsert_deployment(client, later, ["esn"])
+        moved = schedules()["nightly-esn"]
+        assert moved.schedule.cron == "0 3 * * *"  # type: ignore[union-attr]
+        assert moved.created > before["nightly-esn"].created  # type: ignore[operator]
+        assert not moved.active
+        with get_client(sync_client=True) as client:
+            client.update_deployment_schedule(mine.deployment_id, moved.id, active=True)
+        registration.register(["esn", "other"])
+
+    def test_nights_are_owed_since_a_schedule_stands(self) -> None:
+        from uuid import uuid4
+
+        from prefect.client.schemas.objects import DeploymentSchedule
+        from prefect.client.schemas.schedules import CronSchedule
+
+        now = datetime(2026, 3, 10, 12, 0, tzinfo=UTC)
+
+        def owed(stands: timedelta) -> list[datetime]:
+            rule = CronSchedule(cron="0 2 * * *", timezone="UTC")
+            stood = DeploymentSchedule(deployment_id=uuid4(), schedule=rule, created=now - stands)
+            return [moment for moment in schedule_steps._due(stood, now) if moment <= now]
+
+        nights = [datetime(2026, 3, day, 2, 0, tzinfo=UTC) for day in (9, 10)]
+        assert owed(timedelta(days=90)) == nights
+        assert owed(timedelta(hours=20)) == nights[1:]
+        assert owed(timedelta(hours=1)) == []
 
     def test_a_run_counts_for_its_own_platform(self, schedule: object, monkeypatch: pytest.MonkeyPatch) -> None:
         from prefect.client.orchestration import get_client

@@ -90,6 +90,17 @@ class TestAlone:
     def test_every_form_is_known(self, secret: str) -> None:
         assert redact(f"a {secret} b") == f"a {HIDDEN} b"
 
+    @pytest.mark.parametrize(
+        "variable",
+        ["PREFECT_API_AUTH_STRING", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"],
+    )
+    def test_what_clients_take_from_the_environment_is_known(
+        self, variable: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv(variable, f"marked:of {variable}/x")
+        redaction.hide(a_platform())
+        assert redact(f"a marked:of {variable}/x b, marked%3Aof%20{variable}%2Fx") == f"a {HIDDEN} b, {HIDDEN}"
+
     def test_words_are_left_alone(self) -> None:
         text = "the database esn_db of platform esn at chat.example"
         assert redact(text) == text

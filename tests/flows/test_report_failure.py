@@ -1,16 +1,19 @@
-from uuid import UUID
+from datetime import UTC, datetime, timedelta
+from uuid import UUID, uuid4
 
 import pytest
-from engine_double import Engine, failing
+from engine_double import Engine, a_platform, failing
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.states import Crashed, Late
 
 from flows.backup_and_verify import backup_and_verify
 from flows.report_failure import report_failure
+from keepwell.backup.freshness import ScheduleFacts
+from keepwell.backup.report import FailureFacts
 from keepwell.errors import ServiceUnavailable, VerificationFailed
 from keepwell.verdict import Verdict
-from tasks import failure_steps
+from tasks import check_steps, evidence_steps, failure_steps
 
 
 def a_failed_run(engine: Engine, message: str = "The dump is short.") -> UUID:
@@ -77,3 +80,64 @@ def test_a_message_that_nobody_took_is_a_failure(engine: Engine) -> None:
     engine.channels = (False,)
     assert report(a_failed_run(engine)).is_failed()
     assert len(engine.sent) == 1
+
+
+def check(engine: Engine) -> str | None:
+    """One check by its steps; what it told people, if anything."""
+    now = datetime.now(UTC)
+    schedule = ScheduleFacts(deployed=True, active=True, next_at=now + timedelta(hours=1))
+    judgement = check_steps.judge.fn("esn", schedule)
+    delivery = engine.send(a_platform().notify, judgement.message) if judgement.message else None
+    evidence_steps.keep_evidence(a_platform(), check_steps.note_delivery(judgement, delivery))
+    return judgement.message.title if judgement.message else None
+
+
+def fail_to_check() -> None:
+    """A check that failed, as its report records it."""
+    facts = FailureFacts(
+        platform="esn",
+        procedure="check-backups",
+        run_name="check-backups/esn",
+        state="Failed",
+        cause="The store is away.",
+        safe="not known",
+        next_command="keepwell run check-backups",
+    )
+    failure_steps._keep(a_platform(), uuid4(), facts)
+
+
+class TestWhatPeopleKnowOutlivesACheckThatFailed:
+    """Its report's evidence is the memory of the next check."""
+
+    def test_what_was_told_is_neither_repeated_early_nor_begun_anew(self, engine: Engine) -> None:
+        engine.add_set(timedelta(hours=30))
+        assert check(engine) == "esn: backups need you"
+        known = engine.evidence("DAILY-5")
+        fail_to_check()
+        fail_to_check()
+        assert check(engine) is None
+        now_known = engine.evidence("DAILY-5")
+        assert (now_known.bad_since, now_known.told_at) == (known.bad_since, known.told_at)
+
+    def test_what_is_new_is_told_all_the_same(self, engine: Engine) -> None:
+        engine.add_set(timedelta(hours=30))
+        check(engine)
+        fail_to_check()
+        engine.add_set(timedelta(hours=29), reached="complete", stopped_by=Verdict.ALERT)
+        assert check(engine) == "esn: backups need you"
+
+    def test_that_it_is_over_is_told_once(self, engine: Engine) -> None:
+        engine.add_set(timedelta(hours=30))
+        check(engine)
+        fail_to_check()
+        engine.add_set()
+        assert check(engine) == "esn: backups are fine again"
+        assert check(engine) is None
+
+    def test_what_nobody_was_told_is_not_taken_for_told(self, engine: Engine) -> None:
+        fail_to_check()
+        failed = engine.evidence("DAILY-5")
+        assert (failed.bad_since, failed.told_at) == (failed.started_at, None)
+        engine.add_set(timedelta(hours=30))
+        assert check(engine) == "esn: backups need you"
+        assert engine.evidence("DAILY-5").bad_since == failed.bad_since

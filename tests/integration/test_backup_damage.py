@@ -21,6 +21,7 @@ from backup_sets import (
     download_archive,
     failed_level,
     part_of,
+    proof_of,
     prove,
     read_content,
     replace_content,
@@ -528,7 +529,7 @@ def test_bytes_behind_a_sealed_stream_are_found_though_the_manifest_agrees(prove
 
 
 def test_a_damaged_proof_record_proves_nothing(proven: Proven, copied: Manifest) -> None:
-    genuine = proven.proof.model_copy(update={"backup_id": copied.backup_id})
+    genuine = proof_of(proven.store, copied, proven.proof)
     proofs = layout.proofs_folder(copied.backup_id)
     proven.store.put_signed(f"{proofs}1.json", genuine.to_json()[:-30])
     document = json.loads(genuine.to_json())
@@ -546,9 +547,8 @@ def test_another_sets_proof_proves_nothing(proven: Proven, copied: Manifest) -> 
 
 
 def test_damage_found_later_counts_more_than_an_earlier_proof(proven: Proven, copied: Manifest) -> None:
-    earlier = proven.proof.model_copy(
-        update={"backup_id": copied.backup_id, "finished_at": proven.proof.finished_at - timedelta(hours=1)}
-    )
+    made = proof_of(proven.store, copied, proven.proof)
+    earlier = made.model_copy(update={"finished_at": made.finished_at - timedelta(hours=1)})
     proven.store.put_signed(f"{layout.proofs_folder(copied.backup_id)}1.json", earlier.to_json())
     assert read_entry(proven.store, copied.backup_id).is_proven("serving")
     proven.store.delete([folder_of(copied) + part_of(copied, "public.notes").name])

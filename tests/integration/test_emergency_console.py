@@ -58,6 +58,11 @@ def test_doctor_and_backups_work_without_the_orchestrator(
             ended = subprocess.run(call, env=environment, capture_output=True, check=False, timeout=120)
             return ended.returncode, json.loads(ended.stdout)
 
+        made = keepwell(
+            "keys", "make", f"--directory={tmp_path}", f"--offline-identity-file={tmp_path / 'offline.txt'}"
+        )
+        with (tmp_path / "keepwell.toml").open("a") as file:
+            file.write(made[1]["data"]["lines"])
         code, examined = keepwell("doctor")
         assert (code, examined["verdict"]) == (0, "warn"), examined
         assert keepwell("backup", "list")[0] == 1  # no backup yet is nothing to be calm about
@@ -67,6 +72,7 @@ def test_doctor_and_backups_work_without_the_orchestrator(
         code, listed = keepwell("backup", "list")
         assert (code, [entry["backup_id"] for entry in listed["data"]["backups"]]) == (0, [backup_id])
         assert keepwell("backup", "verify", backup_id)[1]["data"]["proven"]
+        assert len(keepwell("backup", "show")[1]["data"]["manifest"]["sealed_for"]) == 2
         try:
             code, restored = keepwell("backup", "restore", "newest-proven", "--into", f"{database}_copy")
             assert (code, restored["data"]["rows"]) == (0, 7)

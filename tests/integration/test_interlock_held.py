@@ -19,7 +19,7 @@ from keepwell.backup import layout
 from keepwell.backup.catalogue import read_catalogue
 from keepwell.backup.create import create_backup
 from keepwell.backup.progress import silent
-from keepwell.errors import Busy, LockTimeout, is_transient
+from keepwell.errors import Busy, LockTimeout, ServiceUnavailable, is_transient
 from keepwell.holding import hold_platform
 from keepwell.interlock import Holder, Procedure
 from keepwell.objectstore.lease import LEASES, keep_lease, read_leases
@@ -138,10 +138,10 @@ def test_the_place_and_the_lease_are_given_back_with_the_block(platform: Platfor
 def test_a_nested_procedure_with_its_parents_token_is_not_in_its_own_way(platform: Platform, store: Store) -> None:
     at_once = waiting(platform, 0)
     with (
-        hold_platform(at_once, store, Procedure.RESTORE) as token,
-        hold_platform(at_once, store, Procedure.BACKUP, token=token) as nested,
+        hold_platform(at_once, store, Procedure.RESTORE) as hold,
+        hold_platform(at_once, store, Procedure.BACKUP, token=hold.token) as nested,
     ):
-        assert nested == token
+        assert nested.token == hold.token
 
 
 def test_platforms_do_not_stand_in_each_others_way(platform: Platform, store: Store) -> None:
@@ -172,6 +172,58 @@ def test_a_killed_holders_place_is_free_at_once_though_its_lease_is_still_there(
     assert len(read_leases(store, datetime.now(UTC))) == 1
     with hold_platform(platform, store, Procedure.BACKUP):
         pass
+
+
+def end_interlock_sessions(server: Server) -> None:
+    """As a restart of the database does."""
+    with server.connect() as connection:
+        ended = connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'keepwell interlock %'"
+        ).fetchall()
+    assert ended
+
+
+def test_a_place_that_is_still_there_is_not_taken_again(platform: Platform, store: Store) -> None:
+    with hold_platform(platform, store, Procedure.BACKUP) as hold:
+        assert not hold.renew()
+
+
+def test_a_place_that_was_lost_is_taken_again_and_the_block_ends_well(
+    platform: Platform, store: Store, server: Server
+) -> None:
+    with hold_platform(platform, store, Procedure.BACKUP) as hold:
+        end_interlock_sessions(server)
+        assert hold.renew()
+        with (
+            pytest.raises(Busy, match="a backup is at work"),
+            hold_platform(waiting(platform, 0), store, Procedure.RESTORE),
+        ):
+            pytest.fail("both hold the platform")
+        assert [lease.token for lease in read_leases(store, datetime.now(UTC))] == [hold.token]
+    with hold_platform(waiting(platform, 0), store, Procedure.RESTORE):
+        pass
+
+
+def lose_to_a_restore(platform: Platform, store: Store, server: Server) -> None:
+    """Within a backup's block, its place goes and a restore gets its turn."""
+    with hold_platform(waiting(platform, 0), store, Procedure.BACKUP) as hold:
+        end_interlock_sessions(server)
+        with hold_platform(platform, store, Procedure.RESTORE):
+            with pytest.raises(Busy, match="A backup cannot start: a restore is at work"):
+                hold.renew()
+            hold.require_held()
+
+
+def test_a_place_that_was_lost_to_somebody_else_is_not_taken_from_them(
+    platform: Platform, store: Store, server: Server
+) -> None:
+    with pytest.raises(ServiceUnavailable, match="could not be taken again"):
+        lose_to_a_restore(platform, store, server)
+
+
+def test_a_place_that_was_lost_unnoticed_fails_the_block(platform: Platform, store: Store, server: Server) -> None:
+    with pytest.raises(ServiceUnavailable), hold_platform(platform, store, Procedure.BACKUP):
+        end_interlock_sessions(server)
 
 
 def test_a_lease_of_another_server_stands_in_the_way_until_it_runs_out(platform: Platform, store: Store) -> None:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import time
 import tracemalloc
 from base64 import b64decode, b64encode
@@ -484,6 +486,22 @@ def test_a_login_that_may_not_read_keys_whole_is_refused_early(case: Case) -> No
     assert len(records) == 34
     assert {record.type for record in records if record.digest is None} == {"stream"}
     assert {record.unproven for record in records} == {"", "XINFO is not allowed or not known"}
+
+
+def test_the_page_on_restoring_brings_every_key_back(case: Case, tmp_path: Path) -> None:
+    content = read_content(case.store, case.manifest, part_of(case.manifest, layout.CACHE_KEYS))
+    page = case.store.get_bytes(layout.set_folder(case.manifest.backup_id) + layout.RESTORE_PAGE).decode()
+    code = page.partition("```python\n")[2].partition("```")[0]
+    (tmp_path / layout.CACHE_KEYS).write_bytes(content)
+    (tmp_path / "restore.py").write_text(code.replace("redis.Redis(", "redis.Redis(unix_socket_path=SOCKET, "))
+    with throwaway_cache(find_cache_programs()[0], tmp_path, databases=16) as socket:
+        script = f"SOCKET = {socket!r}\n" + (tmp_path / "restore.py").read_text()
+        subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
+        for number in (0, 7):
+            with redis.Redis(unix_socket_path=socket, db=number) as client:
+                assert client.dbsize() == 17
+                assert client.pexpiretime(SECRET_NAME) == FAR_MS
+                assert client.get("string") == b"\x00\xff binary"
 
 
 def test_a_cluster_is_refused_rather_than_kept_in_part(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:

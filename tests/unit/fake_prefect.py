@@ -20,6 +20,8 @@ class FakePrefect:
     url: str = ""
     deployments: list[dict[str, Any]] = field(default_factory=list)
     workers: list[dict[str, Any]] = field(default_factory=list)
+    has_pool: bool = True
+    queues: dict[str, str] = field(default_factory=lambda: {"procedures": "READY", "watch": "READY"})
     # One state per look at the run; the last one stays.
     states: list[str] = field(default_factory=lambda: ["PENDING", "RUNNING", "COMPLETED"])
     lines: list[tuple[str, int, str]] = field(default_factory=list)
@@ -41,7 +43,10 @@ class FakePrefect:
             "/health": lambda: True,
             "/admin/version": lambda: "3.8.8",
             "/deployments/filter": lambda: self.deployments,
-            "/work_pools/keepwell/workers/filter": lambda: self.workers,
+            "/work_pools/keepwell/workers/filter": lambda: self.workers if self.has_pool else None,
+            "/work_pools/keepwell/queues/filter": lambda: [
+                {"name": name, "status": status} for name, status in self.queues.items()
+            ],
             "/deployments/d1/create_flow_run": lambda: self._create(body),
             "/task_runs/filter": lambda: [
                 {"id": "t1", "name": "dump-0", "state_type": "COMPLETED", "state_name": "Completed"}
@@ -79,6 +84,7 @@ class FakePrefect:
 def deployment(name: str = "backup-and-verify", **changes: Any) -> dict[str, Any]:
     schema = {"properties": {"platform": {"type": "string"}}}
     known = {"id": "d1", "name": name, "paused": False, "work_pool_name": "keepwell", "parameters": {}}
+    known |= {"work_queue_name": "procedures"}
     return known | {"parameter_openapi_schema": schema} | changes
 
 

@@ -19,6 +19,7 @@ GOLDEN = Manifest.from_json((Path(__file__).parent.parent / "cases" / "manifest-
 def proof(*verdicts: Verdict) -> Proof:
     return Proof(
         backup_id=GOLDEN.backup_id,
+        manifest_sha256="0" * 64,
         started_at=GOLDEN.finished_at,
         finished_at=GOLDEN.finished_at + timedelta(seconds=9),
         levels=tuple(

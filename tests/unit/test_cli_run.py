@@ -114,6 +114,14 @@ def test_a_missing_worker_is_told_beforehand(server: FakePrefect, workers: list[
     assert says in _run("backup-and-verify", "--no-watch")[2]
 
 
+def test_a_worker_for_other_queues_only_is_told_beforehand(server: FakePrefect) -> None:
+    server.queues["procedures"] = "NOT_READY"
+    told = _run("backup-and-verify", "--no-watch")[2]
+    assert "No worker polls the queue procedures of pool keepwell." in told
+    server.queues["procedures"] = "READY"
+    assert "No worker" not in _run("backup-and-verify", "--no-watch")[2]
+
+
 def test_a_run_that_no_worker_takes_is_given_up(server: FakePrefect, watched: tuple[Watch, list[str]]) -> None:
     server.workers, server.states = [], ["SCHEDULED"]
     with pytest.raises(ServiceUnavailable, match="No worker has ever polled"):
@@ -234,7 +242,7 @@ def test_parameters_without_a_name_or_value(text: str) -> None:
 def test_no_deployment_at_all() -> None:
     with pytest.raises(ConfigurationError) as caught:
         choose_deployment("x", [])
-    assert "deploy" in caught.value.hint
+    assert "`python -m deployments.register --platform NAME`" in caught.value.hint
     with pytest.raises(ConfigurationError) as caught:
         choose_deployment("zzz", [Deployment(id="1", name="backup-and-verify")])
     assert "There are: backup-and-verify." in caught.value.hint

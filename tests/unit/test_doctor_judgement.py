@@ -7,22 +7,33 @@ from pathlib import Path
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError, SSLError
 from fake_prefect import deployment, fake_prefect, worker
+from pydantic import SecretStr
 
-from keepwell.doctor import Group, examine
+from keepwell.doctor import GROUPS, Group, examine
 from keepwell.doctor.clock import judge_clock
 from keepwell.doctor.database import examine_database
 from keepwell.doctor.outcome import guarded, ok
 from keepwell.doctor.store import examine_store, store_hint
-from keepwell.doctor.surroundings import examine_messages, examine_orchestrator, examine_uploads, judge_workers
+from keepwell.doctor.surroundings import (
+    examine_keys,
+    examine_messages,
+    examine_orchestrator,
+    examine_uploads,
+    judge_queues,
+    judge_workers,
+)
 from keepwell.errors import ConfigurationError, KeepwellError, ServiceUnavailable
+from keepwell.keyring import make_key_files, read_identities
 from keepwell.objectstore.store import translate
-from keepwell.orchestrator import Worker
+from keepwell.orchestrator import Queue, Worker
+from keepwell.sealing import make_identity
 from keepwell.settings import (
     BucketSettings,
     DatabaseSettings,
     NotifySettings,
     OrchestratorSettings,
     Platform,
+    SealingSettings,
     UploadsSettings,
 )
 from keepwell.verdict import Finding, Verdict
@@ -168,6 +179,39 @@ def test_a_store_out_of_reach() -> None:
     assert "hush" not in repr(found)
 
 
+# Keys.
+
+
+def test_keys_that_hold_are_fine_and_looked_at_by_every_examination(tmp_path: Path) -> None:
+    keys = make_key_files(tmp_path)
+    settings = SealingSettings(
+        recipients=(keys.recipient, make_identity()[1]),
+        identities=tuple(SecretStr(str(identity)) for identity in read_identities(keys.identities_file)),
+        identities_file=keys.identities_file,
+        signing_key=SecretStr(keys.signing_key_file.read_text()),
+        signing_key_file=keys.signing_key_file,
+    )
+    assert set(_verdicts(examine_keys(_platform(sealing=settings))).values()) == {Verdict.OK}
+    keys.signing_key_file.chmod(0o644)
+    found = {f.name: f for f in examine(_platform(sealing=settings), [g for g in GROUPS if g.name == "keys"])}
+    assert found["signing.key"].verdict is Verdict.ALERT
+    assert found["signing.key"].hint.startswith("chmod 600")
+    assert {f.verdict for f in found.values() if f.name != "signing.key"} == {Verdict.OK}
+
+
+def test_without_keys_and_without_sealing() -> None:
+    missing = _verdicts(examine_keys(_platform(sealing=SealingSettings())))
+    assert missing == dict.fromkeys(("recipients", "identity", "offline recipient", "signing key"), Verdict.ALERT)
+    assert _verdicts(examine_keys(_platform(sealing=SealingSettings(mode="none")))) == {"sealing": Verdict.WARN}
+
+
+def test_a_key_that_cannot_be_read_is_a_finding_and_not_shown() -> None:
+    broken = SealingSettings(identities=(SecretStr("marked-secret"),))
+    (found,) = examine_keys(_platform(sealing=broken))
+    assert (found.name, found.verdict) == ("keys", Verdict.ALERT)
+    assert "marked-secret" not in found.message + found.hint
+
+
 # Uploads and messages.
 
 
@@ -222,7 +266,10 @@ def test_an_orchestrator_that_is_well_and_one_that_is_not() -> None:
     with fake_prefect() as server:
         platform = _platform(orchestrator=OrchestratorSettings(api_url=server.url))
         well = {"orchestrator": Verdict.OK, "worker": Verdict.OK, "deployment backup-and-verify": Verdict.OK}
-        assert _verdicts(examine_orchestrator(platform)) == well
+        assert _verdicts(examine_orchestrator(platform)) == well | {"queues": Verdict.OK}
+        # The worker that is online is the watch's, on another machine.
+        server.queues["procedures"] = "NOT_READY"
+        assert _verdicts(examine_orchestrator(platform)) == well | {"queues": Verdict.ALERT}
         server.last_run = server._run("CRASHED")
         server.workers = [worker(status="OFFLINE")]
         ill = {"worker": Verdict.ALERT, "deployment backup-and-verify": Verdict.ALERT}
@@ -231,6 +278,15 @@ def test_an_orchestrator_that_is_well_and_one_that_is_not() -> None:
         assert _verdicts(examine_orchestrator(platform))["deployment backup-and-verify"] is Verdict.WARN
         server.deployments = []
         assert _verdicts(examine_orchestrator(platform))["deployments"] is Verdict.ALERT
+
+
+def test_a_server_that_nothing_was_registered_with_gets_the_command_that_does_it() -> None:
+    with fake_prefect() as server:
+        server.deployments, server.has_pool = [], False
+        platform = _platform(orchestrator=OrchestratorSettings(api_url=server.url))
+        hints = {finding.name: finding.hint for finding in examine_orchestrator(platform)}
+    for name in ("worker", "deployments"):
+        assert hints[name] == "Register pool and deployments: `python -m deployments.register --platform NAME`."
 
 
 @pytest.mark.parametrize(
@@ -243,5 +299,21 @@ def test_an_orchestrator_that_is_well_and_one_that_is_not() -> None:
 )
 def test_workers(workers: list[Worker], verdict: str, says: str) -> None:
     finding = judge_workers(workers, "keepwell", NOW)
+    assert finding.verdict.value == verdict
+    assert says in finding.message
+
+
+@pytest.mark.parametrize(
+    ("queues", "verdict", "says"),
+    [
+        ({"procedures": "READY", "watch": "READY", "default": "NOT_READY"}, "ok", "procedures, watch"),
+        ({"procedures": "NOT_READY", "watch": "READY"}, "alert", "No worker polls procedures of pool keepwell"),
+        ({"procedures": "PAUSED", "watch": "READY"}, "alert", "Paused: procedures"),
+        ({"watch": "READY"}, "alert", "No worker polls procedures"),
+    ],
+)
+def test_queues(queues: dict[str, str], verdict: str, says: str) -> None:
+    known = [Queue(name=name, status=status) for name, status in queues.items()]
+    finding = judge_queues(known, {"procedures", "watch"}, "keepwell")
     assert finding.verdict.value == verdict
     assert says in finding.message

@@ -11,9 +11,15 @@ from keepwell.cli import init as init_module
 from keepwell.cli.main import app
 from keepwell.cli.platform_file import known_keys, render_platform_file
 from keepwell.errors import ConfigurationError
+from keepwell.keyring import judge_keys, make_key_files, read_identities
+from keepwell.sealing import load_seal, make_identity, public_of, require_able_to_seal
 from keepwell.settings import Platform, load_platform
+from keepwell.verdict import Verdict
 
-REQUIRED = ("--name", "esn", "--database-name", "esn_db", "--database-user", "backup", "--bucket", "backups")
+DESCRIBED = ("--name", "esn", "--database-name", "esn_db", "--database-user", "backup", "--bucket", "backups")
+OFFLINE = make_identity()[1]
+REQUIRED = (*DESCRIBED, "--offline-recipient", OFFLINE)
+WRITTEN = ["keepwell.toml", "keys"]
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +45,7 @@ def test_the_file_loads_and_is_private(folder: Path) -> None:
     assert (platform.name, platform.database.port, platform.database.user) == ("esn", 5433, "backup")
     assert platform.redis is not None
     assert platform.redis.host == "cache"
-    assert [path.name for path in folder.iterdir()] == ["keepwell.toml"]
+    assert sorted(path.name for path in folder.iterdir()) == WRITTEN
 
 
 def test_the_minimal_file_means_the_defaults() -> None:
@@ -169,18 +175,87 @@ def test_values_are_quoted_for_toml() -> None:
     assert values["database"]["user"] == "ü"
 
 
-def test_answers_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("offline", [f"{OFFLINE}\n", "\noffline.txt\n"])
+def test_answers_on_a_terminal(monkeypatch: pytest.MonkeyPatch, offline: str) -> None:
     monkeypatch.setattr("keepwell.cli.console.is_interactive", lambda: True)
-    typed = "esn\n\n5433\nesn_db\nbackup\n\nbackups\nhttp://127.0.0.1:9\n\n\n"
+    typed = f"esn\n\n5433\nesn_db\nbackup\n\nbackups\nhttp://127.0.0.1:9\n\n\n{offline}"
     result = CliRunner().invoke(app, ["init"], input=typed)
     assert result.exit_code == 0, result.stderr
+    assert "has lost every backup" in result.stderr
     platform = load_platform()
+    assert len(platform.sealing.recipients) == 2
     assert (platform.database.host, platform.database.port, platform.bucket.name) == ("127.0.0.1", 5433, "backups")
 
 
 def test_nothing_is_asked_with_yes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("keepwell.cli.console.is_interactive", lambda: True)
     assert _init(*REQUIRED, "--yes").exit_code == 0
+
+
+def test_the_keys_can_seal_sign_and_open_and_are_private(folder: Path) -> None:
+    result = _init(*REQUIRED)
+    sealing = load_platform().sealing
+    require_able_to_seal(sealing, load_seal(sealing))
+    assert OFFLINE in sealing.recipients
+    assert {finding.verdict for finding in judge_keys(sealing)} == {Verdict.OK}
+    for file in (folder / "keys").iterdir():
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        assert file.read_text().split()[-1] not in result.output
+    assert "has lost every backup" in result.stdout
+
+
+def test_an_offline_key_is_made_to_be_taken_away(folder: Path) -> None:
+    assert _init(*DESCRIBED, "--offline-identity-file", "offline.txt").exit_code == 0
+    sealing = load_platform().sealing
+    (offline,) = read_identities(folder / "offline.txt")
+    assert sealing.recipients[1] == public_of(offline)
+    assert sealing.trusted_signers[0] in (folder / "offline.txt").read_text()
+    (folder / "offline.txt").unlink()
+    assert {finding.verdict for finding in judge_keys(load_platform().sealing)} == {Verdict.OK}
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ((), "--no-sealing"),
+        (("--offline-recipient", OFFLINE, "--offline-identity-file", "off.txt"), "which offline key"),
+        (("--offline-recipient", "age1nonsense"), "no age public key"),
+        (("--offline-recipient", OFFLINE, "--no-sealing"), "Leave one of them out"),
+        (("--offline-identity-file", "no/such/folder/off.txt"), "no folder"),
+    ],
+)
+def test_without_one_offline_key_nothing_is_written(folder: Path, flags: tuple[str, ...], said: str) -> None:
+    result = _init(*DESCRIBED, *flags)
+    assert result.exit_code == 1
+    assert said in result.stderr
+    assert list(folder.iterdir()) == []
+
+
+def test_an_offline_key_that_is_there_is_not_overwritten(folder: Path) -> None:
+    (folder / "off.txt").write_text("needed")
+    assert _init(*DESCRIBED, "--offline-identity-file", "off.txt").exit_code == 1
+    assert [(path.name, path.read_text()) for path in folder.iterdir()] == [("off.txt", "needed")]
+
+
+def test_a_trial_is_unsealed_and_says_so(folder: Path) -> None:
+    result = _init(*DESCRIBED, "--no-sealing")
+    assert result.exit_code == 0
+    assert "NOT SEALED" in result.stdout
+    assert load_platform().sealing.mode == "none"
+    assert [path.name for path in folder.iterdir()] == ["keepwell.toml"]
+
+
+def test_keys_that_are_there_are_kept_and_used(folder: Path) -> None:
+    """A run that was killed before the file was written, or a file that is written anew."""
+    keys = make_key_files(folder / "kept")
+    content = keys.identities_file.read_bytes(), keys.signing_key_file.read_bytes()
+    assert _init(*REQUIRED, "--keys-directory", "kept").exit_code == 0
+    sealing = load_platform().sealing
+    assert sealing.recipients == (keys.recipient, OFFLINE)
+    assert sealing.trusted_signers == (keys.signer,)
+    assert (keys.identities_file.read_bytes(), keys.signing_key_file.read_bytes()) == content
+    result = _init(*DESCRIBED, "--keys-directory", "kept", "--offline-recipient", keys.recipient, "--force")
+    assert "this machine's own key" in result.stderr
 
 
 def test_every_answer_is_a_key_of_the_settings() -> None:

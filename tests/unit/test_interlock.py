@@ -9,7 +9,7 @@ from keepwell.errors import Busy, is_transient
 from keepwell.interlock import Holder, Procedure, acquire, find_conflicts
 
 SINCE = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-BACKUP, RESTORE = Procedure.BACKUP, Procedure.RESTORE
+BACKUP, RESTORE, EXPIRE, VERIFY = Procedure.BACKUP, Procedure.RESTORE, Procedure.EXPIRE, Procedure.VERIFY
 
 
 def held(procedure: Procedure, token: str = "other") -> Holder:
@@ -24,6 +24,11 @@ def held(procedure: Procedure, token: str = "other") -> Holder:
         (BACKUP, [held(RESTORE)], ["other"]),
         (RESTORE, [held(BACKUP)], ["other"]),
         (RESTORE, [held(RESTORE)], ["other"]),
+        *((EXPIRE, [held(other)], ["other"]) for other in Procedure),
+        *((other, [held(EXPIRE)], ["other"]) for other in Procedure),
+        (VERIFY, [held(BACKUP, "a"), held(RESTORE, "b"), held(VERIFY, "c")], []),
+        (BACKUP, [held(VERIFY)], []),
+        (RESTORE, [held(VERIFY)], []),
         (BACKUP, [held(RESTORE, "mine")], []),
         (BACKUP, [held(RESTORE, "mine"), held(BACKUP, "a"), held(RESTORE, "b")], ["a", "b"]),
     ],
@@ -67,6 +72,16 @@ def test_it_waits_until_the_way_is_free_and_tells_once(monkeypatch: pytest.Monke
     locks, told = FakeLocks([held(RESTORE)], [held(RESTORE)], []), []
     acquire(locks, BACKUP, token="mine", wait_seconds=60, on_wait=told.append)
     assert (locks.taken, told) == ([BACKUP], [held(RESTORE)])
+
+
+def test_locks_keep_their_numbers() -> None:
+    """Another release may be at work on the same platform: a procedure's place in the list is its lock's number."""
+    assert list(Procedure)[:4] == [BACKUP, RESTORE, EXPIRE, VERIFY]
+
+
+def test_procedures_have_their_article() -> None:
+    named = [procedure.named for procedure in Procedure]
+    assert named[:4] == ["a backup", "a restore", "an expiry", "a verification"]
 
 
 def test_it_gives_up_in_time_and_says_who_and_since_when() -> None:

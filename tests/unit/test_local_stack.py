@@ -9,14 +9,22 @@ from pathlib import Path
 
 import pytest
 
-from deployments.local import lifecycle, objectstore_server, platform_file, postgres_cluster, processes, redis_server
+from deployments.local import (
+    lifecycle,
+    objectstore_server,
+    orchestrator,
+    platform_file,
+    postgres_cluster,
+    processes,
+    redis_server,
+)
 from deployments.local.parts import Part, in_start_order, leave_out, startable, stoppable, with_environment
 from deployments.local.ports import choose_ports, find_free_port, is_free
 from deployments.local.probes import always
 from deployments.local.processes import ProcessIdentity
 from deployments.local.restarts import MOST_QUICK_FAILURES, SETTLED_SECONDS, decide_restart
 from deployments.local.stack import StackOptions, plan_stack, prepare_state
-from deployments.local.state import MARKER_VARIABLE, StateFolder
+from deployments.local.state import MARKER_VARIABLE, StateFolder, write_private
 from keepwell.command import Command
 from keepwell.errors import ConfigurationError, ServiceUnavailable
 from keepwell.postgres.binaries import Binaries
@@ -258,6 +266,32 @@ class TestWholeStack:
         text = state.platform_file.read_text()
         assert state.secret("production-password") not in text
         assert len(tomllib.loads(text)["backup"]["smoke_queries"]) == 3
+
+    def test_a_login_that_was_put_there_is_asked_for_and_known_to_all_who_need_it(
+        self, state: StateFolder, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def known_to() -> dict[str, set[str]]:
+            environments = {one.name: one.build().environment for one in plan_stack(state, StackOptions())}
+            return {
+                name: {variable for variable in environment if "AUTH_STRING" in variable}
+                for name, environment in environments.items()
+                if any("AUTH_STRING" in variable for variable in environment)
+            }
+
+        monkeypatch.setenv("KEEPWELL_CONFIG", str(state.platform_file))
+        assert known_to() == {}
+        assert load_platform().orchestrator.auth_string is None
+        write_private(orchestrator.login_file(state), "operator:hush\n")
+        prepare_state(state)
+        client = {"PREFECT_API_AUTH_STRING"}
+        assert known_to() == {
+            orchestrator.SERVER: {"PREFECT_SERVER_API_AUTH_STRING"},
+            orchestrator.REGISTRATION: client,
+            orchestrator.WORKER: client,
+        }
+        login = load_platform().orchestrator.auth_string
+        assert login is not None
+        assert login.get_secret_value() == "operator:hush"
 
     @pytest.mark.parametrize(
         ("states", "verdict"),

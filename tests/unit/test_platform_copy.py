@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from backup_documents import a_cache, a_manifest, some_uploads
+from backup_documents import a_cache, some_uploads
 from pydantic import BaseModel, SecretStr
 
+from keepwell.backup.companions_page import render_companions_page
 from keepwell.backup.platform_copy import render_without_secrets
-from keepwell.backup.restore_page import render_restore_page
 from keepwell.settings import Platform, SmokeQuery, load_platform_file
 
 MARK = "marked-secret"
@@ -107,42 +107,16 @@ def test_what_is_not_configured_is_not_in_it(platform: Platform) -> None:
     assert set(tomllib.loads(render_without_secrets(bare))) & {"redis", "uploads"} == set()
 
 
-def page(**changes: Any) -> str:
-    manifest = a_manifest()
-    facts: dict[str, Any] = {
-        "backup_id": manifest.backup_id,
-        "platform": "esn",
-        "source": manifest.source,
-        "archive_major": 15,
-        "sealed": True,
-        "role_passwords": True,
-        "uploads": None,
-        "cache": None,
-    }
-    return render_restore_page(**facts | changes)
-
-
-def test_the_page_on_restoring_names_the_commands_and_what_is_not_in_the_set() -> None:
-    text = page(role_passwords=False)
-    assert "keepwell backup restore 20260302T020000Z-abcdef --into NEW_DATABASE --platform esn" in text
-    assert "age -d -i" in text
-    assert "of version 15 or newer" in text
-    assert "passwords are NOT in it" in text
-    assert "Uploaded files are not in this set" in text
-    assert "Redis is not in this set" in text
+def test_the_page_on_restoring_says_what_is_not_in_the_set() -> None:
+    text = render_companions_page(None, None, "20260302T020000Z-abcdef")
+    assert text.count("NOT in this set") == 2
     assert "restore-uploads" not in text
 
 
-def test_the_page_of_a_set_that_is_not_sealed_asks_for_no_key() -> None:
-    text = page(sealed=False)
-    assert "age -d" not in text
-    assert "by the suffixes of its name: `zstd -d FILE.zst`." in text
-
-
-def test_the_page_says_how_uploaded_files_and_keys_come_back_without_keepwell() -> None:
-    text = page(uploads=some_uploads(left_out=2), cache=a_cache())
-    assert "keepwell backup restore-uploads 20260302T020000Z-abcdef --into NEW_FOLDER --platform esn" in text
+def test_the_page_on_restoring_says_how_files_and_keys_come_back() -> None:
+    text = render_companions_page(some_uploads(left_out=2), a_cache(), "20260302T020000Z-abcdef")
+    assert "keepwell backup restore-uploads 20260302T020000Z-abcdef --into NEW_FOLDER" in text
     assert "2 entries of the folder could not be included" in text
     assert "one key of Valkey 9.1.2" in text
-    (code,) = [part for part in text.split("\n\n") if "import base64" in part]
-    compile("\n".join(line.removeprefix("       ") for line in code.splitlines()), "page", "exec")
+    assert "```sh" not in text
+    compile(text.partition("```python\n")[2].partition("```")[0], "page", "exec")

@@ -1,19 +1,25 @@
+import shlex
 import sys
 from importlib import import_module
 from importlib.machinery import PathFinder
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 import yaml
 from prefect import Flow
 from prefect.cli.deploy._models import PrefectYamlModel
+from prefect.events.actions import RunDeployment
+from prefect.events.schemas.automations import EventTrigger
 from prefect.utilities.callables import parameter_schema
 
+from deployments import register
 from deployments.automations import build_automations
-from deployments.deployment_file import DEPLOYMENT_FILE, DeploymentSpec, read_deployment_file
+from deployments.deployment_file import DEPLOYMENT_FILE, HEARTBEAT_SECONDS, POOL, DeploymentSpec, read_deployment_file
 from deployments.register import build_schedules
 from keepwell.errors import ConfigurationError
 from keepwell.guide import read_guide
+from keepwell.orchestrator import REGISTER_COMMAND, WORK_POOL
 
 ROOT = DEPLOYMENT_FILE.parent
 DEPLOYMENTS = {spec.name: spec for spec in read_deployment_file().deployments}
@@ -78,7 +84,9 @@ def write_changed(folder: Path, change: str, into: str) -> Path:
         ("enforce_parameter_schema: true", "enforce_parameters_schema: true", "enforce_parameter"),
         ("collision_strategy: ENQUEUE", "collision_strategy: CANCEL_NEW", "collision_strategy"),
         ('cron: "0 2 * * *"', 'cron: "0 2 * *"', "cron"),
-        ("job_variables: {}", "job_variables: {env: {PASSWORD: x}}", "job_variables"),
+        ('FREQUENCY: "30"}', 'FREQUENCY: "30", PASSWORD: x}', "job_variables.env.PASSWORD"),
+        ('FREQUENCY: "30"}', 'FREQUENCY: "180"}', "job_variables.env.PREFECT_FLOWS_HEARTBEAT_FREQUENCY"),
+        ('{PREFECT_FLOWS_HEARTBEAT_FREQUENCY: "30"}', "{}", "job_variables.env"),
         ("tags: [keepwell, report]", "tags: [keepwell, report, watched]", "report itself"),
         ("entrypoint: flows.report_failure.", "entrypoint: flows.check_backups.", "report_failure"),
         ("name: keepwell\npull: []", "name: keepwell\npull: [{prefect.deployments.steps.git_clone: {}}]", "pull"),
@@ -98,13 +106,53 @@ def test_each_platform_has_its_own_schedules_and_what_was_switched_off_stays_off
     ]
 
 
-def test_automations_watch_only_what_cannot_report_itself() -> None:
-    from uuid import uuid4
+IDS = {name: uuid4() for name in DEPLOYMENTS}
 
-    for automation in build_automations(uuid4()):
+
+def test_sets_expire_after_proven_backups_only_and_for_the_same_platform() -> None:
+    *_, expire = build_automations(IDS)
+    trigger, (action,) = expire.trigger, expire.actions
+    assert isinstance(trigger, EventTrigger)
+    assert trigger.expect == {"prefect.flow-run.Completed"}
+    assert trigger.match_related.model_dump() == {  # type: ignore[union-attr]
+        "prefect.resource.id": f"prefect.deployment.{IDS['backup-and-verify']}",
+        "prefect.resource.role": "deployment",
+    }
+    assert isinstance(action, RunDeployment)
+    assert action.deployment_id == IDS["expire-backups"]
+    assert action.parameters == {
+        "platform": {"__prefect_kind": "jinja", "template": "{{ flow_run.parameters.platform }}"}
+    }
+
+
+def test_automations_watch_only_what_cannot_report_itself() -> None:
+    for automation in build_automations(IDS)[:-1]:
         related = automation.trigger.match_related.model_dump()  # type: ignore[union-attr]
         assert related["prefect.resource.id"] == "prefect.tag.watched"
         assert automation.trigger.for_each == {"prefect.resource.id"}  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("spec", DEPLOYMENTS.values(), ids=DEPLOYMENTS)
+def test_a_run_beats_several_times_before_it_is_taken_for_dead(spec: DeploymentSpec) -> None:
+    silent, *_ = build_automations(IDS)
+    beat = int(spec.work_pool.job_variables.env.PREFECT_FLOWS_HEARTBEAT_FREQUENCY)
+    assert beat == HEARTBEAT_SECONDS
+    assert silent.trigger.within.total_seconds() >= 3 * beat  # type: ignore[union-attr]
+
+
+def test_what_the_console_tells_people_to_type_registers(monkeypatch: pytest.MonkeyPatch) -> None:
+    registered: list[list[str]] = []
+
+    def note(platforms: list[str]) -> register.Registered:
+        registered.append(platforms)
+        return register.Registered(1, 2, 4, 3, 3)
+
+    monkeypatch.setattr(register, "register", note)
+    interpreter, *words = shlex.split(REGISTER_COMMAND)
+    assert (interpreter, words[:2]) == ("python", ["-m", register.__name__])
+    assert register.main(words[2:]) == 0
+    assert registered == [["NAME"]]
+    assert WORK_POOL == POOL
 
 
 @pytest.mark.parametrize("folder", ["flows", "tasks", "deployments"])

@@ -1,5 +1,8 @@
+import json
 from datetime import UTC, datetime
+from pathlib import Path
 
+import jsonschema
 import pytest
 
 from keepwell.backup.proof import LEVELS, LevelOutcome, Proof, reached_level, reaches
@@ -8,6 +11,7 @@ from keepwell.verdict import Verdict
 
 NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 OK, WARN, ALERT, UNKNOWN = Verdict.OK, Verdict.WARN, Verdict.ALERT, Verdict.UNKNOWN
+SCHEMAS = Path(__file__).parents[2] / "docs" / "schemas"
 NOT_APPLICABLE = Verdict.NOT_APPLICABLE
 
 
@@ -21,6 +25,7 @@ def outcomes(*verdicts: Verdict) -> tuple[LevelOutcome, ...]:
 def proof(*verdicts: Verdict) -> Proof:
     return Proof(
         backup_id="20260102T030400Z-abcdef",
+        manifest_sha256="0" * 64,
         started_at=NOW,
         finished_at=NOW,
         levels=outcomes(*verdicts),
@@ -75,3 +80,35 @@ def test_a_level_reaches_itself_and_those_before_it_only(number: int) -> None:
 
 def test_no_level_reaches_nothing() -> None:
     assert not any(reaches(None, wanted) for wanted in LEVELS)
+
+
+def test_a_proof_of_format_1_stays_readable_and_names_no_manifest() -> None:
+    old = proof(OK, OK).model_dump(mode="json", exclude={"manifest_sha256"}) | {"format_version": 1}
+    read = Proof.from_json(json.dumps(old).encode())
+    assert (read.format_version, read.manifest_sha256, read.reached) == (1, None, "readable")
+    jsonschema.validate(old, json.loads((SCHEMAS / "proof-1.json").read_bytes()))
+    jsonschema.validate(proof(OK).model_dump(mode="json"), json.loads((SCHEMAS / "proof-2.json").read_bytes()))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"manifest_sha256": None},
+        {"format_version": 1},
+        {"manifest_sha256": "no digest"},
+        {"format_version": 3},
+    ],
+)
+def test_a_proof_that_does_not_say_what_it_was_made_for_is_damaged(changes: dict[str, object]) -> None:
+    forged = proof(OK).model_dump(mode="json") | changes
+    with pytest.raises(VerificationFailed):
+        Proof.from_json(json.dumps(forged).encode())
+
+
+def test_a_proof_speaks_of_one_set_with_one_manifest() -> None:
+    given = proof(OK)
+    assert given.is_of(given.backup_id, "0" * 64)
+    assert not given.is_of(given.backup_id, "1" * 64)
+    assert not given.is_of("20260102T030400Z-fedcba", "0" * 64)
+    old = given.model_copy(update={"format_version": 1, "manifest_sha256": None})
+    assert old.is_of(given.backup_id, "1" * 64)

@@ -1,8 +1,10 @@
+import io
 import shlex
 from datetime import timedelta
 
 import pytest
 from backup_documents import SNAPSHOT, a_cache, a_manifest, a_proof, a_table, some_uploads
+from rich.console import Console
 
 from keepwell.backup.catalogue import BackupEntry
 from keepwell.backup.freshness import Notice
@@ -15,10 +17,12 @@ from keepwell.backup.report import (
     build_restore_command,
     describe_companions,
     describe_safety,
+    describe_sealing,
     escape,
     render_backup,
     render_failure,
 )
+from keepwell.cli.backup import _show_set
 from keepwell.notify import render_body
 from keepwell.verdict import Finding, Verdict
 
@@ -216,3 +220,22 @@ def test_what_is_beside_the_database_is_told_and_so_is_what_is_not() -> None:
     page = render(whole, FINE)
     assert "1,234 uploaded files, 345 keys of Redis" in first_lines(page)[0]
     assert "except 1 named below" in first_lines(page)[0]
+
+
+def test_says_for_how_many_a_set_is_sealed_and_names_what_is_not() -> None:
+    bare = a_manifest()
+    (part,) = bare.parts
+    closed = part.model_copy(update={"name": "database/2.dat.zst.age", "encryption": "age"})
+    sealed = bare.model_copy(update={"parts": (closed,), "sealed_for": ("age1one", "age1two")})
+    assert describe_sealing(sealed) == "Sealed with age for 2 recipients"
+    assert "for recipients it does not name" in describe_sealing(sealed.model_copy(update={"sealed_for": ()}))
+    assert "- Sealed with age for 2 recipients.\n" in render(sealed, FINE)
+    assert "- NOT SEALED: whoever reads the bucket reads the data.\n" in render(bare, FINE)
+    half = sealed.model_copy(update={"parts": (part, closed)})
+    assert describe_sealing(half).startswith("ONLY 1 of 2 objects are sealed")
+
+
+def test_the_console_shows_how_a_set_is_sealed() -> None:
+    screen = Console(file=io.StringIO(), width=200)
+    _show_set(screen, a_manifest(), None)
+    assert "\nNOT SEALED: whoever reads the bucket reads the data.\n" in screen.file.getvalue()  # type: ignore[attr-defined]

@@ -11,6 +11,7 @@ from keepwell.settings import SealingSettings
 
 SETTINGS = make_sealing()
 SEAL = load_seal(SETTINGS)
+STRANGER = sealing.make_signing_key()[1]
 DOCUMENT = b'{"format_version": 2}'
 
 
@@ -76,16 +77,32 @@ def test_a_machine_that_only_reads_trusts_the_signers_it_was_told() -> None:
     assert reading.sign(DOCUMENT) is None
 
 
+def test_where_nobody_is_trusted_no_signature_counts() -> None:
+    reading = load_seal(SealingSettings())
+    with pytest.raises(VerificationFailed, match="nobody that this platform trusts"):
+        reading.require_signed(DOCUMENT, SEAL.sign(DOCUMENT), "the manifest")
+    NO_SEAL.require_signed(DOCUMENT, SEAL.sign(DOCUMENT), "the manifest")
+
+
+def test_whether_what_a_machine_writes_would_be_believed() -> None:
+    assert SEAL.is_believed
+    assert NO_SEAL.is_believed
+    assert replace(SEAL, signer=None, accept_unsigned=True).is_believed
+    assert not replace(SEAL, signer=None).is_believed
+    assert not load_seal(make_sealing(trusted_signers=(STRANGER,))).is_believed
+
+
 @pytest.mark.parametrize(
     "settings",
     [
         SealingSettings(),
+        SETTINGS.model_copy(update={"trusted_signers": (STRANGER,)}),
         SETTINGS.model_copy(update={"recipients": SETTINGS.recipients[:1]}),
         SETTINGS.model_copy(update={"recipients": SETTINGS.recipients[:1] * 2}),
         SETTINGS.model_copy(update={"signing_key": None}),
     ],
 )
-def test_nothing_is_sealed_for_one_recipient_only_or_without_a_signature(settings: SealingSettings) -> None:
+def test_nothing_is_sealed_for_one_recipient_only_or_without_a_signature_that_counts(settings: SealingSettings) -> None:
     with pytest.raises(ConfigurationError):
         sealing.require_able_to_seal(settings, load_seal(settings))
 

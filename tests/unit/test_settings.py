@@ -32,6 +32,7 @@ def test_defaults() -> None:
     assert platform.database.port == 5432
     assert platform.redis is None
     assert platform.backup.proven_level == "equal"
+    assert (platform.retention.keep_days, platform.retention.keep_newest) == (30, 3)
 
 
 def test_environment_over_secret_file_over_toml(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,6 +67,9 @@ def test_secret_files_are_read_at_every_load(folder: Path, monkeypatch: pytest.M
         ("[backup]\njbos = 2", "backup.jbos", "jobs"),
         ("[backup]\njobs = 0", "backup.jobs", ""),
         ('[backup]\nproven_level = "readable"', "backup.proven_level", ""),
+        ("[retention]\nkeep_newest = 0", "retention.keep_newest", ""),
+        ("[retention]\nkeep_days = 0", "keeps nothing but the newest", ""),
+        ("[retention]\nkeep_day = 3", "retention.keep_day", "keep_days"),
         ("[backup", "is not TOML", ""),
     ],
 )

@@ -1,0 +1,66 @@
+"""Pictures of the orchestrator's pages by a headless Chromium.
+
+python tests/screenshot.py <address of a page> <picture.png> <text to wait for>...
+"""
+
+import base64
+import json
+import shutil
+import sys
+from pathlib import Path
+
+_BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+_QUIET = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+
+
+def find_chromium() -> str | None:
+    """A browser of this machine."""
+    return next((found for name in _BROWSERS if (found := shutil.which(name))), None)
+
+
+def photograph(
+    address: str, picture: Path, waits_for: tuple[str, ...] = (), *, tab: str | None = None, login: str | None = None
+) -> str:
+    """Open a page, wait until it shows some texts, and photograph it.
+
+    Args:
+        address: Of the page.
+        picture: Where the photograph goes.
+        waits_for: Texts.
+        tab: One of the page's tabs to turn to first.
+        login: `user:password` of the orchestrator, as its own login page would remember it.
+
+    Returns:
+        The page's visible text.
+    """
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=find_chromium(), args=_QUIET)
+        try:
+            page = browser.new_page(viewport={"width": 1440, "height": 960})
+            if login:
+                remembered = json.dumps(base64.b64encode(login.encode()).decode())
+                page.add_init_script(f"localStorage.setItem('prefect-password', {remembered})")
+            page.goto(address)
+            if tab:
+                page.get_by_text(tab, exact=True).click()
+            for text in waits_for:
+                page.get_by_text(text).first.wait_for(timeout=30_000)
+            page.wait_for_timeout(1_000)
+            picture.parent.mkdir(parents=True, exist_ok=True)
+            page.screenshot(path=picture)
+            return page.locator("body").inner_text()
+        finally:
+            browser.close()
+
+
+if __name__ == "__main__":
+    photograph(sys.argv[1], Path(sys.argv[2]), tuple(sys.argv[3:]))
