@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from statistics import median
 
+from keepwell.backup import layout
 from keepwell.backup.catalogue import BackupEntry
 from keepwell.backup.freshness import Notice, is_bad
 from keepwell.backup.manifest import Manifest, Table, UploadedFiles
@@ -235,14 +236,16 @@ def _describe_cache(manifest: Manifest) -> str:
 
 def describe_sealing(manifest: Manifest) -> str:
     """How a set is sealed, in a few words: for how many recipients, or that it is not."""
-    sealed = sum(1 for part in manifest.parts if part.encryption)
+    # The page on restoring holds no data, and is there for who has no key yet.
+    parts = [part for part in manifest.parts if part.name != layout.RESTORE_PAGE]
+    sealed = sum(1 for part in parts if part.encryption)
     if not sealed:
         return "NOT SEALED: whoever reads the bucket reads the data"
     recipients = (
         f"for {len(manifest.sealed_for)} recipients" if manifest.sealed_for else "for recipients it does not name"
     )
-    if sealed < len(manifest.parts):
-        return f"ONLY {sealed} of {len(manifest.parts)} objects are sealed with age, {recipients}"
+    if sealed < len(parts):
+        return f"ONLY {sealed} of {len(parts)} objects are sealed with age, {recipients}"
     return f"Sealed with age {recipients}"
 
 
@@ -413,8 +416,8 @@ def _render_means(manifest: Manifest, proof: Proof) -> str:
             f"- Source: PostgreSQL {escape(source.server_version)}{', a standby' if source.standby else ''}.",
             f"- Written with pg_dump {escape(manifest.tools.pg_dump)}: {steps}, in all {describe_seconds(took.total)}.",
             f"- Restored on {escape(restored_on)}; kept apart: {escape(proof.isolation or 'does not apply')}.",
-            f"- Proof took {describe_seconds((proof.finished_at - proof.started_at).total_seconds())}.",
             f"- {describe_sealing(manifest)}.",
+            f"- Proof took {describe_seconds((proof.finished_at - proof.started_at).total_seconds())}.",
         ]
     )
 

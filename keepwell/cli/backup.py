@@ -176,12 +176,13 @@ def restore_uploads(
 ) -> Outcome:
     """Put the uploaded files of a backup set into a folder, each compared with its hash; needs no database."""
     from keepwell.backup.restore_uploads import restore_uploads as engine_restore_uploads
+    from keepwell.holding import hold_sets
     from keepwell.objectstore.store import open_store
     from keepwell.verdict import Verdict, worst
 
     settings = console.load_platform(platform)
     store = open_store(settings)
-    with _progress() as progress:
+    with _progress() as progress, hold_sets(settings, store):
         restored = engine_restore_uploads(store, choose(settings, store, which), into, progress)
     verdict = worst([Verdict.OK, *(finding.verdict for finding in restored.findings)])
     return Outcome(verdict, data=restored, show=lambda screen: _show_restored_uploads(screen, restored))

@@ -25,7 +25,7 @@ from keepwell.backup import cache_keys, layout
 from keepwell.backup.cache_keys import KeysChecked, check_keys, store_keys
 from keepwell.backup.catalogue import read_catalogue
 from keepwell.backup.create import create_backup
-from keepwell.backup.manifest import Manifest
+from keepwell.backup.manifest import Manifest, new_backup_id
 from keepwell.backup.progress import silent
 from keepwell.backup.read_back import SetReader
 from keepwell.cache import (
@@ -378,6 +378,7 @@ def test_it_is_kept_apart_in_whichever_way_the_machine_offers(
 
 @pytest.mark.long
 def test_many_keys_need_little_memory_on_both_ways(case: Case, tmp_path: Path) -> None:
+    other_id = new_backup_id(case.manifest.snapshot_at)
     count, value_bytes, most_bytes = 20_000, 2000, 36_000_000  # a few parts of 8 MiB are on their way at a time
     with running_redis(tmp_path) as running, redis.Redis(port=running.port, password=running.password) as client:
         pipeline = client.pipeline(transaction=False)
@@ -386,10 +387,11 @@ def test_many_keys_need_little_memory_on_both_ways(case: Case, tmp_path: Path) -
         pipeline.execute()
         pipeline.reset()
         with traced_memory() as peak, Uploads(2) as uploads:
-            stored = store_keys(settings_of(running), case.store, uploads, case.manifest.backup_id, silent, level=3)
+            stored = store_keys(settings_of(running), case.store, uploads, other_id, silent, level=3)
         assert peak() < most_bytes
     assert stored.part.content_size_bytes > count * value_bytes > most_bytes
-    manifest = case.manifest.model_copy(update={"parts": (stored.part,), "cache": stored.summary})
+    changes = {"backup_id": other_id, "parts": (stored.part,), "cache": stored.summary}
+    manifest = case.manifest.model_copy(update=changes)
     with traced_memory() as peak:
         checked = check(case, manifest, tmp_path)
     assert peak() < most_bytes

@@ -231,6 +231,8 @@ def test_says_for_how_many_a_set_is_sealed_and_names_what_is_not() -> None:
     assert "for recipients it does not name" in describe_sealing(sealed.model_copy(update={"sealed_for": ()}))
     assert "- Sealed with age for 2 recipients.\n" in render(sealed, FINE)
     assert "- NOT SEALED: whoever reads the bucket reads the data.\n" in render(bare, FINE)
+    page = part.model_copy(update={"name": "RESTORE.md"})
+    assert describe_sealing(sealed.model_copy(update={"parts": (closed, page)})) == describe_sealing(sealed)
     half = sealed.model_copy(update={"parts": (part, closed)})
     assert describe_sealing(half).startswith("ONLY 1 of 2 objects are sealed")
 
