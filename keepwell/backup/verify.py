@@ -23,7 +23,7 @@ from keepwell.errors import ConfigurationError, KeepwellError
 from keepwell.objectstore.store import Store
 from keepwell.postgres.binaries import Binaries, choose_server, find_installations
 from keepwell.postgres.connection import connect_to
-from keepwell.postgres.server import describe_isolation, throwaway_server
+from keepwell.postgres.server import database_on, describe_isolation, throwaway_server
 from keepwell.settings import Platform, ProofLevel
 from keepwell.verdict import Finding, Verdict, worst
 
@@ -145,7 +145,7 @@ class _Ladder:
         with connect_to(server) as connection:
             findings = list(rehearsal.create_like(connection, _DATABASE, self.manifest.source))
         self.target = Target(
-            rehearsal.database_on(server, _DATABASE, major=self.binaries.major),
+            database_on(server, _DATABASE, major=self.binaries.major),
             self.binaries.major,
             self.platform.backup.jobs,
         )

@@ -333,6 +333,6 @@ def _age(now: datetime, then: datetime) -> str:
 
 
 def _size(size_bytes: int) -> str:
-    from keepwell.backup.report import describe_bytes
+    from keepwell.quantities import describe_bytes
 
     return describe_bytes(size_bytes)

@@ -19,6 +19,7 @@ from functools import cache
 from pathlib import Path
 
 import psycopg
+from psycopg.conninfo import make_conninfo
 
 from keepwell import command
 from keepwell.command import Command
@@ -27,6 +28,7 @@ from keepwell.postgres.binaries import Binaries
 
 _UNPRIVILEGED_ID = 65534
 _START_SECONDS = 60
+_EVENT_TRIGGERS_SWITCH_MAJOR = 17
 _LOG_FILE = "server.log"
 # A socket's path may have 107 bytes, with the name that PostgreSQL appends.
 _SOCKET_FOLDER_LIMIT = 80
@@ -180,13 +182,17 @@ def throwaway_server(
                 death_signal=signal.SIGQUIT,
             )
         try:
-            conninfo = psycopg.conninfo.make_conninfo(
-                "", host=str(socket_folder), port=5432, user=options.superuser, dbname="postgres"
-            )
+            conninfo = make_conninfo("", host=str(socket_folder), port=5432, user=options.superuser, dbname="postgres")
             wait_until_ready(conninfo, process, log)
             yield conninfo
         finally:
             command.stop(process, polite=signal.SIGQUIT)
+
+
+def database_on(server: str, name: str, *, major: int) -> str:
+    """Connection string of one database of a scratch server, whose login triggers, if any, must not keep us out."""
+    quiet = {"options": "-c event_triggers=off"} if major >= _EVENT_TRIGGERS_SWITCH_MAJOR else {}
+    return make_conninfo(server, dbname=name, **quiet)
 
 
 def end_orphan(data_folder: Path) -> None:
