@@ -2,8 +2,10 @@
 
 PostgreSQL refuses to run as root. As root we enter a user namespace in which we are `nobody`, which needs no chown
 and works below /root; where namespaces are forbidden, the server runs as the user nobody with a folder of its own.
+A throwaway server, which runs code of others, is confined beyond that: see `keepwell.postgres.confinement`.
 """
 
+import fcntl
 import os
 import pwd
 import secrets
@@ -13,7 +15,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -25,9 +27,11 @@ from keepwell import command
 from keepwell.command import Command
 from keepwell.errors import KeepwellError, ServiceUnavailable
 from keepwell.postgres.binaries import Binaries
+from keepwell.postgres.confinement import Confinement
 
 _UNPRIVILEGED_ID = 65534
 _START_SECONDS = 60
+_STOP_SECONDS = 10
 _EVENT_TRIGGERS_SWITCH_MAJOR = 17
 _LOG_FILE = "server.log"
 # A socket's path may have 107 bytes, with the name that PostgreSQL appends.
@@ -106,13 +110,28 @@ def create_cluster(binaries: Binaries, folder: Path, options: ServerOptions) -> 
             configuration.write(f"{name} = '{value}'\n")
 
 
-def build_server_command(binaries: Binaries, folder: Path, socket_folder: Path, options: ServerOptions) -> Command:
-    """The call that runs a cluster in the foreground, with an empty environment."""
+def build_server_command(
+    binaries: Binaries,
+    folder: Path,
+    socket_folder: Path,
+    options: ServerOptions,
+    prefix: tuple[str, ...] | None = None,
+) -> Command:
+    """The call that runs a cluster in the foreground, with an empty environment.
+
+    Args:
+        binaries: Whose postgres.
+        folder: Its data folder.
+        socket_folder: Where its socket lies.
+        options: As it was created with.
+        prefix: What confines it; by default what makes it run at all, without a network where the options say so.
+    """
     listen = "127.0.0.1" if options.port else ""
     argv = [binaries.program("postgres"), "-D", str(folder), "-k", str(socket_folder)]
     argv += ["-c", f"listen_addresses={listen}", "-c", f"port={options.port or 5432}"]
     argv += ["-c", "unix_socket_permissions=0700"]
-    return Command((*unprivileged(network=options.network), *argv), {"LC_ALL": "C", "PGTZ": "UTC"})
+    before = unprivileged(network=options.network) if prefix is None else prefix
+    return Command((*before, *argv), {"LC_ALL": "C", "PGTZ": "UTC"})
 
 
 def wait_until_ready(conninfo: str, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -142,8 +161,8 @@ def throwaway_server(
 ) -> Iterator[str]:
     """A server that nobody else can reach, gone with this block, or with this process at the latest.
 
-    It has no network (a socket only), another user where we are root, and none of our environment, because
-    restoring runs the source's own code.
+    It has no network (a socket only) and none of our environment, and where the machine allows it sees no file but
+    its own and no process, because restoring runs the source's own code.
 
     Args:
         binaries: Which PostgreSQL.
@@ -173,9 +192,12 @@ def throwaway_server(
         _hand_over(socket_folder)
         create_cluster(binaries, data, options)
         log = folder / _LOG_FILE
+        confinement = confine(binaries, folder, socket_folder)
+        prefix = confinement.prefix(death_signal="QUIT") if confinement.possible else None
         with log.open("wb") as log_stream:
+            fcntl.flock(log_stream, fcntl.LOCK_EX)  # handed on to every process of the server: see _wait_until_gone
             process = command.start(
-                build_server_command(binaries, data, socket_folder, options),
+                build_server_command(binaries, data, socket_folder, options, prefix),
                 stdout=log_stream,
                 stderr=log_stream,
                 cwd=folder,
@@ -187,6 +209,35 @@ def throwaway_server(
             yield conninfo
         finally:
             command.stop(process, polite=signal.SIGQUIT)
+            _wait_until_gone(log)
+
+
+def confine(binaries: Binaries, folder: Path, socket_folder: Path, *readable: Path) -> Confinement:
+    """What a throwaway server may see, and whatever speaks to it on the dump's behalf.
+
+    Args:
+        binaries: Whose programs run.
+        folder: The server's own, as given to `throwaway_server`.
+        socket_folder: Where its socket lies.
+        readable: What else may be read, such as an archive.
+    """
+    root = folder / "view"
+    root.mkdir(exist_ok=True)
+    own, sockets = folder.resolve(), socket_folder.resolve()
+    writable = (own,) if sockets.is_relative_to(own) else (own, sockets)
+    # The programs' libraries and extensions lie beside them: …/pgsql/bin, …/pgsql/lib, …/pgsql/share.
+    return Confinement(own / root.name, writable, (binaries.folder.resolve().parent, *readable))
+
+
+def _wait_until_gone(log: Path) -> None:
+    """Wait for the last process that holds the server's log: the one that we started may end before the others."""
+    deadline = time.monotonic() + _STOP_SECONDS
+    with log.open("rb") as stream:
+        while time.monotonic() < deadline:
+            with suppress(BlockingIOError):
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            time.sleep(0.02)
 
 
 def database_on(server: str, name: str, *, major: int) -> str:
@@ -196,21 +247,25 @@ def database_on(server: str, name: str, *, major: int) -> str:
 
 
 def end_orphan(data_folder: Path) -> None:
-    """End the server of a run that died, found by its own pid file; harmless when there is none."""
-    pid_file = data_folder / "postmaster.pid"
-    if not pid_file.exists():
-        return
-    first_line = pid_file.read_text().partition("\n")[0]
-    pid = int(first_line) if first_line.isdigit() else 0
-    if pid and _runs_from(pid, data_folder):
-        os.kill(pid, signal.SIGQUIT)
-        deadline = time.monotonic() + 10
-        while _runs_from(pid, data_folder) and time.monotonic() < deadline:
-            time.sleep(0.05)
+    """End the server of a run that died, found by its data folder; harmless when there is none.
+
+    Its pid file is no help: a confined server counts its processes from one.
+    """
+    deadline = time.monotonic() + _STOP_SECONDS
+    while (left := _processes_of(data_folder)) and time.monotonic() < deadline:
+        for pid in left:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGQUIT)
+        time.sleep(0.05)
+
+
+def _processes_of(data_folder: Path) -> list[int]:
+    """The processes whose call names that folder: the server, and what it was started through."""
+    pids = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+    return [pid for pid in pids if pid != os.getpid() and _runs_from(pid, data_folder)]
 
 
 def _runs_from(pid: int, data_folder: Path) -> bool:
-    """Whether that process really is the server of that folder: pids are reused."""
     try:
         return os.fsencode(data_folder) in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
@@ -260,9 +315,15 @@ def _hand_over(path: Path) -> None:
         os.chown(path, nobody.pw_uid, nobody.pw_gid)
 
 
-def describe_isolation() -> str:
-    """How a throwaway server is kept apart on this machine, for the evidence."""
-    prefix = unprivileged(network=False)
-    user = "another user" if os.geteuid() == 0 else "this user"
-    network = "no network" if "--net" in prefix else "a socket only"
+def describe_isolation(folder: Path | None = None) -> str:
+    """How a throwaway server is kept apart on this machine, for the evidence.
+
+    Args:
+        folder: Where it lies; somewhere temporary by default.
+    """
+    place = (folder or Path(tempfile.gettempdir())).resolve()
+    if Confinement(place, (place,)).possible:
+        return "no files but its own, no other processes, no network, empty environment"
+    user = "another user" if runs_as_another_user() else "this user's files within reach"
+    network = "no network" if "--net" in unprivileged(network=False) else "a socket only"
     return f"{user}, {network}, empty environment"
