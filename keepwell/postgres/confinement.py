@@ -33,7 +33,7 @@ _SYSTEM = (
     "/etc/localtime",
     "/var/cache/postgresql",
 )
-# The script below compares paths with the kernel's list of mounts, which escapes blanks and the like.
+# The script below looks for what lies below the root in the kernel's list of mounts, which escapes blanks and the like.
 _PLAIN_PATH = re.compile(r"[\w./+,:@=-]+", re.ASCII)
 _NAMESPACES = ("--user", "--map-root-user", "--mount", "--net", "--ipc", "--pid", "--fork")
 # Arguments: the empty folder to build on, what may be read, `--`, what may be written, `--`, the program's own call.
@@ -47,12 +47,19 @@ lay() {
   mount --rbind "$1" "$root$1"
 }
 while [ "$1" != -- ]; do
-  if [ -L "$1" ] && [ -d "$1" ]; then mkdir -p "$root${1%/*}"; ln -s "$(readlink "$1")" "$root$1"; else lay "$1"; fi
+  if [ -L "$1" ] && [ -d "$1" ]; then
+    mkdir -p "$root${1%/*}"; ln -s "$(readlink "$1")" "$root$1"
+  else
+    lay "$1"; mount -o remount,bind,ro "$root$1"
+  fi
   shift
 done
 shift
-while read -r _ _ _ _ place _; do
-  case $place in "$root"/*) mount -o remount,bind,ro "$place" ;; esac
+while read -r _ _ _ _ place options _; do
+  case $place:$options in
+    *:ro | *:ro,*) ;;
+    "$root"/*) mount -o remount,bind,ro "$place" ;;  # what was mounted below the others
+  esac
 done < /proc/self/mountinfo
 while [ "$1" != -- ]; do lay "$1"; shift; done
 shift
@@ -105,9 +112,8 @@ class Confinement:
 
     @property
     def possible(self) -> bool:
-        """Whether this machine can do it, for these folders."""
-        paths = (self.root, *self.writable, *self.readable)
-        return all(_PLAIN_PATH.fullmatch(str(path)) for path in paths) and _can_confine()
+        """Whether this machine can do it, on that folder."""
+        return _PLAIN_PATH.fullmatch(str(self.root)) is not None and _can_confine()
 
 
 def _outside_of(system: Iterable[str], paths: Iterable[Path]) -> list[str]:

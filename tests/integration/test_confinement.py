@@ -159,6 +159,21 @@ def test_a_confined_program_that_is_killed_ends_at_once(tmp_path: Path) -> None:
     assert process.wait(10) == -signal.SIGKILL
 
 
+def test_what_is_mounted_below_a_readable_folder_is_read_only_too(tmp_path: Path) -> None:
+    readable, blanks, own, root = (tmp_path / name for name in ("readable", "with blanks in it", "own", "root"))
+    for folder in (readable / "mounted", blanks, own, root):
+        folder.mkdir(parents=True)
+    probe = 'touch "$1/mounted/x"; touch "$1/x"; touch "$2/x"; touch "$3/x"; ls "$1/mounted"'
+    prefix = Confinement(root, (own,), (readable, blanks)).prefix()
+    mounted = 'mount -t tmpfs keepwell "$1"; : > "$1/there"; shift; exec "$@"'
+    outer = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mounted, "sh", readable / "mounted")
+    call = [*outer, *prefix, "sh", "-c", probe, "sh", readable, blanks, own]
+    said = subprocess.run(call, capture_output=True, text=True, check=False)
+    assert said.stderr.count("Read-only file system") == 3, said.stderr
+    assert said.stdout == "there\n"
+    assert [f.name for f in (*own.iterdir(), *readable.iterdir(), *blanks.iterdir())] == ["x", "mounted"]
+
+
 @pytest.mark.parametrize("name", ["with blank", "line\nbreak", "back\\slash", "ümlaut"])
 def test_a_folder_whose_name_the_script_could_misread_is_not_confined_and_said(name: str, tmp_path: Path) -> None:
     odd = tmp_path / name
