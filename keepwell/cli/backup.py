@@ -2,8 +2,6 @@
 
 # ruff: noqa: PLC0415 - heavy imports happen when a command needs them, so that the console starts fast
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +15,6 @@ if TYPE_CHECKING:
 
     from keepwell.backup.catalogue import BackupEntry
     from keepwell.backup.manifest import Manifest
-    from keepwell.backup.progress import Progress
     from keepwell.backup.proof import Proof
     from keepwell.backup.restore import Restored
     from keepwell.settings import Platform
@@ -45,7 +42,7 @@ def create(
 
     settings = console.load_platform(platform)
     store = open_store(settings)
-    with _progress() as progress:
+    with console.progress_shown() as progress:
         with hold_platform(settings, store, Procedure.BACKUP, on_wait=_tell_waiting):
             manifest = create_backup(settings, store, progress)
         if not proof:
@@ -119,7 +116,7 @@ def verify(which: Which = "newest", platform: console.PlatformName = None) -> Ou
     settings = console.load_platform(platform)
     store = open_store(settings)
     backup_id = _choose(settings, store, which)
-    with _progress() as progress:
+    with console.progress_shown() as progress:
         proven = verify_backup(settings, store, backup_id, progress)
     return _proof_outcome(settings, read_manifest(store, backup_id), proven)
 
@@ -143,7 +140,7 @@ def restore(
     settings = console.load_platform(platform)
     store = open_store(settings)
     backup_id = _choose(settings, store, which)
-    with _progress() as progress, hold_platform(settings, store, Procedure.RESTORE, on_wait=_tell_waiting):
+    with console.progress_shown() as progress, hold_platform(settings, store, Procedure.RESTORE, on_wait=_tell_waiting):
         restored = restore_into(settings, store, backup_id, into, progress, allow_unproven=unproven)
     return Outcome(Verdict.OK, data=restored, show=lambda screen: _show_restored(screen, restored))
 
@@ -164,38 +161,6 @@ def _choose(settings: "Platform", store: Any, which: str) -> str:
 
 def _tell_waiting(holder: Any) -> None:
     console.say(f"Waiting: a {holder.procedure} is at work on this platform.")
-
-
-@contextmanager
-def _progress() -> "Iterator[Progress]":
-    """A bar on a terminal; one line for each new stage elsewhere."""
-    from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
-
-    from keepwell.backup.progress import Step
-
-    screen = console.stderr()
-    if not screen.is_terminal:
-        told: set[str] = set()
-
-        def tell(step: Step) -> None:
-            if step.stage not in told:
-                told.add(step.stage)
-                console.say(f"{step.stage} ...")
-
-        yield tell
-        return
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=screen, transient=True) as bars:
-        bar = bars.add_task("", total=None)
-        yield lambda step: bars.update(
-            bar, description=step.stage, completed=step.done, total=step.total or None, refresh=True
-        )
 
 
 def _proof_outcome(settings: "Platform", manifest: "Manifest", proof: "Proof") -> Outcome:

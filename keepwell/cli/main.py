@@ -8,6 +8,7 @@ from keepwell.cli import backup, console, notify, stack
 from keepwell.cli.doctor import doctor
 from keepwell.cli.guide import guide
 from keepwell.cli.init import init
+from keepwell.cli.prove_dump import prove_dump
 from keepwell.cli.run_flow import run_flow
 
 app = console.group("Your backups, proven; your maintenance guide, run.")
@@ -35,6 +36,7 @@ def keepwell(
 app.command()(init)
 app.command()(doctor)
 app.add_typer(backup.app, name="backup")
+app.command("prove-dump")(prove_dump)
 app.command("run")(run_flow)
 app.command()(guide)
 app.add_typer(notify.app, name="notify")

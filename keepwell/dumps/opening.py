@@ -2,6 +2,7 @@
 
 import bz2
 import lzma
+import tarfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -245,6 +246,11 @@ class ContentStream:
                 f"The {name} file was cut: it ends within its data.",
                 "The disk was full, or the copy or the pipe was ended.",
             )
+
+
+def open_tar(stream: ContentStream) -> tarfile.TarFile:
+    """A tar archive to be read from front to back, once."""
+    return tarfile.open(fileobj=stream, mode="r|")  # type: ignore[call-overload, no-any-return]
 
 
 def recognize(path: Path) -> DumpFile | Finding:

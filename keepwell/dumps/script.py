@@ -39,14 +39,15 @@ _ESCAPES = re.compile(rb"[\\']")
 _COMMENT_ENDS = re.compile(rb"/\*|\*/")
 _IDENTIFIER_BYTE = re.compile(rb"[A-Za-z0-9_$\x80-\xff]")
 _ATOMIC = re.compile(
-    r"CREATE\s+(?:OR\s+REPLACE\s+)?(?:FUNCTION|PROCEDURE)\b.*?\bBEGIN\s+ATOMIC\b(?P<body>.*)\Z", re.I | re.S
+    r"CREATE\s+(?:OR\s+REPLACE\s+)?(?:FUNCTION|PROCEDURE)\b.*?\bBEGIN\s+ATOMIC\b(?P<body>.*)\Z",
+    re.IGNORECASE | re.DOTALL,
 )
-_BLOCKS = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|\b(?P<word>BEGIN|CASE|END)\b", re.I)
+_BLOCKS = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|\b(?P<word>BEGIN|CASE|END)\b", re.IGNORECASE)
 _COMMAND = re.compile(rb"\\(\S*)[ \t]*([^\r\n]*)")
 _CONNECT = re.compile(r"(?:-reuse-previous=on\s+)?(?P<name>\"(?:[^\"]|\"\")*\"|\S+)\s*\Z")
-_CONNECT_NAME = re.compile(r"dbname='(?P<name>(?:[^'\\]|\\.)*)'\Z", re.S)
+_CONNECT_NAME = re.compile(r"dbname='(?P<name>(?:[^'\\]|\\.)*)'\Z", re.DOTALL)
 _STARTED = re.compile(r"-- Started on (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)")
-_DATA = re.compile(r"-- Data for Name: (?P<table>.*); Type: TABLE DATA; Schema: (?P<schema>.*); Owner:", re.S)
+_DATA = re.compile(r"-- Data for Name: (?P<table>.*); Type: TABLE DATA; Schema: (?P<schema>.*); Owner:", re.DOTALL)
 # Our names for PostgreSQL's encodings, where they differ by more than punctuation.
 _CODECS = {
     "WIN1250": "cp1250",
@@ -66,12 +67,14 @@ class Edit:
         start: Offset of its first byte.
         end: Offset behind its last one.
         replacement: What psql is shown instead; it has as many line breaks, so that line numbers stay true.
+        line: Number of its first line.
         create: A statement that is carried out for psql before it sees what follows; empty when nothing is.
     """
 
     start: int
     end: int
     replacement: bytes
+    line: int
     create: str = ""
 
 
@@ -445,11 +448,11 @@ class ScriptReader:
         line = self._line
         self._skip(stop)
         if alone and word in ("restrict", "unrestrict", "encoding"):
-            self._edits.append(Edit(*place, b"\n" * self._buffer.count(b"\n", start, stop)))
+            self._edits.append(Edit(*place, b"\n" * self._buffer.count(b"\n", start, stop), line))
         elif alone and word == "connect" and (name := _database_named(rest)) is not None:
             self._database = name
             self._parts.append(Part(name, place[1], self._line))
-            self._edits.append(Edit(*place, b""))
+            self._edits.append(Edit(*place, b"", line))
             self._search_path, self._standard_strings = "", True
         elif len(self._seen.commands) < _NAMED_FAULTS:
             message = f"Line {line} holds a command to psql, \\{word[:20]}, which no dump needs."
@@ -470,7 +473,7 @@ class ScriptReader:
         start, line = self._started
         breaks = self._line - line - replacement.count("\n")
         end = self._offset + self._position
-        self._edits.append(Edit(start, end, replacement.encode(self._codec()) + b"\n" * breaks, create))
+        self._edits.append(Edit(start, end, replacement.encode(self._codec()) + b"\n" * breaks, line, create))
 
     def _note_drop(self) -> None:
         last = self._drops[-1] if self._drops else None
@@ -636,5 +639,5 @@ def _database_named(rest: str) -> str | None:
     name = name[1:-1].replace('""', '"') if name.startswith('"') else name
     if "-reuse-previous" in rest:
         parsed = _CONNECT_NAME.match(name)
-        return re.sub(r"\\(.)", r"\1", parsed["name"], flags=re.S) if parsed else None
-    return None if "=" in name or name.startswith("postgres") and "://" in name else name
+        return re.sub(r"\\(.)", r"\1", parsed["name"], flags=re.DOTALL) if parsed else None
+    return None if "=" in name or (name.startswith("postgres") and "://" in name) else name

@@ -13,26 +13,31 @@ _QUALIFIED = rf"{_IDENTIFIER}(?:\s*\.\s*{_IDENTIFIER})?"
 _LIST = rf"{_IDENTIFIER}(?:\s*,\s*{_IDENTIFIER})*"
 _COPY = re.compile(
     rf"COPY\s+(?P<target>{_QUALIFIED})\s*(?:\((?:[^\"()]|\"(?:[^\"]|\"\")*\")*\))?\s*FROM\s+STDIN\b(?P<options>.*)\Z",
-    re.I | re.S,
+    re.IGNORECASE | re.DOTALL,
 )
-_INSERT = re.compile(rf"INSERT\s+INTO\s+(?P<target>{_QUALIFIED})\s*(?P<columns>\()?", re.I)
-_NOT_VALUES = re.compile(r"\bSELECT\b|\bON\s+CONFLICT\s*\(", re.I)
+_INSERT = re.compile(rf"INSERT\s+INTO\s+(?P<target>{_QUALIFIED})\s*(?P<columns>\()?", re.IGNORECASE)
+_NOT_VALUES = re.compile(r"\bSELECT\b|\bON\s+CONFLICT\s*\(", re.IGNORECASE)
 _NAMED = {
-    "extension": re.compile(rf"CREATE\s+EXTENSION\s+(?:IF\s+NOT\s+EXISTS\s+)?(?P<name>{_IDENTIFIER})", re.I),
-    "role": re.compile(rf"CREATE\s+(?:ROLE|USER|GROUP)\s+(?!MAPPING\b)(?P<name>{_IDENTIFIER})", re.I),
-    "database": re.compile(rf"CREATE\s+DATABASE\s+(?P<name>{_IDENTIFIER})", re.I),
-    "tablespace": re.compile(rf"CREATE\s+TABLESPACE\s+(?P<name>{_IDENTIFIER})", re.I),
-    "table": re.compile(rf"CREATE\s+(?:UNLOGGED\s+)?TABLE\s+(?:IF\s+NOT\s+EXISTS\s+)?(?P<name>{_QUALIFIED})", re.I),
-    "refreshed": re.compile(rf"REFRESH\s+MATERIALIZED\s+VIEW\s+(?P<name>{_QUALIFIED})", re.I),
+    "extension": re.compile(rf"CREATE\s+EXTENSION\s+(?:IF\s+NOT\s+EXISTS\s+)?(?P<name>{_IDENTIFIER})", re.IGNORECASE),
+    "role": re.compile(rf"CREATE\s+(?:ROLE|USER|GROUP)\s+(?!MAPPING\b)(?P<name>{_IDENTIFIER})", re.IGNORECASE),
+    "database": re.compile(rf"CREATE\s+DATABASE\s+(?P<name>{_IDENTIFIER})", re.IGNORECASE),
+    "tablespace": re.compile(rf"CREATE\s+TABLESPACE\s+(?P<name>{_IDENTIFIER})", re.IGNORECASE),
+    "table": re.compile(
+        rf"CREATE\s+(?:UNLOGGED\s+)?TABLE\s+(?:IF\s+NOT\s+EXISTS\s+)?(?P<name>{_QUALIFIED})", re.IGNORECASE
+    ),
+    "refreshed": re.compile(rf"REFRESH\s+MATERIALIZED\s+VIEW\s+(?P<name>{_QUALIFIED})", re.IGNORECASE),
 }
-_SET = re.compile(r"SET\s+(?P<name>\w+)\s*(?:=|\sTO\s)\s*(?P<value>.*)\Z", re.I | re.S)
-_SET_CONFIG = re.compile(r"SELECT\s+(?:pg_catalog\.)?set_config\('(?P<name>\w+)',\s*'(?P<value>(?:[^']|'')*)'", re.I)
+_SET = re.compile(r"SET\s+(?P<name>\w+)\s*(?:=|\sTO\s)\s*(?P<value>.*)\Z", re.IGNORECASE | re.DOTALL)
+_SET_CONFIG = re.compile(
+    r"SELECT\s+(?:pg_catalog\.)?set_config\('(?P<name>\w+)',\s*'(?P<value>(?:[^']|'')*)'", re.IGNORECASE
+)
 _DROPS = re.compile(
-    r"DROP\s|ALTER\s+TABLE\s+.*\sDROP\s+(?:CONSTRAINT|IDENTITY|EXPRESSION)\b|ALTER\s.*\sDROP\s+DEFAULT\b", re.I | re.S
+    r"DROP\s|ALTER\s+TABLE\s+.*\sDROP\s+(?:CONSTRAINT|IDENTITY|EXPRESSION)\b|ALTER\s.*\sDROP\s+DEFAULT\b",
+    re.IGNORECASE | re.DOTALL,
 )
 # Where a statement names roles: what leads to them, and whether they end the statement.
 _ROLES = tuple(
-    re.compile(pattern, re.I | re.S)
+    re.compile(pattern, re.IGNORECASE | re.DOTALL)
     for pattern in (
         rf"ALTER\s.*\sOWNER\s+TO\s+(?P<roles>{_IDENTIFIER})\Z",
         rf"GRANT\s.*\sTO\s+(?P<roles>{_LIST})(?:\s+WITH\s+.*?)?(?:\s+GRANTED\s+BY\s+{_IDENTIFIER})?\Z",
@@ -47,9 +52,9 @@ _ROLES = tuple(
         rf"ALTER\s+ROLE\s+(?P<roles>{_IDENTIFIER})\s",
     )
 )
-_SESSION_AUTHORIZATION = re.compile(r"SET\s+SESSION\s+AUTHORIZATION\s+'(?P<role>(?:[^']|'')+)'\Z", re.I)
+_SESSION_AUTHORIZATION = re.compile(r"SET\s+SESSION\s+AUTHORIZATION\s+'(?P<role>(?:[^']|'')+)'\Z", re.IGNORECASE)
 _NO_ROLES = frozenset({"public", "current_user", "current_role", "session_user", "none", "default", "all"})
-_GRANTED_BY = re.compile(rf"(GRANT\s.*?)\s+GRANTED\s+BY\s+{_IDENTIFIER}\Z", re.I | re.S)
+_GRANTED_BY = re.compile(rf"(GRANT\s.*?)\s+GRANTED\s+BY\s+{_IDENTIFIER}\Z", re.IGNORECASE | re.DOTALL)
 
 
 class Counting(Enum):
@@ -143,7 +148,7 @@ def roles_named(text: str) -> Iterator[str]:
     """Every role that a statement needs to exist; keywords that stand for roles are none."""
     if authorization := _SESSION_AUTHORIZATION.match(text):
         yield authorization["role"].replace("''", "'")
-    if not re.match(r"ALTER|GRANT|REVOKE|CREATE\s+(?:POLICY|USER|SCHEMA)|SET", text, re.I):
+    if not re.match(r"ALTER|GRANT|REVOKE|CREATE\s+(?:POLICY|USER|SCHEMA)|SET", text, re.IGNORECASE):
         return
     for pattern in _ROLES:
         if found := pattern.match(text):

@@ -23,7 +23,7 @@ from keepwell.dumps.contents import (
     read_blocks,
     read_contents,
 )
-from keepwell.dumps.opening import CONTENTS_FILE, ContentStream, DumpFile, Format, Wrapping, find_wrapping
+from keepwell.dumps.opening import CONTENTS_FILE, ContentStream, DumpFile, Format, Wrapping, find_wrapping, open_tar
 from keepwell.dumps.script import Script, ScriptReader
 from keepwell.postgres.archive import StreamCheck
 from keepwell.progress import Progress, Step
@@ -158,7 +158,7 @@ def _follow_members(stream: ContentStream, found: "_Findings") -> Contents:
     members: set[str] = set()
     large_objects: list[str] = []
     try:
-        with tarfile.open(fileobj=_Readable(stream), mode="r|") as archive:  # type: ignore[call-overload]
+        with open_tar(stream) as archive:
             for member in archive:
                 content = archive.extractfile(member)
                 if content is None:
@@ -198,8 +198,8 @@ def _files_of(contents: Contents) -> dict[str, Entry]:
     """By the name of its file in a tar archive: those entries whose rows must be there."""
     files = {entry.file_name: entry for entry in contents.entries if entry.holds_rows and entry.kind != "BLOBS"}
     blobs = [entry for entry in contents.entries if entry.holds_rows and entry.kind == "BLOBS"]
-    names = (lambda number: f"blobs_{number}.toc") if contents.version >= _BLOBS_BY_NUMBER else (lambda _: "blobs.toc")
-    return files | {names(entry.number): entry for entry in blobs}
+    numbered = contents.version >= _BLOBS_BY_NUMBER
+    return files | {f"blobs_{entry.number}.toc" if numbered else "blobs.toc": entry for entry in blobs}
 
 
 def _check_member(entry: Entry, read: Callable[[int], bytes], found: "_Findings") -> None:
@@ -457,13 +457,3 @@ def _exactly(read: Callable[[int], bytes]) -> Callable[[int], bytes]:
         return found
 
     return read_exactly
-
-
-class _Readable:
-    """A stream as tarfile wants one."""
-
-    def __init__(self, stream: ContentStream) -> None:
-        self._stream = stream
-
-    def read(self, size: int) -> bytes:
-        return self._stream.read(size)
