@@ -81,6 +81,9 @@ def _read_database(scratch: Scratch, name: str, progress: Progress) -> RestoredD
                 except Empty:
                     return counted
                 progress(Step("counting rows", len(tables) - waiting.qsize(), len(tables), "tables"))
+                if not table.populated:
+                    counted.append(RestoredTable(name, table, None))
+                    continue
                 try:
                     rows = count_rows(
                         connection,

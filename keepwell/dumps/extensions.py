@@ -108,10 +108,10 @@ def package_of(extension: str, major: int) -> str:
         major: Of the server that lacks it.
     """
     if extension in _CONTRIB:
-        return f"PostgreSQL's contrib modules (in postgresql-{major} on Debian, postgresql{major}-contrib elsewhere)"
+        return f"PostgreSQL's contrib modules (postgresql-{major} on Debian, postgresql{major}-contrib elsewhere)"
     known = _PACKAGES.get(extension) or next(
         (package for name, package in _PACKAGES.items() if extension.startswith(f"{name}_")), None
     )
     if known is not None:
         return known.format(major=major)
-    return f"the package that has it (try: apt-cache search postgresql-{major} | grep -i {extension.rsplit('_', maxsplit=1)[-1]})"
+    return f"the package that has it (try: apt-cache search postgresql-{major}-)"

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from keepwell.dumps.content import Content, Fault
 from keepwell.dumps.examination import RestoredDatabase, RestoredTable
 from keepwell.dumps.extensions import package_of
-from keepwell.dumps.opening import DumpFile, Format
+from keepwell.dumps.opening import DumpFile, Format, Wrapping
 from keepwell.dumps.proof import Described, Table
 from keepwell.dumps.restoring import Restored
+from keepwell.dumps.script import END_OF_DUMP
 from keepwell.dumps.survey import Survey
 from keepwell.postgres.archive import machine_lacks
 from keepwell.quantities import describe_bytes
@@ -17,6 +18,7 @@ from keepwell.verdict import Finding, Verdict
 
 DISTRUST = "Do not rely on this file: prove an older one, and make a new dump now."
 _NAMED = 8
+_NAMED_TABLES = 3
 _KINDS = {"r": "table", "p": "partitioned table", "m": "materialized view"}
 _ERRORS_SHOWN = 3
 
@@ -70,15 +72,12 @@ def judge_readable(survey: Survey) -> list[Finding]:
 
 def describe_reading(dump: DumpFile, survey: Survey) -> str:
     """What was shown by reading it, when nothing is wrong."""
-    unpacked = (
-        ""
-        if dump.format is Format.PLAIN and survey.content_bytes == dump.size_bytes
-        else (f", {describe_bytes(survey.content_bytes)} unpacked")
+    said = f"{describe_bytes(dump.size_bytes)} read to the end"
+    if survey.content_bytes and (dump.format is not Format.PLAIN or dump.wrapping is not Wrapping.NONE):
+        said += f", {describe_bytes(survey.content_bytes)} unpacked"
+    return (
+        f"{said}; {'checksums are right' if survey.checksummed else 'no checksum, so a changed value would not show'}"
     )
-    checked = (
-        "its checksums are right" if survey.checksummed else "without a checksum, so a changed value would not show"
-    )
-    return f"{describe_bytes(dump.size_bytes)} read to the end{unpacked}; {checked}"
 
 
 def judge_complete(content: Content) -> list[Finding]:
@@ -97,7 +96,7 @@ def judge_complete(content: Content) -> list[Finding]:
     if not content.by_pg_dump:
         found.append(
             Finding(
-                name="end of the dump",
+                name=END_OF_DUMP,
                 verdict=Verdict.UNKNOWN,
                 message="Nothing in it says that pg_dump wrote it, so nobody can tell whether its end is missing.",
                 hint="Make dumps with pg_dump: their last line says that they are complete.",
@@ -136,12 +135,10 @@ def judge_complete(content: Content) -> list[Finding]:
 
 def describe_completeness(content: Content) -> str:
     """What was shown of a whole dump."""
-    end = (
-        "its last line is there"
-        if not any(held.place.endswith(".dat") for held in content.rows)
-        else "all files are there"
-    )
-    return f"{_count(len(content.rows), 'table')} with {content.row_count:,} rows, each ended as it should; {end}"
+    if not content.has_rows:
+        return f"{_count(content.tables, 'table')} without rows; nothing of it is missing"
+    held = f"{_count(len(content.rows), 'table')} with {content.row_count:,} rows"
+    return f"{held}, each ended as it should; nothing is missing"
 
 
 def missing_extensions(content: Content, databases: Iterable[RestoredDatabase]) -> tuple[str, ...]:
@@ -151,23 +148,29 @@ def missing_extensions(content: Content, databases: Iterable[RestoredDatabase]) 
 
 
 def judge_restored(
-    content: Content, restored: Restored, databases: Sequence[RestoredDatabase], tables: Sequence[Table], major: int
+    content: Content,
+    restored: Restored,
+    databases: Sequence[RestoredDatabase],
+    tables: Sequence[Table],
+    *,
+    major: int,
+    confined: bool,
 ) -> list[Finding]:
-    """What is wrong with what a restore brought back, and what it needed besides."""
+    """What is wrong with what a restore brought back, and what it needed besides.
+
+    Args:
+        content: What the dump holds.
+        restored: How the restore went.
+        databases: What came back.
+        tables: The same, compared with the dump.
+        major: Of the scratch server.
+        confined: Whether it could see nothing of this machine.
+    """
     lacking = missing_extensions(content, databases)
     found = [_missing_extension(extension, major) for extension in lacking]
     if restored.error_count:
         found.append(_judge_errors(restored, lacking=bool(lacking)))
-    found += [
-        Finding(
-            name=table.qualified,
-            verdict=table.verdict,
-            message=f"{table.qualified}: {table.remark}.",
-            hint=_hint_of(table),
-        )
-        for table in tables
-        if table.remark and table.verdict is not Verdict.OK
-    ]
+    found += _judge_tables(tables)
     if content.roles_missing:
         found.append(
             Finding(
@@ -200,6 +203,15 @@ def judge_restored(
         Finding(name=what, verdict=Verdict.UNKNOWN, message=f"The {what} cannot be made here, and the dump needs it.")
         for what in restored.left_out
     ]
+    if not confined:
+        found.append(
+            Finding(
+                name="isolation",
+                verdict=Verdict.WARN,
+                message="This machine cannot confine the scratch server: the dump's code could reach your files.",
+                hint="Allow user namespaces, or prove dumps that you do not trust in a container.",
+            )
+        )
     return found + list(_name_empty(tables))
 
 
@@ -230,21 +242,23 @@ def tables_of(
     came_back = {
         Key(table.database, table.facts.schema, table.facts.name): table for base in databases for table in base.tables
     }
+    through_parents = any(key in in_dump and table.facts.kind == "p" for key, table in came_back.items())
+    ended_early = any(fault.name == END_OF_DUMP for fault in content.faults)
+    bad = Verdict.UNKNOWN if lacking else Verdict.ALERT
     compared = []
     for key in sorted({*in_dump, *came_back}, key=lambda key: (key.database, key.schema, key.name)):
-        back = came_back.get(key)
-        counted = in_dump.get(key)
+        back, counted = came_back.get(key), in_dump.get(key)
         if back is not None and back.facts.kind == "p" and counted is None:
             continue  # its partitions are named
-        rows = None if counted is None or None in counted else sum(filter(None, counted))
-        verdict, remark = _compare(back, counted, rows, cut=key in cut, lacking=lacking, has_rows=content.has_rows)
+        pairing = _Pairing(bad, key in cut, ended_early, through_parents or not content.has_rows)
+        verdict, remark = _compare(back, counted, pairing)
         compared.append(
             Table(
                 database=key.database if several else "",
                 table_schema=key.schema,
                 name=key.name,
                 kind=_KINDS[back.facts.kind] if back else "table",
-                rows_in_dump=rows,
+                rows_in_dump=None if counted is None or None in counted else sum(filter(None, counted)),
                 rows_restored=back.rows if back else None,
                 rows_live=None,
                 size_bytes=back.facts.size_bytes if back else 0,
@@ -255,33 +269,67 @@ def tables_of(
     return tuple(compared)
 
 
-def _compare(
-    back: RestoredTable | None,
-    counted: list[int | None] | None,
-    rows: int | None,
-    *,
-    cut: bool,
-    lacking: bool,
-    has_rows: bool,
-) -> tuple[Verdict, str]:
-    bad = Verdict.UNKNOWN if lacking else Verdict.ALERT
+def _compare(back: RestoredTable | None, counted: list[int | None] | None, pairing: "_Pairing") -> tuple[Verdict, str]:
+    """One table's verdict, and in words what is wrong; empty when nothing is."""
     if back is None:
-        return bad, "was not restored" + (f", although the dump holds {rows:,} rows of it" if rows else "")
-    if back.rows is None:
-        return bad, f"cannot be read: {back.fault}"
+        rows = sum(filter(None, counted or ()))
+        return pairing.bad, "was not restored" + (f", although the dump holds {rows:,} rows of it" if rows else "")
     if back.facts.kind == "m":
-        return Verdict.OK, ""
+        return Verdict.OK, "" if back.facts.populated else "not filled"
+    if back.rows is None:
+        return pairing.bad, f"cannot be read: {back.fault}"
     if counted is None:
-        if not has_rows or back.facts.condition:
-            return Verdict.OK, ""
-        return Verdict.WARN, "the dump makes this table and holds no rows of it"
-    if cut:
-        return Verdict.ALERT, f"its rows were cut in the dump: {back.rows:,} came back"
-    if rows is None:
-        return Verdict.UNKNOWN, f"{back.rows:,} rows came back; how many the dump holds could not be counted"
-    if back.rows != rows:
-        return bad, f"{back.rows:,} rows came back, the dump holds {rows:,}"
-    return Verdict.OK, ""
+        return _judge_without_rows(back, pairing)
+    return _judge_rows(back.rows, counted, pairing)
+
+
+def _judge_rows(back: int, counted: list[int | None], pairing: "_Pairing") -> tuple[Verdict, str]:
+    if pairing.cut:
+        return Verdict.ALERT, f"its rows were cut in the dump: {back:,} came back"
+    if None in counted:
+        return Verdict.UNKNOWN, f"{back:,} rows came back; how many the dump holds could not be counted"
+    held = sum(filter(None, counted))
+    return (Verdict.OK, "") if back == held else (pairing.bad, f"{back:,} rows came back, the dump holds {held:,}")
+
+
+def _judge_without_rows(back: RestoredTable, pairing: "_Pairing") -> tuple[Verdict, str]:
+    """A table that came back and of which the dump carries no rows."""
+    if pairing.ended_early:
+        return Verdict.ALERT, "the dump ends before its rows"
+    if back.rows or back.facts.condition or pairing.rows_elsewhere:
+        return Verdict.OK, ""
+    return Verdict.WARN, "the dump makes this table and holds no rows of it"
+
+
+@dataclass(frozen=True)
+class _Pairing:
+    """What is known of a table besides its numbers.
+
+    Attributes:
+        bad: What it is when something is missing: this machine may lack something that it needs.
+        cut: Whether its rows do not end as they should.
+        ended_early: Whether the dump ends before its end.
+        rows_elsewhere: Whether no table has rows in the dump, or some come through their partitioned parent.
+    """
+
+    bad: Verdict
+    cut: bool
+    ended_early: bool
+    rows_elsewhere: bool
+
+
+def _judge_tables(tables: Sequence[Table]) -> Iterator[Finding]:
+    """Each table that is not in order, or where there are many, all of them in one."""
+    for verdict in (Verdict.ALERT, Verdict.UNKNOWN, Verdict.WARN):
+        bad = [table for table in tables if table.verdict is verdict and table.remark]
+        if len(bad) <= _NAMED_TABLES:
+            for table in bad:
+                message = f"{table.qualified}: {table.remark}."
+                yield Finding(name=table.qualified, verdict=verdict, message=message, hint=_hint_of(table))
+            continue
+        names = _list([table.qualified for table in bad])
+        message = f"{len(bad)} tables did not come back as they should, as the table above tells of each: {names}."
+        yield Finding(name="tables", verdict=verdict, message=message, hint=_hint_of(bad[0]))
 
 
 def _hint_of(table: Table) -> str:
@@ -313,7 +361,7 @@ def _missing_extension(extension: str, major: int) -> Finding:
     return Finding(
         name=f"extension {extension}",
         verdict=Verdict.UNKNOWN,
-        message=f"The extension {extension} did not come back: this machine's PostgreSQL {major} lacks it or refuses it.",
+        message=f"The extension {extension} did not come back: PostgreSQL {major} here lacks it or refuses it.",
         hint=f"Install {package_of(extension, major)}, and prove it again.",
     )
 
@@ -324,7 +372,7 @@ def _name_empty(tables: Sequence[Table]) -> Iterator[Finding]:
         yield Finding(
             name="empty tables",
             verdict=Verdict.OK,
-            message=f"{_count(len(empty), 'table')} {'is' if len(empty) == 1 else 'are'} empty in the dump too: {_list(empty)}.",
+            message=f"Empty in the dump, and so after a restore: {_list(empty)}.",
             hint="Right for a queue; worth a look for anything else.",
         )
 

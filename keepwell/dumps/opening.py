@@ -24,6 +24,7 @@ _READ_BYTES = 128 * 1024
 # A decompressor gives what a piece holds all at once only for zstd, where a few bytes may stand for very many.
 _ZSTD_READ_BYTES = 4 * 1024
 _PIECE_BYTES = 1024 * 1024
+_BITE_BYTES = 64
 _XZ_MEMORY_BYTES = 128 * 1024 * 1024
 _TAR_MAGIC = slice(257, 262)
 _SHOWN_FILES = 3
@@ -54,23 +55,27 @@ _MAGIC = {
     Wrapping.XZ: b"\xfd7zXZ\x00",
     Wrapping.BZIP2: b"BZh",
 }
+_DECRYPT = "Decrypt it first, and prove the result."
+_UNPACK = "Unpack it first, and prove what is in it."
+_OTHER = "This proves dumps of PostgreSQL."
+_UTF16 = "PowerShell's “>” makes that of pg_dump's output, and psql cannot read it: use pg_dump -f FILE."
 # What other files begin with: what each is, whether a dump may hide in it, and what to do.
 _STRANGERS: tuple[tuple[bytes, str, Verdict, str], ...] = (
-    (b"age-encryption.org/", "encrypted with age", Verdict.UNKNOWN, "Decrypt it first: age -d -i KEY FILE > dump."),
-    (b"-----BEGIN AGE ENCRYPTED", "encrypted with age", Verdict.UNKNOWN, "Decrypt it first: age -d -i KEY FILE > dump."),
-    (b"-----BEGIN PGP MESSAGE", "encrypted with PGP", Verdict.UNKNOWN, "Decrypt it first: gpg -d FILE > dump."),
-    (b"Salted__", "encrypted with openssl", Verdict.UNKNOWN, "Decrypt it first: openssl enc -d …"),
-    (b"\x04\x22\x4d\x18", "compressed with lz4", Verdict.UNKNOWN, "Decompress it first: lz4 -d FILE dump."),
-    (b"PK\x03\x04", "a zip archive", Verdict.UNKNOWN, "Unpack it, and prove what is in it."),
-    (b"7z\xbc\xaf\x27\x1c", "a 7z archive", Verdict.UNKNOWN, "Unpack it, and prove what is in it."),
-    (b"PGCOPY\n\xff\r\n\0", "the rows of one table in COPY's binary format", Verdict.ALERT, "It is no dump of a database."),
-    (b"-- MySQL dump", "a dump of MySQL", Verdict.ALERT, "This proves dumps of PostgreSQL."),
-    (b"-- MariaDB dump", "a dump of MariaDB", Verdict.ALERT, "This proves dumps of PostgreSQL."),
-    (b"/*M!999999", "a dump of MariaDB", Verdict.ALERT, "This proves dumps of PostgreSQL."),
-    (b"SQLite format 3\0", "a database of SQLite", Verdict.ALERT, "This proves dumps of PostgreSQL."),
-    (b"\xff\xfe", "UTF-16 text", Verdict.ALERT, "PowerShell's “>” does that to pg_dump's output, and psql cannot read it: use pg_dump -f FILE."),
-    (b"\xfe\xff", "UTF-16 text", Verdict.ALERT, "psql cannot read it: use pg_dump -f FILE."),
-)  # fmt: skip
+    (b"age-encryption.org/", "encrypted with age", Verdict.UNKNOWN, _DECRYPT),
+    (b"-----BEGIN AGE ENCRYPTED", "encrypted with age", Verdict.UNKNOWN, _DECRYPT),
+    (b"-----BEGIN PGP MESSAGE", "encrypted with PGP", Verdict.UNKNOWN, _DECRYPT),
+    (b"Salted__", "encrypted with openssl", Verdict.UNKNOWN, _DECRYPT),
+    (b"\x04\x22\x4d\x18", "compressed with lz4", Verdict.UNKNOWN, _UNPACK),
+    (b"PK\x03\x04", "a zip archive", Verdict.UNKNOWN, _UNPACK),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive", Verdict.UNKNOWN, _UNPACK),
+    (b"PGCOPY\n\xff\r\n\0", "the rows of one table in COPY's binary format", Verdict.ALERT, _OTHER),
+    (b"-- MySQL dump", "a dump of MySQL", Verdict.ALERT, _OTHER),
+    (b"-- MariaDB dump", "a dump of MariaDB", Verdict.ALERT, _OTHER),
+    (b"/*M!999999", "a dump of MariaDB", Verdict.ALERT, _OTHER),
+    (b"SQLite format 3\0", "a database of SQLite", Verdict.ALERT, _OTHER),
+    (b"\xff\xfe", "UTF-16 text", Verdict.ALERT, _UTF16),
+    (b"\xfe\xff", "UTF-16 text", Verdict.ALERT, _UTF16),
+)
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,14 @@ class DumpFile:
     wrapping: Wrapping
     size_bytes: int
     modified_at: datetime
+
+
+def _gunzipped(library: Any, data: bytes) -> Iterator[bytes]:
+    piece = library.decompress(data, _PIECE_BYTES)
+    yield piece
+    while not library.eof and (library.unconsumed_tail or len(piece) == _PIECE_BYTES):
+        piece = library.decompress(library.unconsumed_tail, _PIECE_BYTES)
+        yield piece
 
 
 class _Frame:
@@ -123,15 +136,26 @@ class _Frame:
         if self._wrapping is Wrapping.ZSTD:
             yield library.decompress(data)
         elif self._wrapping is Wrapping.GZIP:
-            piece = library.decompress(data, _PIECE_BYTES)
-            yield piece
-            while not library.eof and (library.unconsumed_tail or len(piece) == _PIECE_BYTES):
-                piece = library.decompress(library.unconsumed_tail, _PIECE_BYTES)
-                yield piece
+            yield from self._gunzip(data)
         else:
             yield library.decompress(data, _PIECE_BYTES)
             while not library.needs_input and not library.eof:
                 yield library.decompress(b"", _PIECE_BYTES)
+
+    def _gunzip(self, data: bytes) -> Iterator[bytes]:
+        """An error loses what its call had unpacked so far, so a failing piece is taken again in small bites."""
+        before = self._library.copy()
+        given = 0
+        try:
+            for piece in _gunzipped(self._library, data):
+                given += len(piece)
+                yield piece
+        except zlib.error:
+            for start in range(0, len(data), _BITE_BYTES):
+                for piece in _gunzipped(before, data[start : start + _BITE_BYTES]):
+                    yield piece[given:]
+                    given = max(0, given - len(piece))
+            raise
 
 
 @dataclass
@@ -246,6 +270,14 @@ class ContentStream:
                 f"The {name} file was cut: it ends within its data.",
                 "The disk was full, or the copy or the pipe was ended.",
             )
+
+
+def has_checksum(dump: DumpFile) -> bool:
+    """Whether the compressor of a whole file kept a checksum of its content; zstd may leave it out."""
+    if dump.wrapping is not Wrapping.ZSTD:
+        return dump.wrapping is not Wrapping.NONE
+    with dump.path.open("rb") as file:
+        return bool(zstandard.get_frame_parameters(file.read(_HEAD_BYTES)).has_checksum)
 
 
 def open_tar(stream: ContentStream) -> tarfile.TarFile:

@@ -26,8 +26,9 @@ from keepwell.dumps.examination import RestoredDatabase, check_sound, read_datab
 from keepwell.dumps.judgement import scope_of
 from keepwell.dumps.opening import ContentStream, DumpFile, Format, Wrapping, open_tar, recognize
 from keepwell.dumps.proof import DumpProof, Level, LevelName, Table
-from keepwell.dumps.restoring import Restored, Scratch, restore, scratch_names
-from keepwell.dumps.survey import FolderInTarError, Survey, survey
+from keepwell.dumps.recount import count_through_pg_restore
+from keepwell.dumps.restoring import Restored, Scratch, may_be_read_confined, restore, scratch_names
+from keepwell.dumps.survey import UNCOUNTED, FolderInTarError, Survey, survey
 from keepwell.errors import ConfigurationError, KeepwellError
 from keepwell.postgres.binaries import Binaries, choose_server, find_installations
 from keepwell.postgres.scratch_folder import scratch_folder
@@ -124,6 +125,8 @@ class _Proving:
             first = min(bad, key=lambda finding: finding.verdict is not Verdict.ALERT)
             more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
             summary = f"{first.message}{more}"
+        elif warned := sum(finding.verdict is Verdict.WARN for finding in findings):
+            summary = f"{summary}; {warned} thing{'s' if warned > 1 else ''} to know"
         self.levels.append(Level(level, verdict, summary, findings, time.monotonic() - started))
 
     def _readable(self) -> tuple[str, Iterable[Finding]]:
@@ -136,15 +139,24 @@ class _Proving:
         return judgement.describe_reading(self.dump, found), judgement.judge_readable(found)
 
     def _complete(self) -> tuple[str, Iterable[Finding]]:
+        assert self.surveyed is not None  # noqa: S101 - read before
         content = self._content
+        if any(unknown.name == UNCOUNTED for unknown in content.unknowns):
+            self._make_reachable()
+            content = count_through_pg_restore(
+                self.dump, content, _choose_binaries(content), self.folder, self.progress
+            )
+            self.surveyed = replace(self.surveyed, content=content)
         return judgement.describe_completeness(content), judgement.judge_complete(content)
 
     def _obstacle(self, found: Survey) -> Level | None:
         """Why it cannot be restored at all; None where it can be tried."""
         if not found.content.recognized:
             return _untried("restored", "there is nothing to restore")
+        if found.obstacle:
+            return _untried("restored", found.obstacle)
         if found.script is not None and found.script.refused:
-            return _untried("restored", "a dump with commands to psql is not shown to psql")
+            return _untried("restored", "what holds commands is not shown to psql")
         if scope_of(found.content) == "rows only":
             message = "It holds rows and no tables to put them into: a dump made with --data-only."
             hint = "Prove it with its schema: cat schema.sql data.sql > both.sql && keepwell prove-dump both.sql."
@@ -159,7 +171,9 @@ class _Proving:
         self._require_space()
         self.progress(Step("starting a scratch server"))
         conninfo = self.stack.enter_context(throwaway_server(binaries, self.folder))
-        self.scratch = Scratch(binaries, conninfo, self.folder, jobs=min(os.cpu_count() or 1, _MOST_JOBS))
+        # One after another, what stands before the damage comes back; in parallel, the first error ends all of it.
+        jobs = 1 if content.faults or self.surveyed.unreadable else min(os.cpu_count() or 1, _MOST_JOBS)
+        self.scratch = Scratch(binaries, conninfo, self.folder, jobs)
         self._make_reachable()
         self.restored = restore(self.dump, content, self.surveyed.script, self.scratch, self.progress)
         self.databases = read_databases(self.scratch, self.restored.databases, self.progress)
@@ -171,7 +185,14 @@ class _Proving:
             lacking=bool(lacking),
             several=sum(bool(database.tables) for database in self.databases) > 1,
         )
-        findings = judgement.judge_restored(content, self.restored, self.databases, self.tables, binaries.major)
+        findings = judgement.judge_restored(
+            content,
+            self.restored,
+            self.databases,
+            self.tables,
+            major=binaries.major,
+            confined=self.scratch.is_confined,
+        )
         same = content.origin.server_major in (None, binaries.major)
         other = "" if same else f", the nearest to the dump's {content.origin.server_major}"
         harmless = self.restored.harmless_count
@@ -185,7 +206,7 @@ class _Proving:
     def _sound(self) -> tuple[str, Iterable[Finding]]:
         assert self.scratch is not None  # noqa: S101 - restored before
         return (
-            "indexes know every row, sequences are not behind, constraints hold, views are filled",
+            "in what came back indexes know every row, sequences are not behind, constraints hold, views are filled",
             check_sound(self.scratch, self.databases, self._content, self.progress),
         )
 
@@ -209,8 +230,8 @@ class _Proving:
 
     def _make_reachable(self) -> None:
         """Copy a folder that only its owner may read: as root we read it, but what we confine does not."""
-        assert self.scratch is not None  # noqa: S101 - just started
-        if self.dump.format is Format.DIRECTORY and not self.scratch.may_read(self.dump.path):
+        binaries = _choose_binaries(self._content)
+        if self.dump.format is Format.DIRECTORY and not may_be_read_confined(binaries, self.folder, self.dump.path):
             _require_space(self.folder, self.dump.size_bytes, "A copy of the folder")
             copy = self.folder / "dump"
             shutil.copytree(self.dump.path, copy, copy_function=shutil.copyfile)
@@ -250,7 +271,8 @@ def _require_space(place: Path, needed_bytes: int, purpose: str) -> None:
     free_bytes = shutil.disk_usage(place).free
     if free_bytes < needed_bytes + _RESERVE_BYTES:
         raise KeepwellError(
-            f"{purpose} needs about {describe_bytes(needed_bytes)}, and {place.parent} has {describe_bytes(free_bytes)} free.",
+            f"{purpose} needs about {describe_bytes(needed_bytes)}, "
+            f"and {place.parent} has {describe_bytes(free_bytes)} free.",
             hint="Name a larger disk with --scratch-directory.",
         )
 

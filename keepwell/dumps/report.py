@@ -63,10 +63,11 @@ def _what(proof: DumpProof, path: Path) -> str:
         return (
             f"{path.name or path}: {proof.levels[0].summary if len(proof.levels) < 2 else 'no dump that can be proven'}"
         )
-    wrapped = "" if dump.wrapping == "none" else f" in {dump.wrapping}"
+    wrapped = "" if dump.wrapping == "none" else f", compressed with {dump.wrapping}"
     of = f" of {_source(dump)}" if _source(dump) else ", which does not say of what"
     by = f", written by pg_dump {_short(dump.tool_version)}" if dump.tool_version else ""
-    return f"{dump.file} is {_kind(dump)} in {dump.format}{wrapped}{of}{by}, {_when(dump)}; {describe_bytes(dump.size_bytes)}."
+    form = f"({dump.format}{wrapped}, {describe_bytes(dump.size_bytes)})"
+    return f"{dump.file} is {_kind(dump)}{of}{by}, {_when(dump)} {form}."
 
 
 def _kind(dump: Described) -> str:
@@ -107,7 +108,7 @@ def _brings(proof: DumpProof) -> str:
     missing = proof.dump.roles_missing if proof.dump else ()
     if missing:
         more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
-        line += f". Not in it: the roles {', '.join(missing[:_NAMED])}{more}"
+        line += f". Not in it: the role{'s' if len(missing) > 1 else ''} {', '.join(missing[:_NAMED])}{more}"
     return f"{line}."
 
 

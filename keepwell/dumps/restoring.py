@@ -1,8 +1,8 @@
-"""Restores a dump into a scratch server with PostgreSQL's own programs, counting every error instead of the first.
+r"""Restores a dump into a scratch server with PostgreSQL's own programs, counting every error instead of the first.
 
 psql is shown a plain dump the way an operator would show it, so that what comes back here is what would come back
 there. But a dump is somebody else's text, and psql obeys its own commands wherever they stand: so a dump that holds any
-is refused before, psql is told to obey none (`\\restrict`), and it runs as confined as the server.
+is refused before, psql is told to obey none (`\restrict`), and it runs as confined as the server.
 """
 
 import os
@@ -30,7 +30,6 @@ from keepwell.dumps.script import Edit, Part, Script
 from keepwell.dumps.statements import Made, read_statement
 from keepwell.errors import KeepwellError
 from keepwell.postgres.binaries import Binaries
-from keepwell.postgres.confinement import Confinement
 from keepwell.postgres.connection import connect_to, translated
 from keepwell.postgres.server import confine, unprivileged
 from keepwell.progress import Progress, Step
@@ -44,7 +43,7 @@ _LONGEST_ERROR = 500
 # The minor version of each major since which psql knows \restrict.
 _RESTRICTS_SINCE = {13: 22, 14: 19, 15: 14, 16: 10, 17: 6}
 _PSQL_SAYS = re.compile(
-    r"psql(?::<stdin>:(?P<line>\d+))?: (?P<severity>ERROR|FATAL|PANIC|error): +(?:(?P<state>[0-9A-Z]{5}): )?(?P<message>.*)"
+    r"psql(?::<stdin>:(?P<line>\d+))?: (?:ERROR|FATAL|PANIC|error): +(?:(?P<state>[0-9A-Z]{5}): )?(?P<message>.*)"
 )
 _RESTORE_SAYS = re.compile(
     r"pg_restore(?:: \[[^\]]*\])?: (?P<severity>error|fatal|from TOC entry)(?:: | )(?P<message>.*)"
@@ -54,7 +53,8 @@ _TOC_ENTRY = re.compile(r"\d+; \d+ \d+ (?P<what>.*?)(?: \S+)?\Z")
 _THERE_ALREADY = re.compile(
     r'schema "public" already exists|extension "plpgsql" already exists|language "plpgsql" already exists'
 )
-_MISSING = re.compile(r"does not exist")
+# Of a table or view, a schema, a type or role or large object, a function, a column, a database.
+_UNDEFINED_STATES = frozenset({"42P01", "3F000", "42704", "42883", "42703", "3D000"})
 _LOCALE_WORDS = re.compile(
     r"\s+(?:LOCALE_PROVIDER|LOCALE|LC_COLLATE|LC_CTYPE|ICU_LOCALE|ICU_RULES|BUILTIN_LOCALE|COLLATION_VERSION)\s*=?\s*(?:'(?:[^']|'')*'|\w+)",
     re.IGNORECASE,
@@ -119,20 +119,43 @@ class Scratch:
         """Connection string of one of its databases, fit for argv."""
         return make_conninfo(self.conninfo, dbname=database)
 
+    @property
+    def is_confined(self) -> bool:
+        """Whether the server and its clients see nothing of this machine but what is theirs."""
+        return confine(self.binaries, self.folder, self.folder).possible
+
     def may_read(self, path: Path) -> bool:
-        """Whether a confined program can open a file or folder by its name: it has none of root's privileges."""
-        if os.geteuid() != 0:
-            return True
-        if not confine(self.binaries, self.folder, self.folder).possible:
-            return False
-        files = [path, *path.iterdir()] if path.is_dir() else [path]
-        return all(_open_to_all_or_root(file.stat()) for file in files)
+        """Whether what is confined can open a file or folder of the dump by its name."""
+        return may_be_read_confined(self.binaries, self.folder, path)
 
     def confined(self, argv: Sequence[str], *readable: Path) -> Command:
         """A call that reads the dump, kept as far from this machine as the server."""
         sockets = Path(str(conninfo_to_dict(self.conninfo)["host"]))
-        view: Confinement = confine(self.binaries, self.folder, sockets, *readable)
-        return Command((*(view.prefix() if view.possible else unprivileged(network=False)), *argv))
+        return confined(self.binaries, self.folder, sockets, argv, *readable)
+
+
+def confined(binaries: Binaries, folder: Path, sockets: Path, argv: Sequence[str], *readable: Path) -> Command:
+    """A program's call, kept as far from this machine as a throwaway server.
+
+    Args:
+        binaries: Whose program.
+        folder: The scratch folder.
+        sockets: Where the server's socket lies.
+        argv: The call.
+        readable: What it may read besides.
+    """
+    view = confine(binaries, folder, sockets, *readable)
+    return Command((*(view.prefix() if view.possible else unprivileged(network=False)), *argv))
+
+
+def may_be_read_confined(binaries: Binaries, folder: Path, path: Path) -> bool:
+    """Whether what is confined can open a file, or a folder's files: it has none of root's privileges."""
+    if os.geteuid() != 0:
+        return True
+    if not confine(binaries, folder, folder).possible:
+        return False
+    files = [path, *path.iterdir()] if path.is_dir() else [path]
+    return all(_open_to_all_or_root(file.stat()) for file in files)
 
 
 def _open_to_all_or_root(status: os.stat_result) -> bool:
@@ -235,8 +258,8 @@ def _make_tablespace(connection: psycopg.Connection, name: str) -> bool:
     return True
 
 
-class _Errors:
-    """Reads a program's standard error in a thread: keeps the first errors, counts all, ends it when there are too many."""
+class ToolErrors:
+    """Reads a program's standard error in a thread: keeps the first errors, counts all, ends it at too many."""
 
     def __init__(self, process: subprocess.Popen[bytes], read_line: Callable[[str], RestoreError | None]) -> None:
         self.named: list[RestoreError] = []
@@ -283,7 +306,7 @@ class _Feeding:
     sorted_otherwise: list[str] = field(default_factory=list)
     _database: str = ""
     _process: subprocess.Popen[bytes] | None = None
-    _reading: _Errors | None = None
+    _reading: ToolErrors | None = None
 
     def run(self) -> Restored:
         def tell(done_bytes: int) -> None:
@@ -348,12 +371,12 @@ class _Feeding:
             at = int(found["line"]) + first_line - 1 if found["line"] else None
             message = found["message"][:_LONGEST_ERROR]
             dropped = at is not None and any(at in lines for lines in drops)
-            if _THERE_ALREADY.search(message) or (dropped and _MISSING.search(message)):
+            if _THERE_ALREADY.search(message) or (dropped and found["state"] in _UNDEFINED_STATES):
                 self.harmless_count += 1
                 return None
             return RestoreError("" if at is None else f"line {at:,}", message)
 
-        self._reading = _Errors(self._process, read_line)
+        self._reading = ToolErrors(self._process, read_line)
 
     def _show(self, text: bytes) -> None:
         assert self._process is not None  # noqa: S101 - every dump begins with a part
@@ -417,20 +440,6 @@ def _restore_archive(dump: DumpFile, scratch: Scratch, left_out: tuple[str, ...]
     argv = [scratch.binaries.program("pg_restore"), "--dbname", scratch.on(DATABASE), "--no-password"]
     # A subscription of the copy would start to pull from wherever the source's pulls; tablespaces are the machine's.
     argv += ["--no-tablespaces", "--no-subscriptions"]
-    place = ""
-
-    def read_line(said: str) -> RestoreError | None:
-        nonlocal place
-        found = _RESTORE_SAYS.match(said)
-        if found is None:
-            return None
-        if found["severity"] == "from TOC entry":
-            entry = _TOC_ENTRY.match(found["message"])
-            place = entry["what"] if entry else ""
-            return None
-        message = found["message"][:_LONGEST_ERROR]
-        return None if _THERE_ALREADY.search(message) else RestoreError(place, message)
-
     progress(Step(STAGE))
     started = time.monotonic()
     with ExitStack() as stack:
@@ -445,9 +454,9 @@ def _restore_archive(dump: DumpFile, scratch: Scratch, left_out: tuple[str, ...]
             file = stack.enter_context(dump.path.open("rb"))
             process = command.start(scratch.confined(argv), stdin=file, stderr=subprocess.PIPE)
         stack.callback(command.stop, process, grace_seconds=0)
-        reading = _Errors(process, read_line)
+        reading = ToolErrors(process, read_restore_error())
         if process.stdin is not None:
-            _pour(dump, process.stdin, progress)
+            pour(dump, process.stdin, progress)
         exit_code = process.wait()
         reading.wait()
     errors, count = reading.named, reading.count
@@ -464,7 +473,26 @@ def _restore_archive(dump: DumpFile, scratch: Scratch, left_out: tuple[str, ...]
     )
 
 
-def _pour(dump: DumpFile, target: IO[bytes], progress: Progress) -> None:
+def read_restore_error() -> Callable[[str], RestoreError | None]:
+    """What makes an error out of one line of pg_restore's after another; it names the entry before the error."""
+    place = ""
+
+    def read_line(said: str) -> RestoreError | None:
+        nonlocal place
+        found = _RESTORE_SAYS.match(said)
+        if found is None:
+            return None
+        if found["severity"] == "from TOC entry":
+            entry = _TOC_ENTRY.match(found["message"])
+            place = entry["what"] if entry else ""
+            return None
+        message = found["message"][:_LONGEST_ERROR]
+        return None if _THERE_ALREADY.search(message) else RestoreError(place, message)
+
+    return read_line
+
+
+def pour(dump: DumpFile, target: IO[bytes], progress: Progress) -> None:
     """Decompress an archive into a program's standard input."""
 
     def tell(done_bytes: int) -> None:

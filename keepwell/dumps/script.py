@@ -1,8 +1,8 @@
-"""Reads a plain SQL dump as it streams by: whose rows it holds and how many, whether it is whole, what psql may be told.
+r"""Reads a plain SQL dump as it streams by: whose rows it holds and how many, whether it is whole, what psql may see.
 
-It follows psql's own rules (quotes, dollar quotes, comments, COPY's rows) in constant memory, and counts independently of
-any server. Lines that psql itself would obey (`\\!` runs a program, `\\i` reads a file) are no part of a dump, but for
-the few that pg_dump writes; those few are not passed on either: what they ask for is done here.
+It follows psql's own rules (quotes, dollar quotes, comments, COPY's rows) in constant memory, and counts without any
+server. Lines that psql itself would obey (`\!` runs a program, `\i` reads a file) are no part of a dump, but for the
+few that pg_dump writes; those few are not passed on either: what they ask for is done here.
 """
 
 import re
@@ -20,10 +20,12 @@ from keepwell.dumps.statements import (
     drops_something,
     read_statement,
     roles_named,
+    runs_program,
     unquote,
     without_grantor,
 )
 
+END_OF_DUMP = "end of the dump"
 _HEAD_BYTES = 64 * 1024
 # A dollar quote's tag or the like may be cut by the end of a chunk: so much is left for the next one to see whole.
 _LOOKAHEAD = 128
@@ -393,6 +395,8 @@ class ScriptReader:
                 self._set(meaning)
             case Made():
                 self._make(meaning, text)
+        if runs_program(text):
+            self._refuse(f"Line {self._line:,} starts a program on the server, which no dump needs.")
         seen.roles.update(roles_named(text))
         if drops_something(text):
             self._note_drop()
@@ -454,16 +458,14 @@ class ScriptReader:
             self._parts.append(Part(name, place[1], self._line))
             self._edits.append(Edit(*place, b"", line))
             self._search_path, self._standard_strings = "", True
-        elif len(self._seen.commands) < _NAMED_FAULTS:
-            message = f"Line {line} holds a command to psql, \\{word[:20]}, which no dump needs."
-            self._seen.commands.append(
-                Fault(
-                    "commands to psql",
-                    message,
-                    "psql would obey it with your rights, wherever this is restored: find out who wrote it.",
-                )
-            )
+        else:
+            self._refuse(f"Line {line:,} holds a command to psql, \\{word[:20]}, which no dump needs.")
         return True
+
+    def _refuse(self, message: str) -> None:
+        if len(self._seen.commands) < _NAMED_FAULTS:
+            hint = "It would be obeyed with your rights, wherever this is restored: find out who wrote it."
+            self._seen.commands.append(Fault("commands", message, hint))
 
     def _at_start_of_line(self, position: int) -> bool:
         return self._offset + position == 0 or self._buffer[position - 1 : position] == b"\n"
@@ -506,7 +508,7 @@ class ScriptReader:
 
     def _in_atomic_body(self) -> bool:
         """Whether a semicolon ends a statement of a function's body and not the function, as psql counts it."""
-        if not self._head[:6].upper() == b"CREATE":
+        if self._head[:6].upper() != b"CREATE":
             return False
         found = _ATOMIC.match(self._decode(bytes(self._head)))
         if found is None:
@@ -589,22 +591,22 @@ class ScriptReader:
         found = list(seen.commands)
         begun, completed = seen.begun + seen.clusters_begun, seen.completed + seen.clusters_completed
         if begun > completed or (unfinished and begun):
-            where = unfinished or f"behind line {self._line:,}, between two statements"
+            where = unfinished or f"after line {self._line:,}, between two statements"
             found.append(
                 Fault(
-                    "end of the dump",
+                    END_OF_DUMP,
                     f"The dump ends {where}: pg_dump's last line, “database dump complete”, is missing.",
-                    "Whatever came after that is lost. Look why pg_dump or the pipe ended: a full disk, a kill, a lost connection.",
+                    "Whatever came after that is lost. Why did pg_dump end: a full disk, a lost connection?",
                 )
             )
         elif unfinished:
-            found.append(Fault("end of the dump", f"It ends {unfinished}.", "Whatever came after that is lost."))
+            found.append(Fault(END_OF_DUMP, f"It ends {unfinished}.", "Whatever came after that is lost."))
         if seen.carriage_returns >= _MANY_CARRIAGE_RETURNS:
             found.append(
                 Fault(
                     "line ends",
                     "Its lines end with carriage returns, which pg_dump does not write.",
-                    "It went through a terminal or a Windows tool (docker exec without -T does that): rows may be changed.",
+                    "It went through a terminal (docker exec without -T) or Windows: rows may be changed.",
                 )
             )
         if seen.zero_bytes:
@@ -631,7 +633,7 @@ def _held(rows: _Rows) -> HeldRows:
 
 
 def _database_named(rest: str) -> str | None:
-    """The database that `\\connect` means; None for whatever else could be meant."""
+    r"""The database that `\connect` means; None for whatever else could be meant."""
     found = _CONNECT.match(rest)
     if found is None:
         return None

@@ -1,4 +1,4 @@
-"""What one SQL statement of a dump says, as far as a proof needs to know: whose rows, which roles, which extensions. Pure.
+"""What one SQL statement of a dump says, as far as a proof needs to know: whose rows, which roles, what is made. Pure.
 
 The statements are pg_dump's, so these patterns follow its wording; whatever they do not know counts as any statement.
 """
@@ -6,7 +6,6 @@ The statements are pg_dump's, so these patterns follow its wording; whatever the
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import Enum, auto
 
 _IDENTIFIER = r'(?:"(?:[^"]|"")+"|[^\W\d][\w$]*)'
 _QUALIFIED = rf"{_IDENTIFIER}(?:\s*\.\s*{_IDENTIFIER})?"
@@ -32,9 +31,10 @@ _SET_CONFIG = re.compile(
     r"SELECT\s+(?:pg_catalog\.)?set_config\('(?P<name>\w+)',\s*'(?P<value>(?:[^']|'')*)'", re.IGNORECASE
 )
 _DROPS = re.compile(
-    r"DROP\s|ALTER\s+TABLE\s+.*\sDROP\s+(?:CONSTRAINT|IDENTITY|EXPRESSION)\b|ALTER\s.*\sDROP\s+DEFAULT\b",
+    r"DROP\s|SELECT\s+(?:pg_catalog\.)?lo_unlink\(|ALTER\s+TABLE\s+.*\sDROP\s+(?:CONSTRAINT|IDENTITY|EXPRESSION)\b|ALTER\s.*\sDROP\s+DEFAULT\b",
     re.IGNORECASE | re.DOTALL,
 )
+_PROGRAM = re.compile(r"COPY\s.*\s(?:FROM|TO)\s+PROGRAM\s", re.IGNORECASE | re.DOTALL)
 # Where a statement names roles: what leads to them, and whether they end the statement.
 _ROLES = tuple(
     re.compile(pattern, re.IGNORECASE | re.DOTALL)
@@ -55,14 +55,6 @@ _ROLES = tuple(
 _SESSION_AUTHORIZATION = re.compile(r"SET\s+SESSION\s+AUTHORIZATION\s+'(?P<role>(?:[^']|'')+)'\Z", re.IGNORECASE)
 _NO_ROLES = frozenset({"public", "current_user", "current_role", "session_user", "none", "default", "all"})
 _GRANTED_BY = re.compile(rf"(GRANT\s.*?)\s+GRANTED\s+BY\s+{_IDENTIFIER}\Z", re.IGNORECASE | re.DOTALL)
-
-
-class Counting(Enum):
-    """How the rows of an INSERT can be counted."""
-
-    GROUPS = auto()
-    ONE = auto()
-    NOT_AT_ALL = auto()
 
 
 @dataclass(frozen=True)
@@ -111,7 +103,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Made:
-    """Something is created by name, of one of these kinds: extension, role, database, tablespace, table; or refreshed."""
+    """Something is made: an extension, a role, a database, a tablespace or a table; or a view is refreshed."""
 
     kind: str
     name: Relation
@@ -167,6 +159,11 @@ def without_grantor(text: str) -> str | None:
     """
     found = _GRANTED_BY.match(text)
     return found[1] if found else None
+
+
+def runs_program(text: str) -> bool:
+    """Whether a statement starts a program on the server's machine."""
+    return _PROGRAM.match(text) is not None
 
 
 def drops_something(text: str) -> bool:

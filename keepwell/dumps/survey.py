@@ -9,6 +9,7 @@ import tarfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 
 import zstandard
@@ -23,14 +24,30 @@ from keepwell.dumps.contents import (
     read_blocks,
     read_contents,
 )
-from keepwell.dumps.opening import CONTENTS_FILE, ContentStream, DumpFile, Format, Wrapping, find_wrapping, open_tar
+from keepwell.dumps.opening import (
+    CONTENTS_FILE,
+    ContentStream,
+    DumpFile,
+    Format,
+    Wrapping,
+    find_wrapping,
+    has_checksum,
+    open_tar,
+)
 from keepwell.dumps.script import Script, ScriptReader
 from keepwell.postgres.archive import StreamCheck
 from keepwell.progress import Progress, Step
 
 STAGE = "reading the dump"
+UNCOUNTED = "rows that were not counted"
 _NAMED_FAULTS = 10
+_ARCHIVE = "archive"
+_WITHOUT_CONTENTS = "its table of contents cannot be read"
 _MAGIC_BYTES = 16
+_MEMBER_READ_BYTES = 64 * 1024
+_LIST_BYTES = 256 * 1024 * 1024
+# pg_dump asks neither zstd nor lz4 for one.
+_CHECKSUMMED = frozenset({Compression.GZIP})
 _BLOBS_BY_NUMBER = (1, 16)
 _DATA_FILE = re.compile(r"\d+\.dat(\.\w+)?|blob\w*\.(dat|toc)(\.\w+)?")
 _SUFFIXES = ("", ".gz", ".zst", ".lz4")
@@ -51,6 +68,7 @@ class Survey:
         unreadable: What is wrong with it as a file, so that not even its bytes came out whole.
         checksummed: Whether its compression carries checksums, so that a changed byte would have been noticed.
         script: A plain dump, as psql is to be shown it; None for archives.
+        obstacle: Why pg_restore cannot be asked to restore it; empty where it can.
     """
 
     content: Content
@@ -58,6 +76,7 @@ class Survey:
     unreadable: tuple[Fault, ...]
     checksummed: bool
     script: Script | None = None
+    obstacle: str = ""
 
 
 def survey(dump: DumpFile, progress: Progress) -> Survey:
@@ -88,7 +107,7 @@ def _survey_script(dump: DumpFile, stream: ContentStream) -> Survey:
         reader.feed(piece)
     script = reader.close()
     unreadable = (stream.fault,) if stream.fault else ()
-    return Survey(script.content, script.size_bytes, unreadable, dump.wrapping is not Wrapping.NONE, script)
+    return Survey(script.content, script.size_bytes, unreadable, has_checksum(dump), script)
 
 
 def _survey_archive(dump: DumpFile, stream: ContentStream) -> Survey:
@@ -102,61 +121,61 @@ def _survey_archive(dump: DumpFile, stream: ContentStream) -> Survey:
         else:
             contents = _follow_members(stream, found)
     except UnreadableArchiveError as error:
-        found.fault("archive", f"The archive is damaged: {error}.", _CUT_HINT)
+        found.fault(_ARCHIVE, f"The archive is damaged: {error}.", _CUT_HINT)
     except TooNewArchiveError as error:
-        found.unknowns.append(Fault("archive", f"The archive cannot be read here: {error}.", "Use a newer Keepwell."))
+        found.unknowns.append(Fault(_ARCHIVE, f"The archive cannot be read here: {error}.", "Use a newer Keepwell."))
     for _ in stream:
         pass  # to the end, since that is where a compressor keeps its checksum
     unreadable = (stream.fault,) if stream.fault else ()
     content = (
         Content(faults=tuple(found.faults), unknowns=tuple(found.unknowns)) if contents is None else found.content()
     )
-    inside = contents is not None and contents.compression is not Compression.NONE
-    return Survey(content, found.row_bytes, unreadable, inside or dump.wrapping is not Wrapping.NONE)
+    inside = contents is not None and contents.compression in _CHECKSUMMED
+    obstacle = "" if contents else _WITHOUT_CONTENTS
+    if dump.format is Format.TAR and any(fault.name == _ARCHIVE for fault in found.faults):
+        obstacle = obstacle or "pg_restore never ends on a tar archive that was cut"
+    return Survey(content, found.row_bytes, unreadable, inside or has_checksum(dump), obstacle=obstacle)
 
 
 def _follow_blocks(contents: Contents, stream: ContentStream, found: "_Findings") -> None:
     """Follow the blocks of a custom archive."""
     entries = {entry.number: entry for entry in contents.entries}
-    blocks = read_blocks(stream.read_exactly, contents.integer_bytes)
-    while True:
-        try:
-            number, pieces = next(blocks)
-        except StopIteration:
-            return
-        except UnreadableArchiveError:
-            if found.seen >= {entry.number for entry in contents.entries if entry.holds_rows}:
-                return  # pg_dump may repeat its contents there
+    expected = {entry.number for entry in contents.entries if entry.holds_rows}
+    try:
+        for number, pieces in read_blocks(stream.read_exactly, contents.integer_bytes):
+            entry = entries.get(number)
+            if entry is None:
+                message = f"a block of rows names the entry {number}, which its contents do not have"
+                raise UnreadableArchiveError(message)
+            _follow_block(entry, pieces, contents.compression, found)
+    except EOFError:
+        raise UnreadableArchiveError("it ends between two blocks of rows") from None
+    except UnreadableArchiveError:
+        if not found.seen >= expected:
             raise
-        except EOFError:
-            raise UnreadableArchiveError("it ends between two blocks of rows") from None
-        entry = entries.get(number)
-        if entry is None:
-            raise UnreadableArchiveError(f"a block of rows names the entry {number}, which its contents do not have")
-        check = _Rows(entry)
-        try:
-            for piece in _inflated(pieces, contents.compression):
-                check.take(piece)
-        except EOFError:
-            found.take(check, cut="the archive ends within them")
-            raise UnreadableArchiveError(f"it ends within the rows of {check.name}") from None
-        except _UndecompressibleError as error:
-            found.take(check, cut=str(error))
-            for _ in pieces:
-                pass
-        except _UnknownCompressionError:
-            for _ in pieces:
-                pass
-            found.uncounted(entry)
-        else:
-            found.take(check)
+        # All rows are there; behind them pg_dump may have repeated its contents.
+
+
+def _follow_block(entry: Entry, pieces: Iterator[bytes], compression: Compression, found: "_Findings") -> None:
+    check = _Rows(entry)
+    try:
+        for piece in _inflated(pieces, compression):
+            check.take(piece)
+        found.take(check)
+    except EOFError:
+        found.take(check, cut="the archive was cut there")
+        raise UnreadableArchiveError(f"it ends within the rows of {check.name}") from None
+    except _UndecompressibleError as error:
+        found.take(check, cut=str(error))
+    except _UnknownCompressionError:
+        found.uncounted(entry)
+    for _ in pieces:
+        pass  # the next block begins behind the rest of this one
 
 
 def _follow_members(stream: ContentStream, found: "_Findings") -> Contents:
     """Follow the members of a tar archive, whose first is the table of contents."""
-    files: dict[str, Entry] = {}
-    members: set[str] = set()
-    large_objects: list[str] = []
+    large_objects = _LargeObjects()
     try:
         with open_tar(stream) as archive:
             for member in archive:
@@ -165,25 +184,38 @@ def _follow_members(stream: ContentStream, found: "_Findings") -> Contents:
                     continue
                 if found.contents is None:
                     found.contents = _first_member(member.name, content.read)
-                    files = _files_of(found.contents)
-                    continue
-                members.add(member.name)
-                entry = files.get(member.name)
-                if entry is not None and entry.kind == "TABLE DATA":
-                    _check_member(entry, content.read, found)
-                elif entry is not None:
-                    found.seen.add(entry.number)
-                    large_objects += _listed_in(content.read().decode(errors="replace"))
+                else:
+                    _follow_member(member.name, content.read, found, large_objects)
     except (tarfile.TarError, EOFError) as error:
         if found.contents is None:
             raise UnreadableArchiveError("it ends within its table of contents") from error
-        found.fault("archive", f"The archive is damaged: {error or 'it ends within a file'}.", _CUT_HINT)
+        found.fault(_ARCHIVE, f"The archive is damaged: {error or 'it ends within a file'}.", _CUT_HINT)
     if found.contents is None:
         raise UnreadableArchiveError("it holds nothing")
-    for name in large_objects:
-        if name not in members:
+    for name in large_objects.listed:
+        if name not in large_objects.members:
             found.fault("large objects", f"A large object is missing: there is no file {name}.", _CUT_HINT)
     return found.contents
+
+
+@dataclass
+class _LargeObjects:
+    """Files of large objects in a tar archive: those that are there, and those that its lists name."""
+
+    members: set[str] = field(default_factory=set)
+    listed: list[str] = field(default_factory=list)
+
+
+def _follow_member(name: str, read: Callable[[int], bytes], found: "_Findings", large_objects: _LargeObjects) -> None:
+    assert found.contents is not None  # noqa: S101 - they came first
+    entry = _files_of(found.contents).get(name)
+    if entry is None:
+        large_objects.members.add(name)
+    elif entry.kind == "TABLE DATA":
+        _check_member(entry, read, found)
+    else:
+        found.seen.add(entry.number)
+        large_objects.listed += _listed_in(read(_LIST_BYTES).decode(errors="replace"))
 
 
 def _first_member(name: str, read: Callable[[int], bytes]) -> Contents:
@@ -194,6 +226,7 @@ def _first_member(name: str, read: Callable[[int], bytes]) -> Contents:
     raise UnreadableArchiveError(f"it is a tar file, but of no dump: its first file is {name}")
 
 
+@cache
 def _files_of(contents: Contents) -> dict[str, Entry]:
     """By the name of its file in a tar archive: those entries whose rows must be there."""
     files = {entry.file_name: entry for entry in contents.entries if entry.holds_rows and entry.kind != "BLOBS"}
@@ -205,10 +238,10 @@ def _files_of(contents: Contents) -> dict[str, Entry]:
 def _check_member(entry: Entry, read: Callable[[int], bytes], found: "_Findings") -> None:
     check = _Rows(entry)
     try:
-        while piece := read(1 << 20):
+        while piece := read(_MEMBER_READ_BYTES):
             check.take(piece)
     except (tarfile.TarError, EOFError):
-        found.take(check, cut="the archive ends within them")
+        found.take(check, cut="the archive was cut there")
         raise
     found.take(check)
 
@@ -220,9 +253,9 @@ def _survey_folder(dump: DumpFile, tell: Callable[[int], None]) -> Survey:
         with (dump.path / CONTENTS_FILE).open("rb") as file:
             contents = found.contents = read_contents(_exactly(file.read))
     except UnreadableArchiveError as error:
-        found.fault("archive", f"{CONTENTS_FILE} is damaged: {error}.", _CUT_HINT)
+        found.fault(_ARCHIVE, f"{CONTENTS_FILE} is damaged: {error}.", _CUT_HINT)
     except TooNewArchiveError as error:
-        found.unknowns.append(Fault("archive", f"The archive cannot be read here: {error}.", "Use a newer Keepwell."))
+        found.unknowns.append(Fault(_ARCHIVE, f"The archive cannot be read here: {error}.", "Use a newer Keepwell."))
     done_bytes = 0
     unreadable: list[Fault] = []
     for entry in contents.entries if contents else ():
@@ -243,8 +276,9 @@ def _survey_folder(dump: DumpFile, tell: Callable[[int], None]) -> Survey:
     content = (
         Content(faults=tuple(found.faults), unknowns=tuple(found.unknowns)) if contents is None else found.content()
     )
-    checksummed = contents is not None and contents.compression is not Compression.NONE
-    return Survey(content, found.row_bytes, tuple(unreadable[:_NAMED_FAULTS]), checksummed)
+    checksummed = contents is not None and contents.compression in _CHECKSUMMED
+    obstacle = "" if contents else _WITHOUT_CONTENTS
+    return Survey(content, found.row_bytes, tuple(unreadable[:_NAMED_FAULTS]), checksummed, obstacle=obstacle)
 
 
 def _check_file(entry: Entry, path: Path, found: "_Findings", *, rows: bool) -> Fault | None:
@@ -340,9 +374,7 @@ class _Findings:
             return
         rows, whole = _counted(check)
         if cut:
-            self.fault(
-                check.name, f"The rows of {check.name} are damaged behind the {rows or 0:,}th: {cut}.", _CUT_HINT
-            )
+            self.fault(check.name, f"The rows of {check.name} end after {rows or 0:,} of them: {cut}.", _CUT_HINT)
         elif not whole:
             what = "are missing: nothing is there" if not check.size_bytes else f"were cut after {rows or 0:,} of them"
             self.fault(check.name, f"The rows of {check.name} {what}, without the line that ends them.", _CUT_HINT)
@@ -378,8 +410,8 @@ class _Findings:
         if uncounted:
             unknowns.append(
                 Fault(
-                    "rows",
-                    f"The rows of {uncounted} tables are compressed with lz4, so they were not counted in the dump itself.",
+                    UNCOUNTED,
+                    f"The rows of {uncounted} tables are compressed with lz4, and could not be counted in the dump.",
                     "Whether each is whole is not known. Dump with --compress=zstd or gzip.",
                 )
             )
@@ -413,13 +445,11 @@ def _counted(check: _Rows) -> tuple[int | None, bool]:
 
 
 def _lost_faults(lost: list[Entry]) -> Iterator[Fault]:
-    for entry in lost[:_NAMED_FAULTS]:
-        name = _Rows(entry).name
-        yield Fault(
-            name, f"The rows of {name} are missing: the contents name them, the archive does not hold them.", _CUT_HINT
-        )
-    if len(lost) > _NAMED_FAULTS:
-        yield Fault("archive", f"The rows of {len(lost) - _NAMED_FAULTS} more tables are missing.", _CUT_HINT)
+    if lost:
+        names = [_Rows(entry).name for entry in lost]
+        more = f" and {len(names) - _NAMED_FAULTS} more" if len(names) > _NAMED_FAULTS else ""
+        named = f"{', '.join(names[:_NAMED_FAULTS])}{more}"
+        yield Fault(_ARCHIVE, f"The contents name rows that the archive does not hold: of {named}.", _CUT_HINT)
 
 
 class _UndecompressibleError(Exception):
