@@ -4,7 +4,8 @@ import bz2
 import lzma
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -19,6 +20,7 @@ from keepwell.errors import PreconditionFailed
 from keepwell.verdict import Finding, Verdict
 
 CONTENTS_FILE = "toc.dat"
+CHANGED_HINT = "A byte was changed on the disk or on the way: compare it with another copy."
 _HEAD_BYTES = 4096
 _READ_BYTES = 128 * 1024
 # A decompressor gives what a piece holds all at once only for zstd, where a few bytes may stand for very many.
@@ -175,7 +177,7 @@ class ContentStream:
     on_read: Callable[[int], None] = lambda _: None
     fault: Fault | None = None
     size_bytes: int = 0
-    _pieces: Iterator[bytes] | None = field(default=None, repr=False)
+    _pieces: Generator[bytes] | None = field(default=None, repr=False)
     _piece: bytes = field(default=b"", repr=False)
     _taken: int = field(default=0, repr=False)
 
@@ -209,6 +211,11 @@ class ContentStream:
             self._pieces = self._content()
         return next(self._pieces, b"")
 
+    def close(self) -> None:
+        """Let go of the file, also before its end."""
+        if self._pieces is not None:
+            self._pieces.close()
+
     def read_exactly(self, size: int) -> bytes:
         """So many bytes.
 
@@ -220,7 +227,7 @@ class ContentStream:
             raise EOFError
         return found
 
-    def _content(self) -> Iterator[bytes]:
+    def _content(self) -> Generator[bytes]:
         try:
             with self.path.open("rb") as file:
                 raw = self._raw(file)
@@ -352,8 +359,8 @@ def _recognize_file(path: Path) -> DumpFile | Finding:
             hint="Whatever wrote it failed before its first byte. Do not rely on it.",
         )
     wrapping = find_wrapping(head)
-    stream = ContentStream(path, wrapping)
-    inner = stream.read(_HEAD_BYTES)
+    with closing(ContentStream(path, wrapping)) as stream:
+        inner = stream.read(_HEAD_BYTES)
     if not inner and stream.fault is None:
         return Finding(
             name="file",
@@ -381,12 +388,17 @@ def _modified_at(path: Path) -> datetime:
     return datetime.fromtimestamp(path.stat().st_mtime, UTC)
 
 
+def describe_undecompressible(error: Exception) -> str:
+    """A library's words for data that it cannot unpack, without its own name."""
+    return str(error).removeprefix("Error -3 while decompressing data: ").removeprefix("zstd decompressor error: ")
+
+
 def _undecompressible(name: str, error: Exception) -> Fault:
-    said = str(error).removeprefix("Error -3 while decompressing data: ").removeprefix("zstd decompressor error: ")
+    said = describe_undecompressible(error)
     wrong_sum = "check" in said.lower() or "crc" in said.lower()
     what = "does not match its own checksum" if wrong_sum else "cannot be decompressed"
     return Fault(
         "file",
         f"The {name} data {what}: {said}.",
-        "A byte was changed on the disk or on the way: compare it with another copy.",
+        CHANGED_HINT,
     )

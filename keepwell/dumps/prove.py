@@ -15,7 +15,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -290,7 +290,7 @@ def _unpack_folder(dump: DumpFile, folder: Path, progress: Progress) -> DumpFile
         dump.path, dump.wrapping, lambda done: progress(Step("unpacking", done, dump.size_bytes, "bytes"))
     )
     try:
-        with open_tar(stream) as archive:
+        with closing(stream), open_tar(stream) as archive:
             for member in archive:
                 content = archive.extractfile(member)
                 if content is not None:

@@ -13,7 +13,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -330,6 +330,7 @@ class _Feeding:
                     break
             self._finish()
         finally:
+            stream.close()
             if self._process is not None:
                 command.stop(self._process, grace_seconds=0)
         return Restored(
@@ -393,6 +394,7 @@ class _Feeding:
             process.stdin.close()
         exit_code = process.wait()
         reading.wait()
+        command.stop(process)
         self.errors += reading.named
         self.error_count += reading.count
         self.stopped = self.stopped or reading.stopped
@@ -498,11 +500,12 @@ def pour(dump: DumpFile, target: IO[bytes], progress: Progress) -> None:
     def tell(done_bytes: int) -> None:
         progress(Step(STAGE, done_bytes, dump.size_bytes, "bytes"))
 
-    with suppress(BrokenPipeError):  # it ended early; what it said of that is being read
-        for piece in ContentStream(dump.path, dump.wrapping, tell):
-            target.write(piece)
-    with suppress(BrokenPipeError):
-        target.close()
+    with closing(ContentStream(dump.path, dump.wrapping, tell)) as stream:
+        with suppress(BrokenPipeError):  # it ended early; what it said of that is being read
+            for piece in stream:
+                target.write(piece)
+        with suppress(BrokenPipeError):
+            target.close()
 
 
 def knows_restrict(binaries: Binaries) -> bool:

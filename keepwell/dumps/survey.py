@@ -8,6 +8,7 @@ import re
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -25,11 +26,13 @@ from keepwell.dumps.contents import (
     read_contents,
 )
 from keepwell.dumps.opening import (
+    CHANGED_HINT,
     CONTENTS_FILE,
     ContentStream,
     DumpFile,
     Format,
     Wrapping,
+    describe_undecompressible,
     find_wrapping,
     has_checksum,
     open_tar,
@@ -95,10 +98,8 @@ def survey(dump: DumpFile, progress: Progress) -> Survey:
 
     if dump.format is Format.DIRECTORY:
         return _survey_folder(dump, tell)
-    stream = ContentStream(dump.path, dump.wrapping, tell)
-    if dump.format is Format.PLAIN:
-        return _survey_script(dump, stream)
-    return _survey_archive(dump, stream)
+    with closing(ContentStream(dump.path, dump.wrapping, tell)) as stream:
+        return (_survey_script if dump.format is Format.PLAIN else _survey_archive)(dump, stream)
 
 
 def _survey_script(dump: DumpFile, stream: ContentStream) -> Survey:
@@ -126,7 +127,7 @@ def _survey_archive(dump: DumpFile, stream: ContentStream) -> Survey:
         found.unknowns.append(Fault(_ARCHIVE, f"The archive cannot be read here: {error}.", "Use a newer Keepwell."))
     for _ in stream:
         pass  # to the end, since that is where a compressor keeps its checksum
-    unreadable = (stream.fault,) if stream.fault else ()
+    unreadable = (*((stream.fault,) if stream.fault else ()), *found.unreadable[:_NAMED_FAULTS])
     content = (
         Content(faults=tuple(found.faults), unknowns=tuple(found.unknowns)) if contents is None else found.content()
     )
@@ -167,6 +168,7 @@ def _follow_block(entry: Entry, pieces: Iterator[bytes], compression: Compressio
         raise UnreadableArchiveError(f"it ends within the rows of {check.name}") from None
     except _UndecompressibleError as error:
         found.take(check, cut=str(error))
+        found.unreadable.append(Fault(check.name, f"The rows of {check.name}: {error}.", CHANGED_HINT))
     except _UnknownCompressionError:
         found.uncounted(entry)
     for _ in pieces:
@@ -357,6 +359,7 @@ class _Findings:
     held: dict[int, HeldRows] = field(default_factory=dict)
     seen: set[int] = field(default_factory=set)
     faults: list[Fault] = field(default_factory=list)
+    unreadable: list[Fault] = field(default_factory=list)
     unknowns: list[Fault] = field(default_factory=list)
     row_bytes: int = 0
 
@@ -472,7 +475,7 @@ def _inflated(pieces: Iterator[bytes], compression: Compression) -> Iterator[byt
         for piece in pieces:
             yield frame.decompress(piece)
     except (zlib.error, zstandard.ZstdError) as error:
-        message = f"they cannot be decompressed ({error})"
+        message = f"they cannot be decompressed ({describe_undecompressible(error)})"
         raise _UndecompressibleError(message) from error
     if not frame.eof:
         message = "their compressed data ends too early"
