@@ -344,7 +344,7 @@ def _judge_errors(restored: Restored, *, lacking: bool) -> Finding:
         f"{error.place}: {error.message}" if error.place else error.message for error in restored.errors[:_ERRORS_SHOWN]
     )
     more = restored.error_count - min(len(restored.errors), _ERRORS_SHOWN)
-    count = f"More than {restored.error_count}" if restored.stopped else f"{restored.error_count:,}"
+    count = f"at least {restored.error_count}" if restored.stopped else f"{restored.error_count:,}"
     ended = ", and was ended" if restored.stopped else ""
     return Finding(
         name="errors",

@@ -275,12 +275,12 @@ class ToolErrors:
         with suppress(ValueError):  # closed under us: the program is being stopped
             for line in self._process.stderr:
                 error = self._read_line(line[: 4 * _LONGEST_ERROR].decode(errors="replace").rstrip())
-                if error is None:
+                if error is None or self.stopped:
                     continue
                 self.count += 1
                 if len(self.named) < _NAMED_ERRORS:
                     self.named.append(error)
-                if self.count >= _MOST_ERRORS and not self.stopped:
+                if self.count >= _MOST_ERRORS:
                     self.stopped = True
                     self._process.kill()
 
