@@ -20,11 +20,14 @@ from keepwell.errors import PreconditionFailed
 from keepwell.verdict import Finding, Verdict
 
 CONTENTS_FILE = "toc.dat"
+# What the libraries raise for damaged data.
+UNDECOMPRESSIBLE = (zlib.error, lzma.LZMAError, OSError, EOFError, ValueError, zstandard.ZstdError)
 CHANGED_HINT = "A byte was changed on the disk or on the way: compare it with another copy."
 _HEAD_BYTES = 4096
 _READ_BYTES = 128 * 1024
-# A decompressor gives what a piece holds all at once only for zstd, where a few bytes may stand for very many.
-_ZSTD_READ_BYTES = 4 * 1024
+_ZSTD_BITE_BYTES = 1024
+# The library finds out which of the two it is.
+_GZIP_OR_ZLIB = 47
 _PIECE_BYTES = 1024 * 1024
 _BITE_BYTES = 64
 _XZ_MEMORY_BYTES = 128 * 1024 * 1024
@@ -107,15 +110,16 @@ def _gunzipped(library: Any, data: bytes) -> Iterator[bytes]:
         yield piece
 
 
-class _Frame:
+class Frame:
     """One frame of a compressed stream, whichever library unpacks it."""
 
     def __init__(self, wrapping: Wrapping) -> None:
         self._wrapping = wrapping
+        self._behind = b""
         self._library: Any
         match wrapping:
             case Wrapping.GZIP:
-                self._library = zlib.decompressobj(wbits=31)
+                self._library = zlib.decompressobj(wbits=_GZIP_OR_ZLIB)
             case Wrapping.XZ:
                 self._library = lzma.LZMADecompressor(memlimit=_XZ_MEMORY_BYTES)
             case Wrapping.BZIP2:
@@ -125,24 +129,40 @@ class _Frame:
 
     @property
     def ended(self) -> bool:
+        """Whether its last byte was met."""
         return bool(self._library.eof)
 
     @property
     def behind(self) -> bytes:
         """What was given and lies behind its end."""
-        return bytes(self._library.unused_data) if self.ended else b""
+        return bytes(self._library.unused_data) + self._behind if self.ended else b""
 
     def unpack(self, data: bytes) -> Iterator[bytes]:
-        """What a piece of the file unpacks to, never more than a megabyte at once where the library can help it."""
+        """What a piece of the file unpacks to, a megabyte at most at a time.
+
+        Raises:
+            UNDECOMPRESSIBLE: The data are damaged.
+        """
         library = self._library
         if self._wrapping is Wrapping.ZSTD:
-            yield library.decompress(data)
+            yield from self._unpack_zstd(data)
         elif self._wrapping is Wrapping.GZIP:
             yield from self._gunzip(data)
         else:
             yield library.decompress(data, _PIECE_BYTES)
             while not library.needs_input and not library.eof:
                 yield library.decompress(b"", _PIECE_BYTES)
+
+    def _unpack_zstd(self, data: bytes) -> Iterator[bytes]:
+        """Its library gives all that it is given at once, and a few bytes may stand for very many."""
+        for start in range(0, len(data), _ZSTD_BITE_BYTES):
+            stop = start + _ZSTD_BITE_BYTES
+            unpacked = self._library.decompress(data[start:stop])
+            for place in range(0, len(unpacked), _PIECE_BYTES):
+                yield unpacked[place : place + _PIECE_BYTES]
+            if self.ended:
+                self._behind = data[stop:]
+                return
 
     def _gunzip(self, data: bytes) -> Iterator[bytes]:
         """An error loses what its call had unpacked so far, so a failing piece is taken again in small bites."""
@@ -241,9 +261,8 @@ class ContentStream:
             )
 
     def _raw(self, file: IO[bytes]) -> Iterator[bytes]:
-        size = _ZSTD_READ_BYTES if self.wrapping is Wrapping.ZSTD else _READ_BYTES
         read_bytes = 0
-        while piece := file.read(size):
+        while piece := file.read(_READ_BYTES):
             read_bytes += len(piece)
             self.on_read(read_bytes)
             yield piece
@@ -251,7 +270,7 @@ class ContentStream:
     def _decompressed(self, raw: Iterator[bytes]) -> Iterator[bytes]:
         """The content of one frame after another: compressors append them, and `cat a.gz b.gz` is a gzip file too."""
         name, magic = self.wrapping.value, _MAGIC[self.wrapping]
-        frame: _Frame | None = None
+        frame: Frame | None = None
         begun = 0
         for data in raw:
             waiting = data
@@ -263,10 +282,10 @@ class ContentStream:
                     if begun and not waiting.startswith(magic[: len(waiting)]):
                         self.fault = Fault("file", f"Something else follows the {name} data.", "It was appended to.")
                         return
-                    frame, begun = _Frame(self.wrapping), begun + 1
+                    frame, begun = Frame(self.wrapping), begun + 1
                 try:
                     yield from frame.unpack(waiting)
-                except (zlib.error, lzma.LZMAError, OSError, EOFError, ValueError, zstandard.ZstdError) as error:
+                except UNDECOMPRESSIBLE as error:
                     self.fault = _undecompressible(name, error)
                     return
                 waiting = frame.behind

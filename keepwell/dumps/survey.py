@@ -6,14 +6,11 @@ what the dump holds: a dump that was cut passes through psql and pg_restore in s
 
 import re
 import tarfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-
-import zstandard
 
 from keepwell.dumps.content import Content, Fault, HeldRows
 from keepwell.dumps.contents import (
@@ -28,9 +25,11 @@ from keepwell.dumps.contents import (
 from keepwell.dumps.opening import (
     CHANGED_HINT,
     CONTENTS_FILE,
+    UNDECOMPRESSIBLE,
     ContentStream,
     DumpFile,
     Format,
+    Frame,
     Wrapping,
     describe_undecompressible,
     find_wrapping,
@@ -470,14 +469,14 @@ def _inflated(pieces: Iterator[bytes], compression: Compression) -> Iterator[byt
         return
     if compression is Compression.LZ4:
         raise _UnknownCompressionError
-    frame = zlib.decompressobj() if compression is Compression.GZIP else zstandard.ZstdDecompressor().decompressobj()
-    try:
-        for piece in pieces:
-            yield frame.decompress(piece)
-    except (zlib.error, zstandard.ZstdError) as error:
-        message = f"they cannot be decompressed ({describe_undecompressible(error)})"
-        raise _UndecompressibleError(message) from error
-    if not frame.eof:
+    frame = Frame(Wrapping.GZIP if compression is Compression.GZIP else Wrapping.ZSTD)
+    for piece in pieces:
+        try:
+            yield from frame.unpack(piece)
+        except UNDECOMPRESSIBLE as error:
+            message = f"they cannot be decompressed ({describe_undecompressible(error)})"
+            raise _UndecompressibleError(message) from error
+    if not frame.ended:
         message = "their compressed data ends too early"
         raise _UndecompressibleError(message)
 

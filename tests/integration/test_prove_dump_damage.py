@@ -186,9 +186,7 @@ def test_a_custom_archive_cut_between_two_tables_is_an_alert(whole: Dumps, tmp_p
     block = b"\x01\x00" + int(number).to_bytes(4, "little")
     content = whole.read("custom_plain.dump")
     proof = damaged(written(tmp_path, content[: content.rindex(block)]))
-    assert "rows that the archive does not hold: of public.reviews, public.user_preferences, public.users" in alerts(
-        proof
-    )
+    assert "of public.reviews, public.user_preferences, public.users" in alerts(proof)
     assert table(proof, "registrations").verdict is Verdict.OK
 
 
@@ -338,7 +336,7 @@ def test_a_view_that_the_dump_fills_and_that_came_back_empty_is_an_alert(tmp_pat
 def test_an_index_that_is_damaged_is_an_alert(whole: Dumps, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """amcheck is asked: an index that is missing rows stands for a bad disk under the scratch server."""
     sql = (
-        b"CREATE TABLE t (a int, b int);\nINSERT INTO t SELECT n, n FROM generate_series(1, 10) n;\nCREATE INDEX i ON t (a);\n"
+        b"CREATE TABLE t (a int, b int);\nINSERT INTO t VALUES (1, 1);\nCREATE INDEX i ON t (a);\n"
         b"UPDATE pg_index SET indisready = false WHERE indexrelid = 'i'::regclass;\nINSERT INTO t VALUES (11, 11);\n"
         b"UPDATE pg_index SET indisready = true WHERE indexrelid = 'i'::regclass;\n"
     )
