@@ -232,7 +232,7 @@ def confine(binaries: Binaries, folder: Path, socket_folder: Path, *readable: Pa
 def _wait_until_gone(log: Path) -> None:
     """Wait for the last process that holds the server's log: the one that we started may end before the others."""
     deadline = time.monotonic() + _STOP_SECONDS
-    with log.open("rb") as stream:
+    with suppress(FileNotFoundError), log.open("rb") as stream:
         while time.monotonic() < deadline:
             with suppress(BlockingIOError):
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
