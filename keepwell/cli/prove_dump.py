@@ -51,16 +51,16 @@ def prove_dump(
         proof.verdict,
         data=proof,
         hint=next_step(proof, dump, compared=live is not None),
-        show=lambda screen: _show(screen, proof, dump),
+        show=lambda screen: _show(screen, proof),
     )
 
 
-def _show(screen: "Console", proof: "DumpProof", path: Path) -> None:
+def _show(screen: "Console", proof: "DumpProof") -> None:
     from rich.text import Text
 
     from keepwell.dumps.report import printable, summarize
 
-    what, brings, verdict = summarize(proof, path)
+    what, brings, verdict = summarize(proof)
     screen.print(Text(what))
     screen.print(Text(brings))
     line = console.styled(proof.verdict)

@@ -328,7 +328,7 @@ def _judge_tables(tables: Sequence[Table]) -> Iterator[Finding]:
                 yield Finding(name=table.qualified, verdict=verdict, message=message, hint=_hint_of(table))
             continue
         names = _list([table.qualified for table in bad])
-        message = f"{len(bad)} tables did not come back as they should, as the table above tells of each: {names}."
+        message = f"{len(bad)} tables did not come back as they should: {names}."
         yield Finding(name="tables", verdict=verdict, message=message, hint=_hint_of(bad[0]))
 
 

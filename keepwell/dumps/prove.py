@@ -205,8 +205,10 @@ class _Proving:
 
     def _sound(self) -> tuple[str, Iterable[Finding]]:
         assert self.scratch is not None  # noqa: S101 - restored before
+        passed = self.levels[-1].verdict in (Verdict.OK, Verdict.WARN)
         return (
-            "in what came back indexes know every row, sequences are not behind, constraints hold, views are filled",
+            ("" if passed else "of what came back: ")
+            + "indexes know every row, sequences are not behind, constraints hold, views are filled",
             check_sound(self.scratch, self.databases, self._content, self.progress),
         )
 

@@ -10,14 +10,9 @@ from keepwell.verdict import Verdict
 _NAMED = 6
 
 
-def summarize(proof: DumpProof, path: Path) -> tuple[str, str, str]:
-    """Three lines: what the dump is, what a restore of it brings back, and the verdict's reason.
-
-    Args:
-        proof: Of the dump.
-        path: As it was named.
-    """
-    return tuple(map(printable, (_what(proof, path), _brings(proof), _why(proof))))  # type: ignore[return-value]
+def summarize(proof: DumpProof) -> tuple[str, str, str]:
+    """Three lines: what the dump is, what a restore of it brings back, and the verdict's reason."""
+    return tuple(map(printable, (_what(proof), _brings(proof), _why(proof))))  # type: ignore[return-value]
 
 
 def next_step(proof: DumpProof, path: Path, *, compared: bool) -> str:
@@ -57,12 +52,10 @@ def printable(text: str) -> str:
     return "".join(character if character.isprintable() else f"\\x{ord(character):02x}" for character in flat)
 
 
-def _what(proof: DumpProof, path: Path) -> str:
+def _what(proof: DumpProof) -> str:
     dump = proof.dump
     if dump is None:
-        return (
-            f"{path.name or path}: {proof.levels[0].summary if len(proof.levels) < 2 else 'no dump that can be proven'}"
-        )
+        return next(level.summary for level in proof.levels if level.verdict is proof.verdict)
     wrapped = "" if dump.wrapping == "none" else f", compressed with {dump.wrapping}"
     of = f" of {_source(dump)}" if _source(dump) else ", which does not say of what"
     by = f", written by pg_dump {_short(dump.tool_version)}" if dump.tool_version else ""
@@ -114,9 +107,13 @@ def _brings(proof: DumpProof) -> str:
 
 def _why(proof: DumpProof) -> str:
     if proof.verdict in (Verdict.ALERT, Verdict.UNKNOWN):
-        first = next((finding.message for finding in proof.findings if finding.verdict is proof.verdict), "")
-        said = first or next(level.summary for level in proof.levels if level.verdict is proof.verdict)
+        first = next((finding for finding in proof.findings if finding.verdict is proof.verdict), None)
+        said = first.message if first else next(one.summary for one in proof.levels if one.verdict is proof.verdict)
+        if proof.dump is None and first:
+            said = first.hint  # what it is was said in the first line
         return f"{'do not rely on it' if proof.verdict is Verdict.ALERT else 'it could not be proven'}. {said}"
+    if proof.dump is not None and proof.dump.scope in ("schema only", "roles only"):
+        return "it restores without an error, but holds no rows: alone it is no backup of a database."
     shown = "it is whole, restores without an error, every row of it came back, and what came back is sound"
     warnings = sum(finding.verdict is Verdict.WARN for finding in proof.findings)
     noted = f". {warnings} thing{'' if warnings == 1 else 's'} to know below" if warnings else ""

@@ -20,7 +20,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 def test_every_command_is_listed_and_takes_json() -> None:
     listed = CliRunner().invoke(app, ["--help"]).stdout
-    for words in ("init", "doctor", "run", "guide", "notify test", "up", "status", "down"):
+    for words in ("init", "doctor", "prove-dump", "run", "guide", "notify test", "up", "status", "down"):
         assert words.split()[0] in listed
         assert "--json" in CliRunner().invoke(app, [*words.split(), "--help"]).stdout
 

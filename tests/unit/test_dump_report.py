@@ -45,7 +45,7 @@ def with_finding(verdict: Verdict, message: str = "It broke.", hint: str = "Mend
 
 
 def test_three_plain_lines() -> None:
-    first, *others = summarize(PROOF, PATH)
+    first, *others = summarize(PROOF)
     assert first == (
         "backup_20250123_020000.sql.gz is a dump of PostgreSQL 15.18, written by pg_dump 15.18, "
         "dated 2025-01-23 02:00:41 UTC by the file (plain SQL, compressed with gzip, 2.3 MB)."
@@ -57,21 +57,21 @@ def test_three_plain_lines() -> None:
 
 
 def test_the_third_line_gives_the_worst_reason() -> None:
-    assert summarize(with_finding(Verdict.ALERT), PATH)[2] == "do not rely on it. It broke."
-    assert summarize(with_finding(Verdict.UNKNOWN), PATH)[2] == "it could not be proven. It broke."
-    assert summarize(with_finding(Verdict.WARN), PATH)[2].endswith("is sound. 1 thing to know below.")
+    assert summarize(with_finding(Verdict.ALERT))[2] == "do not rely on it. It broke."
+    assert summarize(with_finding(Verdict.UNKNOWN))[2] == "it could not be proven. It broke."
+    assert summarize(with_finding(Verdict.WARN))[2].endswith("is sound. 1 thing to know below.")
 
 
 def test_what_is_not_known_is_said() -> None:
     unknown = replace(PROOF, rows_restored=None, dump=replace(DUMP, server_version="", tool_version=""))
-    first, second, _ = summarize(unknown, PATH)
+    first, second, _ = summarize(unknown)
     assert "which does not say of what" in first
     assert "not known" in second
 
 
 def test_missing_roles_are_named_in_the_second_line() -> None:
     roles = tuple(f"role{number}" for number in range(8))
-    second = summarize(replace(PROOF, dump=replace(DUMP, roles_missing=roles)), PATH)[1]
+    second = summarize(replace(PROOF, dump=replace(DUMP, roles_missing=roles)))[1]
     assert second.endswith("Not in it: the roles role0, role1, role2, role3, role4, role5 and 2 more.")
 
 
@@ -128,3 +128,18 @@ def test_what_a_difference_to_the_live_database_means(
 )
 def test_the_package_of_an_extension(extension: str, package: str) -> None:
     assert package in package_of(extension, 15)
+
+
+def test_what_is_no_dump_is_told_once_and_then_why() -> None:
+    finding = Finding(name="file", verdict=Verdict.ALERT, message="x is empty: 0 bytes.", hint="It failed.")
+    nothing = DumpProof(None, (Level("readable", Verdict.ALERT, finding.message, (finding,), 0.0),))
+    assert summarize(nothing) == (
+        "x is empty: 0 bytes.",
+        "What a restore of it would bring back is not known: it did not come to one.",
+        "do not rely on it. It failed.",
+    )
+
+
+def test_a_schema_alone_is_never_called_proven() -> None:
+    third = summarize(replace(PROOF, dump=replace(DUMP, scope="schema only")))[2]
+    assert third == "it restores without an error, but holds no rows: alone it is no backup of a database."
