@@ -7,21 +7,22 @@ import lzma
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import zstandard
 from dump_files import DATABASE, Dumps, pg_dump, pg_dumpall, run_guides_script, tool_environment
-from integration.test_backup_of_every_kind import create_zoo
 from real_servers import MAJORS, Server, fresh_database
 from typer.testing import CliRunner
+from zoo import create_zoo
 
 from keepwell.cli.main import app
 from keepwell.dumps import prove, restoring
 from keepwell.dumps.proof import DumpProof
 from keepwell.dumps.prove import prove_dump
-from keepwell.postgres import binaries
+from keepwell.postgres import binaries, confinement
 from keepwell.progress import Step, silent
 from keepwell.verdict import Finding, Verdict
 
@@ -326,6 +327,31 @@ def test_progress_is_told_and_nothing_is_left_behind(dumps: Callable[[int], Dump
         assert stage in stages
     size = dumps(17).path("plain.sql").stat().st_size
     assert [(step.done, step.total) for step in steps if step.stage == "restoring"][-1] == (size, size)
+
+
+def test_a_machine_that_cannot_confine_proves_too_and_says_so(
+    dumps: Callable[[int], Dumps], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(confinement, "_can_confine", lambda: False)
+    for form in ("plain.sql", "custom.dump"):
+        proof = proven(dumps(17).path(form))
+        assert (warnings(proof), proof.rows_restored) == (["isolation"], ROWS)
+        assert "within reach" in proof.isolation
+
+
+def test_what_a_killed_proof_left_is_swept_by_the_next(dumps: Callable[[int], Dumps], tmp_path: Path) -> None:
+    slow, place = tmp_path / "slow.sql", tmp_path / "place"
+    place.mkdir()
+    slow.write_bytes(dumps(17).read("plain.sql").replace(b"\nCREATE TYPE", b"\nSELECT pg_sleep(120);\nCREATE TYPE", 1))
+    argv = [sys.executable, "-c", "from keepwell.cli.main import run; run()", "prove-dump", str(slow)]
+    with subprocess.Popen([*argv, "--scratch-directory", str(place)], stderr=subprocess.PIPE) as killed:
+        assert killed.stderr is not None
+        while killed.stderr.readline() != b"restoring ...\n":
+            assert killed.poll() is None
+        killed.kill()
+    assert len(list(place.iterdir())) == 1
+    prove_dump(dumps(17).path("plain.sql"), silent, scratch_directory=place)
+    assert list(place.iterdir()) == []
 
 
 # The command itself.
