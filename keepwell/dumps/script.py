@@ -35,8 +35,8 @@ _LONGEST_LINE = 64 * 1024
 _NAMED_FAULTS = 10
 _MANY_CARRIAGE_RETURNS = 10
 _SPECIAL = re.compile(rb"['\"();\\]|--|/\*|\$(?:[A-Za-z_\x80-\xff][A-Za-z0-9_\x80-\xff]*)?\$")
-# Code with whole strings that mean the same whatever is before them: most of a dump of INSERTs, in one stride.
-_PLAIN = re.compile(rb"""(?:[^'"();\\$/-]++|'[^'\\]*+'|"[^"]*+"|[-/][^-/*'"();\\$])++""")
+# Code with whole strings in which nothing is special: most of a dump of INSERTs, in one stride.
+_PLAIN = re.compile(rb"""(?:[^'"();\\$/-]++|(?<![eE])'[^'\\]*+'|"[^"]*+"|[-/][^-/*'"();\\$])++""")
 _ESCAPES = re.compile(rb"[\\']")
 _COMMENT_ENDS = re.compile(rb"/\*|\*/")
 _IDENTIFIER_BYTE = re.compile(rb"[A-Za-z0-9_$\x80-\xff]")
@@ -280,12 +280,16 @@ class ScriptReader:
         if end < 0 and not final and len(self._buffer) - self._position < _LONGEST_LINE:
             return False
         stop = len(self._buffer) if end < 0 else end
-        text = self._buffer[self._position : stop].rstrip(b"\r")
         if self._at_start_of_line(self._position):
-            self._read_comment(self._decode(text))
-        self._skip(stop)
-        self._state = self._between
-        return True
+            self._read_comment(self._decode(self._buffer[self._position : stop].rstrip(b"\r")))
+        self._state = self._rest_of_comment
+        return self._rest_of_comment(final)
+
+    def _rest_of_comment(self, final: bool) -> bool:  # noqa: ARG002 - every state is called alike
+        taken = self._skip_line(self._between)
+        if self._started is not None and self._state == self._between:
+            self._head += b"\n"  # it parts words
+        return taken
 
     def _block_comment(self, final: bool) -> bool:
         limit = len(self._buffer) if final else len(self._buffer) - 1
@@ -358,6 +362,16 @@ class ScriptReader:
             self._head += piece[: _HEAD_BYTES - len(self._head)]
         self._skip(stop)
 
+    def _skip_line(self, then: Callable[[bool], bool]) -> bool:
+        """Take the line to its end, however long it is, and go on with what follows it."""
+        if self._position >= len(self._buffer):
+            return False
+        end = self._buffer.find(b"\n", self._position)
+        self._skip(len(self._buffer) if end < 0 else end + 1)
+        if end >= 0:
+            self._state = then
+        return True
+
     def _skip(self, stop: int) -> int:
         """Move on; returns how many lines were passed."""
         lines = self._buffer.count(b"\n", self._position, stop)
@@ -427,14 +441,9 @@ class ScriptReader:
         elif setting.name == "default_tablespace" and setting.value:
             self._seen.made.setdefault("into", []).append(unquote(setting.value))
 
-    def _rest_of_line(self, final: bool) -> bool:
+    def _rest_of_line(self, final: bool) -> bool:  # noqa: ARG002 - every state is called alike
         """What stands behind COPY's semicolon on its line; the rows begin on the next."""
-        end = self._buffer.find(b"\n", self._position)
-        if end < 0 and not final:
-            return False
-        self._skip(len(self._buffer) if end < 0 else end + 1)
-        self._state = self._copied
-        return True
+        return self._skip_line(self._copied)
 
     def _command(self, start: int, final: bool) -> bool:
         """A backslash outside of everything: psql would take it and what follows for a command."""

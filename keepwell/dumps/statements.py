@@ -52,6 +52,8 @@ _ROLES = tuple(
         rf"ALTER\s+ROLE\s+(?P<roles>{_IDENTIFIER})\s",
     )
 )
+# A longer statement is somebody's function, and names no roles that matter.
+_LONGEST_NAMING = 16_384
 _SESSION_AUTHORIZATION = re.compile(r"SET\s+SESSION\s+AUTHORIZATION\s+'(?P<role>(?:[^']|'')+)'\Z", re.IGNORECASE)
 _NO_ROLES = frozenset({"public", "current_user", "current_role", "session_user", "none", "default", "all"})
 _GRANTED_BY = re.compile(rf"(GRANT\s.*?)\s+GRANTED\s+BY\s+{_IDENTIFIER}\Z", re.IGNORECASE | re.DOTALL)
@@ -140,7 +142,9 @@ def roles_named(text: str) -> Iterator[str]:
     """Every role that a statement needs to exist; keywords that stand for roles are none."""
     if authorization := _SESSION_AUTHORIZATION.match(text):
         yield authorization["role"].replace("''", "'")
-    if not re.match(r"ALTER|GRANT|REVOKE|CREATE\s+(?:POLICY|USER|SCHEMA)|SET", text, re.IGNORECASE):
+    if len(text) > _LONGEST_NAMING or not re.match(
+        r"ALTER|GRANT|REVOKE|CREATE\s+(?:POLICY|USER|SCHEMA)|SET", text, re.IGNORECASE
+    ):
         return
     for pattern in _ROLES:
         if found := pattern.match(text):

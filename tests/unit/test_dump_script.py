@@ -84,7 +84,10 @@ CREATE TABLE public."odd ""; name" (a int);
 INSERT INTO public.s (a, b) VALUES (1, '(2), ''('), (3, E'\\'(');
 INSERT INTO public.s DEFAULT VALUES;
 INSERT INTO public."odd ""; name" VALUES (1);
+ALTER TABLE public.s OWNER-- a comment within
+TO somebody;
 SELECT a$b$c FROM public.s;
+SELECT E'it''s \\'; COPY public.s FROM stdin;', date'2020-01-01', e'a'' \\\\ '';';
 """
 
 
@@ -93,6 +96,7 @@ def test_nothing_inside_of_strings_bodies_and_comments_counts_whatever_the_piece
     script = read(HEAD + STATEMENTS + ROWS + TAIL, size)
     assert rows(script) == {"public.t": 3, "public.s": 3, 'public.odd "; name': 1}
     assert (faults(script.content), script.refused) == ([], False)
+    assert script.content.roles_needed == {"somebody"}
     assert [edit.line for edit in script.edits] == [5, read(HEAD + STATEMENTS + ROWS + TAIL).edits[-1].line]
 
 
@@ -215,6 +219,14 @@ def test_rows_of_other_formats_than_copys_own_are_not_counted_by_lines(options: 
 def test_a_text_that_is_no_dump_is_not_recognized() -> None:
     assert not read("Dear diary,\ntoday I made a backup; it's fine.\n").content.recognized
     assert read("CREATE TABLE t (a int);").content.recognized
+
+
+def test_lines_longer_than_any_buffer_are_followed() -> None:
+    comment = "-- " + "x; ' \\! " * 20_000
+    text = HEAD + comment + "\nCOPY t (a) FROM stdin; " + comment + "\n" + "y" * 200_000 + "\n\\.\n" + TAIL
+    for size in (1000, 70_000, 1 << 22):
+        script = read(text, size)
+        assert (rows(script), faults(script.content), script.refused) == ({"public.t": 1}, [], False)
 
 
 def test_windows_line_ends_and_zero_bytes_are_faults() -> None:
