@@ -28,7 +28,7 @@ from keepwell.dumps.content import Content
 from keepwell.dumps.opening import ContentStream, DumpFile, Format, Wrapping
 from keepwell.dumps.script import Edit, Part, Script
 from keepwell.dumps.statements import Made, read_statement
-from keepwell.errors import KeepwellError
+from keepwell.errors import KeepwellError, PreconditionFailed
 from keepwell.postgres.binaries import Binaries
 from keepwell.postgres.connection import connect_to, translated
 from keepwell.postgres.server import confine, unprivileged
@@ -326,9 +326,14 @@ class _Feeding:
                     self._begin(self._database, turn.line)
                 else:
                     self._show(turn)
-                if self.stopped:
+                if self.stopped or (self._reading is not None and self._reading.stopped):
                     break
             self._finish()
+            if not self.stopped and stream.size_bytes != self.script.size_bytes:
+                raise PreconditionFailed(
+                    f"{self.dump.path.name} changed while it was being proven.",
+                    hint="Something still writes it: prove it when it is done.",
+                )
         finally:
             stream.close()
             if self._process is not None:

@@ -354,6 +354,20 @@ def test_what_a_killed_proof_left_is_swept_by_the_next(dumps: Callable[[int], Du
     assert list(place.iterdir()) == []
 
 
+def test_a_dump_that_is_still_being_written_is_unknown(dumps: Callable[[int], Dumps], tmp_path: Path) -> None:
+    path = tmp_path / "growing.sql"
+    path.write_bytes(dumps(17).read("plain.sql"))
+
+    def append(step: Step) -> None:
+        if step.stage == "starting a scratch server":
+            with path.open("ab") as file:
+                file.write(b"-- more\n")
+
+    proof = prove_dump(path, append)
+    assert proof.verdict is Verdict.UNKNOWN
+    assert "changed while it was being proven" in proof.findings[0].message
+
+
 # The command itself.
 
 
