@@ -19,7 +19,7 @@ from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.exceptions import PrefectException
 
 from keepwell.backup.progress import Progress, Step
-from keepwell.backup.report import describe_bytes
+from keepwell.quantities import describe_bytes
 from tasks.redaction import redact
 
 # Often enough to be watched, seldom enough to cost nothing.

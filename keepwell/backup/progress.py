@@ -1,28 +1,5 @@
-"""How far a long procedure is, told to whoever shows it."""
+"""How far a backup, a proof or a restore is; see `keepwell.progress`, which every procedure shares."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from keepwell.progress import Progress, Step, silent
 
-
-@dataclass(frozen=True)
-class Step:
-    """One moment of a procedure.
-
-    Attributes:
-        stage: What is being done, a few words.
-        done: Units of it done so far.
-        total: Units in all; 0 when not known.
-        unit: `bytes`, `tables` or `levels`.
-    """
-
-    stage: str
-    done: int = 0
-    total: int = 0
-    unit: str = ""
-
-
-Progress = Callable[[Step], None]
-
-
-def silent(step: Step) -> None:
-    """Show nothing."""
+__all__ = ["Progress", "Step", "silent"]

@@ -13,7 +13,6 @@ from queue import Empty, SimpleQueue
 
 import psycopg
 from psycopg import sql
-from psycopg.conninfo import make_conninfo
 from pydantic import SecretStr
 
 from keepwell.backup import layout
@@ -23,7 +22,7 @@ from keepwell.backup.progress import Progress, Step
 from keepwell.backup.read_back import PartReadBack, SetReader
 from keepwell.backup.schema import differing_objects, read_schema_file
 from keepwell.errors import CommandFailed, KeepwellError, TransientError, VerificationFailed
-from keepwell.postgres import archive, facts
+from keepwell.postgres import archive, facts, soundness
 from keepwell.postgres.binaries import Binaries
 from keepwell.postgres.connection import connect_to, translate, translated
 from keepwell.postgres.fingerprint import (
@@ -38,7 +37,7 @@ from keepwell.settings import SmokeQuery
 from keepwell.verdict import Finding, Verdict
 
 _SMOKE_SECONDS = 60
-_EVENT_TRIGGERS_SWITCH_MAJOR = 17
+_DISTRUST = "Do not rely on this set: make a new backup now."
 COLLATION = "collation"
 _PROVIDERS = {"i": ("icu", "ICU_LOCALE"), "b": ("builtin", "BUILTIN_LOCALE")}
 _LOCALE_ERRORS = (
@@ -48,16 +47,6 @@ _LOCALE_ERRORS = (
     psycopg.errors.FeatureNotSupported,
     psycopg.errors.SyntaxError,
     psycopg.errors.InvalidObjectDefinition,
-)
-# The set may be fine and this machine lack something that it needs: then nothing is known.
-_MACHINE_LACKS = (
-    "is not available",
-    "could not open extension control file",
-    "could not access file",
-    "ICU is not supported",
-    "No space left on device",
-    "could not create locale",
-    "must be loaded via",
 )
 
 
@@ -218,14 +207,9 @@ def restore_roles(spool: Path, target: Target) -> Iterator[Finding]:
 
 def restore_finding(name: str, error: KeepwellError) -> Finding:
     """Why a restore failed: the set's fault, or this machine's."""
-    if _is_lacking(error.message):
+    if archive.machine_lacks(error.message):
         return _unknown(name, f"This machine cannot restore the set: {error.message}")
     return _alert(name, f"The restore failed: {error.message}")
-
-
-def _is_lacking(said: str) -> bool:
-    """Whether a program's words name something that this machine lacks."""
-    return any(words in said for words in _MACHINE_LACKS)
 
 
 def _unknown(name: str, message: str) -> Finding:
@@ -338,7 +322,9 @@ def _name_unproven(manifest: Manifest) -> list[Finding]:
 
 def check_sound(manifest: Manifest, binaries: Binaries, target: Target) -> Iterator[Finding]:
     """Check indexes against rows, sequences against columns, and what a restore computes anew."""
-    yield from _check_indexes(binaries, target)
+    yield from soundness.check_indexes(
+        binaries, target.conninfo, jobs=target.jobs, hint=_DISTRUST, password=target.password
+    )
     with target.connect() as connection:
         restored = {(s.schema, s.name): s for s in facts.read_sequences(connection)}
         for sequence in manifest.sequences:
@@ -350,14 +336,7 @@ def check_sound(manifest: Manifest, binaries: Binaries, target: Target) -> Itera
             except KeepwellError as error:
                 yield _alert(sequence.qualified, f"The column of {sequence.qualified} cannot be read: {error.message}")
         populated = {(t.schema, t.name): t.populated for t in facts.read_tables(connection)}
-        unvalidated = facts.read_unvalidated_constraints(connection)
-    for name in unvalidated:
-        yield Finding(
-            name=name,
-            verdict=Verdict.WARN,
-            message=f"The constraint {name} is NOT VALID: rows may break it.",
-            hint="The source is like this: ALTER TABLE … VALIDATE CONSTRAINT there, once the rows are right.",
-        )
+        yield from soundness.check_constraints(connection)
     for table in manifest.tables:
         if (
             table.kind == "materialized view"
@@ -374,26 +353,6 @@ def check_sound(manifest: Manifest, binaries: Binaries, target: Target) -> Itera
         )
 
 
-def _check_indexes(binaries: Binaries, target: Target) -> Iterator[Finding]:
-    try:
-        with target.connect() as connection, translated("installing amcheck"):
-            # Neither the source's event triggers nor a missing schema `public` may stand in the way.
-            connection.execute("SET session_replication_role = replica")
-            connection.execute("CREATE EXTENSION IF NOT EXISTS amcheck SCHEMA pg_catalog")
-        damage = archive.run_index_check(archive.build_index_check_command(binaries, target.conninfo, jobs=target.jobs))
-        if damage and _is_lacking(damage):
-            yield _unknown("indexes", f"pg_amcheck could not look at everything here: {damage}")
-        elif damage:
-            yield _alert("indexes", f"pg_amcheck found damage: {damage}")
-    except KeepwellError as error:
-        yield Finding(
-            name="indexes",
-            verdict=Verdict.UNKNOWN,
-            message=f"Indexes could not be checked: {error.message}",
-            hint="Install PostgreSQL's contrib modules for the scratch server.",
-        )
-
-
 def _check_sequence(
     connection: psycopg.Connection, expected: ManifestSequence, found: facts.SequenceFacts | None
 ) -> Iterator[Finding]:
@@ -404,22 +363,7 @@ def _check_sequence(
         behind = (found.last_value or 0) - expected.last_value
         if found.last_value is None or behind * expected.increment < 0:
             yield _alert(expected.qualified, f"The sequence {expected.qualified} came back behind its source.")
-    if expected.owner is not None and expected.increment > 0 and not expected.cycles:
-        schema, table, column = expected.owner
-        with translated(f"reading {schema}.{table}"):
-            row = connection.execute(
-                sql.SQL("SELECT pg_catalog.max({})::numeric FROM {}").format(
-                    sql.Identifier(column), sql.Identifier(schema, table)
-                )
-            ).fetchone()
-        highest = row[0] if row else None
-        if highest is not None and highest > (found.last_value or 0):
-            yield Finding(
-                name=expected.qualified,
-                verdict=Verdict.WARN,
-                message=f"{schema}.{table}.{column} holds {highest}, beyond its sequence {expected.qualified}.",
-                hint="The source is like this: the next insert there will collide. Correct it with setval().",
-            )
+    yield from soundness.check_owned_column(connection, found)
 
 
 def check_serving(queries: Sequence[SmokeQuery], target: Target) -> Iterator[Finding]:
@@ -468,13 +412,5 @@ def _ask(connection: psycopg.Connection, query: SmokeQuery) -> str:
     return ""
 
 
-def database_on(server: str, name: str, *, major: int) -> str:
-    """Connection string of one database of a scratch server, whose login triggers, if any, must not keep us out."""
-    quiet = {"options": "-c event_triggers=off"} if major >= _EVENT_TRIGGERS_SWITCH_MAJOR else {}
-    return make_conninfo(server, dbname=name, **quiet)
-
-
 def _alert(name: str, message: str) -> Finding:
-    return Finding(
-        name=name, verdict=Verdict.ALERT, message=message, hint="Do not rely on this set: make a new backup now."
-    )
+    return Finding(name=name, verdict=Verdict.ALERT, message=message, hint=_DISTRUST)

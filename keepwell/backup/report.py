@@ -17,6 +17,7 @@ from keepwell.backup.manifest import Manifest, Table, UploadedFiles
 from keepwell.backup.proof import LEVELS, LevelOutcome, Proof
 from keepwell.evidence import Evidence
 from keepwell.notify import Message
+from keepwell.quantities import describe_bytes, describe_seconds
 from keepwell.settings import ProofLevel
 from keepwell.verdict import Finding, Verdict, worst
 
@@ -267,23 +268,6 @@ def escape(text: str) -> str:
     """Text that others wrote, so that markdown and HTML leave it alone; on one line."""
     plain = " ".join(text.split())
     return _MARKDOWN.sub(r"\\\g<0>", plain.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"))
-
-
-def describe_bytes(size: float) -> str:
-    """A size in the largest unit below it, powers of 1000."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if abs(size) < 1000:
-            return f"{size:,.0f} {unit}" if unit == "bytes" else f"{size:,.1f} {unit}"
-        size /= 1000
-    return f"{size:,.1f} TB"
-
-
-def describe_seconds(seconds: float) -> str:
-    """A duration that can be read at a glance."""
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    minutes = seconds / 60
-    return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
 
 
 def _render_headline(manifest: Manifest, proof: Proof, wanted: ProofLevel) -> str:

@@ -5,9 +5,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from keepwell.backup.expire import Expiry, Result
-from keepwell.backup.report import describe_bytes, escape, render_findings, sign
+from keepwell.backup.report import escape, render_findings, sign
 from keepwell.backup.retention import Decision, RetentionPlan, StoredSet, describe_age
 from keepwell.evidence import Evidence
+from keepwell.quantities import describe_bytes
 from keepwell.verdict import Finding, Verdict
 
 RETENTION_ITEMS = ("BK-2",)

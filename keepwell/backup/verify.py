@@ -28,7 +28,7 @@ from keepwell.postgres.archive import DataEntry
 from keepwell.postgres.binaries import Binaries, choose_server, find_installations
 from keepwell.postgres.connection import connect_to
 from keepwell.postgres.isolation import Isolation, isolate
-from keepwell.postgres.server import throwaway_server
+from keepwell.postgres.server import database_on, throwaway_server
 from keepwell.settings import Platform, ProofLevel
 from keepwell.verdict import Finding, Verdict, worst
 
@@ -196,7 +196,7 @@ class _Ladder:
         with connect_to(server) as connection:
             findings = list(rehearsal.create_like(connection, _DATABASE, self.manifest.source))
         self.target = Target(
-            rehearsal.database_on(server, _DATABASE, major=self.binaries.major),
+            database_on(server, _DATABASE, major=self.binaries.major),
             self.binaries.major,
             self.platform.backup.jobs,
             programs=self._programs_folder(scratch),

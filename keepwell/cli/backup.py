@@ -2,8 +2,6 @@
 
 # ruff: noqa: PLC0415 - heavy imports happen when a command needs them, so that the console starts fast
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,7 +17,6 @@ if TYPE_CHECKING:
     from keepwell.backup.catalogue import BackupEntry
     from keepwell.backup.manifest import Manifest
     from keepwell.backup.pins import Pin
-    from keepwell.backup.progress import Progress
     from keepwell.backup.proof import Proof
     from keepwell.backup.restore import Restored
     from keepwell.backup.restore_uploads import RestoredUploads
@@ -50,7 +47,7 @@ def create(
 
     settings = console.load_platform(platform)
     store = open_store(settings)
-    with _progress() as progress:
+    with console.progress_shown() as progress:
         with hold_platform(settings, store, Procedure.BACKUP, on_wait=tell_waiting):
             manifest = create_backup(settings, store, progress)
         if not proof:
@@ -135,7 +132,7 @@ def verify(which: Which = "newest", platform: console.PlatformName = None) -> Ou
     settings = console.load_platform(platform)
     store = open_store(settings)
     backup_id = choose(settings, store, which)
-    with _progress() as progress, hold_sets(settings, store):
+    with console.progress_shown() as progress, hold_sets(settings, store):
         proven = verify_backup(settings, store, backup_id, progress)
     if not store.seal.is_believed:
         console.say("This machine signs nothing that counts here, so this proof was not stored beside the set.")
@@ -161,7 +158,7 @@ def restore(
     settings = console.load_platform(platform)
     store = open_store(settings)
     backup_id = choose(settings, store, which)
-    with _progress() as progress, hold_platform(settings, store, Procedure.RESTORE, on_wait=tell_waiting):
+    with console.progress_shown() as progress, hold_platform(settings, store, Procedure.RESTORE, on_wait=tell_waiting):
         restored = restore_into(settings, store, backup_id, into, progress, allow_unproven=unproven)
     return Outcome(Verdict.OK, data=restored, show=lambda screen: _show_restored(screen, restored))
 
@@ -182,7 +179,7 @@ def restore_uploads(
 
     settings = console.load_platform(platform)
     store = open_store(settings)
-    with _progress() as progress, hold_sets(settings, store):
+    with console.progress_shown() as progress, hold_sets(settings, store):
         restored = engine_restore_uploads(store, choose(settings, store, which), into, progress)
     verdict = worst([Verdict.OK, *(finding.verdict for finding in restored.findings)])
     return Outcome(verdict, data=restored, show=lambda screen: _show_restored_uploads(screen, restored))
@@ -205,38 +202,6 @@ def choose(settings: "Platform", store: Any, which: str) -> str:
 def tell_waiting(holder: Any) -> None:
     """Say who is in the way."""
     console.say(f"Waiting: {holder.procedure.named} is at work on this platform.")
-
-
-@contextmanager
-def _progress() -> "Iterator[Progress]":
-    """A bar on a terminal; one line for each new stage elsewhere."""
-    from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
-
-    from keepwell.backup.progress import Step
-
-    screen = console.stderr()
-    if not screen.is_terminal:
-        told: set[str] = set()
-
-        def tell(step: Step) -> None:
-            if step.stage not in told:
-                told.add(step.stage)
-                console.say(f"{step.stage} ...")
-
-        yield tell
-        return
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=screen, transient=True) as bars:
-        bar = bars.add_task("", total=None)
-        yield lambda step: bars.update(
-            bar, description=step.stage, completed=step.done, total=step.total or None, refresh=True
-        )
 
 
 def _proof_outcome(settings: "Platform", manifest: "Manifest", proof: "Proof") -> Outcome:
@@ -414,6 +379,6 @@ def _age(now: datetime, then: datetime) -> str:
 
 def size(size_bytes: int) -> str:
     """A size in the largest unit below it."""
-    from keepwell.backup.report import describe_bytes
+    from keepwell.quantities import describe_bytes
 
     return describe_bytes(size_bytes)

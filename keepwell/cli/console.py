@@ -24,6 +24,7 @@ import inspect
 import json
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
+    from keepwell.progress import Progress, Step
     from keepwell.settings import Platform
     from keepwell.verdict import Finding, Verdict
 
@@ -61,6 +63,7 @@ FINE, WRONG, COULD_NOT_TELL, INTERRUPTED = 0, 1, 2, 130
 
 # A table that is piped on is cut to no terminal's width.
 _PIPED_COLUMNS = 200
+_REDRAWN_SECONDS = 0.1
 _LOOKS = {"ok": "green", "warn": "yellow", "alert": "bold red", "unknown": "magenta", "not_applicable": "dim"}
 
 P = ParamSpec("P")
@@ -230,6 +233,44 @@ def working(message: str) -> Iterator[None]:
         return
     with screen.status(f"{message} ..."):
         yield
+
+
+@contextmanager
+def progress_shown() -> "Iterator[Progress]":
+    """What a procedure tells its steps to: a bar on a terminal; one line for each new stage elsewhere."""
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+    screen = stderr()
+    if not screen.is_terminal:
+        told: set[str] = set()
+
+        def tell(step: "Step") -> None:
+            if step.stage not in told:
+                told.add(step.stage)
+                say(f"{step.stage} ...")
+
+        yield tell
+        return
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=screen, transient=True) as bars:
+        bar = bars.add_task("", total=None)
+        shown, shown_at = "", 0.0
+
+        def show(step: "Step") -> None:
+            nonlocal shown, shown_at
+            now = time.monotonic()
+            if step.stage == shown and now - shown_at < _REDRAWN_SECONDS and step.done != step.total:
+                return  # some tell of every few kilobytes
+            shown, shown_at = step.stage, now
+            bars.update(bar, description=step.stage, completed=step.done, total=step.total or None, refresh=True)
+
+        yield show
 
 
 def table(*columns: str, title: str | None = None) -> "Table":

@@ -8,6 +8,7 @@ from keepwell.cli import backup, console, keys, notify, retention, stack
 from keepwell.cli.doctor import doctor
 from keepwell.cli.guide import guide
 from keepwell.cli.init import init
+from keepwell.cli.prove_dump import prove_dump
 from keepwell.cli.run_flow import run_flow
 
 app = console.group("Your backups, proven; your maintenance guide, run.")
@@ -39,6 +40,7 @@ backup.app.command()(retention.pin)
 backup.app.command()(retention.unpin)
 app.add_typer(backup.app, name="backup")
 app.add_typer(keys.app, name="keys")
+app.command("prove-dump")(prove_dump)
 app.command("run")(run_flow)
 app.command()(guide)
 app.add_typer(notify.app, name="notify")

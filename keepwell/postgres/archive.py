@@ -51,6 +51,16 @@ _SERVER_GONE_WORDS = (
     "the database system is",
     "conflict with recovery",
 )
+# The dump may be fine and this machine lack something that it needs: then nothing is known.
+_MACHINE_LACKS = (
+    "is not available",
+    "could not open extension control file",
+    "could not access file",
+    "ICU is not supported",
+    "No space left on device",
+    "could not create locale",
+    "must be loaded via",
+)
 # A failed login also begins with the words of a lost connection, and no retry would help it.
 _REFUSED_WORDS = ("does not exist", "authentication failed", "permission denied")
 
@@ -256,6 +266,11 @@ def _translate(failure: CommandFailed) -> KeepwellError:
     if not refused and any(words in told for words in _SERVER_GONE_WORDS):
         return ServiceUnavailable(error.message, hint="Check that the server is up.")
     return error
+
+
+def machine_lacks(said: str) -> bool:
+    """Whether a restore failed for want of something on this machine, which says nothing of what was restored."""
+    return any(words in said for words in _MACHINE_LACKS)
 
 
 def without_rows(said: str) -> str:

@@ -103,9 +103,11 @@ def connect(
         return _prepared(connection, autocommit=autocommit, lock_wait_seconds=lock_wait_seconds)
 
 
-def connect_to(info: str, *, password: SecretStr | None = None, autocommit: bool = True) -> psycopg.Connection:
-    """Log in to a restored database, or to a scratch server, by its connection string."""
-    with translated("a restored database"):
+def connect_to(
+    info: str, *, password: SecretStr | None = None, autocommit: bool = True, name: str = "a restored database"
+) -> psycopg.Connection:
+    """Log in to a restored database, to a scratch server, or to whatever `name` calls it, by its connection string."""
+    with translated(name):
         connection = psycopg.connect(
             info,
             password=password.get_secret_value() if password else None,

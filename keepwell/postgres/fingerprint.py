@@ -52,6 +52,29 @@ def fingerprint_table(
     return Fingerprint(found[0], found[1]) if found else Fingerprint(0, "0")
 
 
+def count_rows(
+    connection: psycopg.Connection, schema: str, name: str, condition: str = "", *, with_children: bool = False
+) -> int:
+    """Count one table's rows.
+
+    Args:
+        connection: To its database.
+        schema: Of the table.
+        name: Of the table.
+        condition: As for `fingerprint_table`.
+        with_children: Those of its partitions or children too.
+
+    Raises:
+        KeepwellError: The table cannot be read.
+    """
+    query = sql.SQL("SELECT pg_catalog.count(*) FROM {}{} {}").format(
+        sql.SQL("" if with_children else "ONLY "), sql.Identifier(schema, name), _trusted(condition)
+    )
+    with translated(f"counting {schema}.{name}"):
+        found = connection.execute(query).fetchone()
+    return int(found[0]) if found else 0
+
+
 def fingerprint_large_objects(connection: psycopg.Connection) -> Fingerprint:
     """Count and hash all large objects, each by its number and content.
 

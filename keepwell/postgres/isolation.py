@@ -15,6 +15,7 @@ from pathlib import Path
 
 from keepwell.errors import KeepwellError
 from keepwell.postgres.binaries import Binaries
+from keepwell.postgres.confinement import Confinement
 
 UNPRIVILEGED_ID = 65534
 _WITHOUT = ("--net",)
@@ -48,12 +49,14 @@ class Isolation:
         user: Whom the kernel takes it for, in words.
         has_network: Whether it could reach one.
         owns_its_files: Whether its files must belong to nobody, because it really is.
+        is_confined: Whether it sees nothing of this machine but what is its own; `prefix` then only prepares for it.
     """
 
     prefix: tuple[str, ...]
     user: str
     has_network: bool
     owns_its_files: bool = False
+    is_confined: bool = False
 
     def __str__(self) -> str:
         """For the evidence: what code that a restore runs could reach."""
@@ -68,6 +71,9 @@ class Isolation:
 _ANOTHER_USER = "another user"
 _THIS_USER = "this user"
 _SEEMINGLY_ANOTHER = "root, seemingly another user (a namespace; files of root can be read)"
+
+
+_CONFINED = "no files but its own, no other processes"
 
 
 def unprivileged() -> Isolation:
@@ -98,6 +104,9 @@ def isolate(binaries: Binaries, folder: Path) -> Isolation:
     Raises:
         KeepwellError: We are root and the machine offers no way to be less.
     """
+    place = folder.resolve()
+    if Confinement(place / "view", (place,)).possible:
+        return Isolation(unprivileged().prefix, _CONFINED, has_network=False, is_confined=True)
     return isolate_program(binaries.program("postgres"), folder)
 
 

@@ -1,8 +1,10 @@
 """A PostgreSQL server of our own: for scratch restores, and for whoever else needs one that can be thrown away.
 
-Who it runs as and what it can reach: `keepwell.postgres.isolation`.
+Who it runs as and what it can reach: `keepwell.postgres.isolation` and, for whoever runs code of others,
+`keepwell.postgres.confinement`.
 """
 
+import fcntl
 import os
 import secrets
 import shutil
@@ -11,19 +13,23 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psycopg
+from psycopg.conninfo import make_conninfo
 
 from keepwell import command
 from keepwell.command import Command
 from keepwell.errors import ServiceUnavailable
 from keepwell.postgres.binaries import Binaries
+from keepwell.postgres.confinement import Confinement
 from keepwell.postgres.isolation import Isolation, isolate, unprivileged
 
 _START_SECONDS = 60
+_STOP_SECONDS = 10
+_EVENT_TRIGGERS_SWITCH_MAJOR = 17
 _LOG_FILE = "server.log"
 # A socket's path may have 107 bytes, with the name that PostgreSQL appends.
 _SOCKET_FOLDER_LIMIT = 80
@@ -105,7 +111,11 @@ def create_cluster(
 
 
 def build_server_command(
-    binaries: Binaries, folder: Path, socket_folder: Path, options: ServerOptions, isolation: Isolation | None = None
+    binaries: Binaries,
+    folder: Path,
+    socket_folder: Path,
+    options: ServerOptions,
+    isolation: Isolation | None = None,
 ) -> Command:
     """The call that runs a cluster in the foreground, with an empty environment.
 
@@ -120,7 +130,13 @@ def build_server_command(
     argv = [binaries.program("postgres"), "-D", str(folder), "-k", str(socket_folder)]
     argv += ["-c", f"listen_addresses={listen}", "-c", f"port={options.port or 5432}"]
     argv += ["-c", "unix_socket_permissions=0700"]
-    return Command(tuple(argv), {"LC_ALL": "C", "PGTZ": "UTC"}, (isolation or unprivileged()).prefix)
+    isolation = isolation or unprivileged()
+    environment = {"LC_ALL": "C", "PGTZ": "UTC"}
+    if isolation.is_confined:
+        # Behind our death's signal and not before it: in there, processes are counted from one.
+        view = confine(binaries, folder.parent, socket_folder)
+        return Command((*view.prefix(death_signal="QUIT"), *argv), environment)
+    return Command(tuple(argv), environment, isolation.prefix)
 
 
 def wait_until_ready(conninfo: str, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -181,6 +197,7 @@ def throwaway_server(
         create_cluster(binaries, data, options, isolation)
         log = folder / _LOG_FILE
         with log.open("wb") as log_stream:
+            fcntl.flock(log_stream, fcntl.LOCK_EX)  # handed on to every process of the server: see _wait_until_gone
             process = command.start(
                 build_server_command(binaries, data, socket_folder, options, isolation),
                 stdout=log_stream,
@@ -189,13 +206,46 @@ def throwaway_server(
                 death_signal=signal.SIGQUIT,
             )
         try:
-            conninfo = psycopg.conninfo.make_conninfo(
-                "", host=str(socket_folder), port=5432, user=options.superuser, dbname="postgres"
-            )
+            conninfo = make_conninfo("", host=str(socket_folder), port=5432, user=options.superuser, dbname="postgres")
             wait_until_ready(conninfo, process, log)
             yield conninfo
         finally:
             command.stop(process, polite=signal.SIGQUIT)
+            _wait_until_gone(log)
+
+
+def confine(binaries: Binaries, folder: Path, socket_folder: Path, *readable: Path) -> Confinement:
+    """What a throwaway server may see, and whatever speaks to it on the dump's behalf.
+
+    Args:
+        binaries: Whose programs run.
+        folder: The server's own, as given to `throwaway_server`.
+        socket_folder: Where its socket lies.
+        readable: What else may be read, such as an archive.
+    """
+    root = folder / "view"
+    root.mkdir(exist_ok=True)
+    own, sockets = folder.resolve(), socket_folder.resolve()
+    writable = (own,) if sockets.is_relative_to(own) else (own, sockets)
+    # The programs' libraries and extensions lie beside them: …/pgsql/bin, …/pgsql/lib, …/pgsql/share.
+    return Confinement(own / root.name, writable, (binaries.folder.resolve().parent, *readable))
+
+
+def _wait_until_gone(log: Path) -> None:
+    """Wait for the last process that holds the server's log: the one that we started may end before the others."""
+    deadline = time.monotonic() + _STOP_SECONDS
+    with suppress(FileNotFoundError), log.open("rb") as stream:
+        while time.monotonic() < deadline:
+            with suppress(BlockingIOError):
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            time.sleep(0.02)
+
+
+def database_on(server: str, name: str, *, major: int) -> str:
+    """Connection string of one database of a scratch server, whose login triggers, if any, must not keep us out."""
+    quiet = {"options": "-c event_triggers=off"} if major >= _EVENT_TRIGGERS_SWITCH_MAJOR else {}
+    return make_conninfo(server, dbname=name, **quiet)
 
 
 def _make_socket_folder(folder: Path) -> Path:
@@ -226,21 +276,25 @@ def sweep_server(folder: Path) -> None:
 
 
 def end_orphan(data_folder: Path) -> None:
-    """End the server of a run that died, found by its own pid file; harmless when there is none."""
-    pid_file = data_folder / "postmaster.pid"
-    if not pid_file.exists():
-        return
-    first_line = pid_file.read_text().partition("\n")[0]
-    pid = int(first_line) if first_line.isdigit() else 0
-    if pid and _runs_from(pid, data_folder):
-        os.kill(pid, signal.SIGQUIT)
-        deadline = time.monotonic() + 10
-        while _runs_from(pid, data_folder) and time.monotonic() < deadline:
-            time.sleep(0.05)
+    """End the server of a run that died, found by its data folder; harmless when there is none.
+
+    Its pid file is no help: a confined server counts its processes from one.
+    """
+    deadline = time.monotonic() + _STOP_SECONDS
+    while (left := _processes_of(data_folder)) and time.monotonic() < deadline:
+        for pid in left:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGQUIT)
+        time.sleep(0.05)
+
+
+def _processes_of(data_folder: Path) -> list[int]:
+    """The processes whose call names that folder: the server, and what it was started through."""
+    pids = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+    return [pid for pid in pids if pid != os.getpid() and _runs_from(pid, data_folder)]
 
 
 def _runs_from(pid: int, data_folder: Path) -> bool:
-    """Whether that process really is the server of that folder: pids are reused."""
     try:
         return os.fsencode(data_folder) in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:

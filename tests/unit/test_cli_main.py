@@ -23,6 +23,7 @@ def test_every_command_is_listed_and_takes_json() -> None:
     for words in (
         "init",
         "doctor",
+        "prove-dump",
         "run",
         "guide",
         "keys make",

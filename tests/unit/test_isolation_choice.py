@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from keepwell.errors import KeepwellError
-from keepwell.postgres import isolation
+from keepwell.postgres import confinement, isolation
 from keepwell.postgres.binaries import Binaries
 from keepwell.postgres.isolation import Isolation, isolate, unprivileged
 
@@ -21,6 +21,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def allow(*, root: bool, through: bool = True, works: tuple[str, ...] = (), runs: tuple[str, ...] = ()) -> None:
         monkeypatch.setattr(isolation.os, "geteuid", lambda: 0 if root else 1000)
+        monkeypatch.setattr(confinement, "_can_confine", lambda: False)
         monkeypatch.setattr(isolation, "_let_nobody_through", lambda folder: through)
         monkeypatch.setattr(isolation, "_works", lambda prefix: describe(prefix) in works)
         monkeypatch.setattr(isolation, "_runs", lambda prefix, binaries, folder: describe(prefix) in runs)
