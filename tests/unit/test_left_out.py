@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-CASE = "tests/integration/test_proof_soundness.py::test_a_throwaway_server_is_gone_with_its_block"
+CASE = "tests/integration/test_confinement.py::test_a_throwaway_server_of_each_major_runs_confined"
 # Only the programs that came with the package are found.
 ON_A_BARE_MACHINE = """
 import sys
