@@ -1,28 +1,23 @@
 """Temporary space of a run: private, locked while the run lives, and swept by the next one when it died."""
 
 import errno
-import fcntl
 import os
 import secrets
 import shutil
-import stat
 import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from keepwell.errors import ConfigurationError, KeepwellError, PreconditionFailed
+from keepwell.locked_folder import locked_folder, sweep_locked_folders
 from keepwell.postgres.server import sweep_server
 from keepwell.settings import Platform
 
 _PREFIX = "keepwell-spool-"
 _SCRATCH_PREFIX = "keepwell-scratch-"
-_LOCK = "lock"
-_UNLOCKED = "lock.new"
 SCRATCH = "scratch"
 CACHE_SCRATCH = "scratch-redis"
-_MOMENT_SECONDS = 600
 # What is always left free, so that our spool is never what stops the platform.
 _RESERVE_BYTES = 256 * 1024 * 1024
 
@@ -52,22 +47,15 @@ def spool_place(platform: Platform) -> Path:
 def open_spool(platform: Platform) -> Iterator[Path]:
     """A private folder for one run; the lock in it shows that the run lives."""
     place = spool_place(platform)
-    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place))
-    descriptor = os.open(folder / _UNLOCKED, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
-        # Locked under another name, or a sweep could take the lock first, and the run for dead.
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        (folder / _UNLOCKED).rename(folder / _LOCK)
-        yield folder
+        with locked_folder(place, _PREFIX) as folder:
+            yield folder
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise KeepwellError(
             f"The disk of {place} is full.", hint="Free some space, or set backup.spool_directory to a larger disk."
         ) from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(descriptor)
 
 
 @contextmanager
@@ -93,7 +81,7 @@ def sweep_spools(platform: Platform) -> int:
     Returns:
         How many there were.
     """
-    return sum(_sweep(folder) for folder in spool_place(platform).glob(f"{_PREFIX}*") if _is_ours(folder))
+    return sweep_locked_folders(spool_place(platform), _PREFIX, _sweep_scratch)
 
 
 def require_space(place: Path, needed_bytes: int, purpose: str) -> None:
@@ -114,36 +102,6 @@ def require_space(place: Path, needed_bytes: int, purpose: str) -> None:
             f" and leaves {_RESERVE_BYTES / 1e6:,.0f} MB alone.",
             hint="Free some space, or set backup.spool_directory to a larger disk.",
         )
-
-
-def _is_ours(folder: Path) -> bool:
-    try:
-        found = folder.lstat()
-    except FileNotFoundError:
-        return False  # another run removed it meanwhile
-    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
-
-
-def _sweep(folder: Path) -> bool:
-    """Whether the folder was a dead run's; it is gone then."""
-    try:
-        descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        # Half removed, or gone altogether, or made this very moment by a run that is about to lock it.
-        with suppress(FileNotFoundError):
-            if time.time() - folder.stat().st_mtime > _MOMENT_SECONDS:
-                shutil.rmtree(folder, ignore_errors=True)
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    else:
-        _sweep_scratch(folder)
-        shutil.rmtree(folder, ignore_errors=True)
-        return True
-    finally:
-        os.close(descriptor)
 
 
 def _sweep_scratch(spool: Path) -> None:

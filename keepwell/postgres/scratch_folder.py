@@ -1,20 +1,13 @@
-"""A private folder for one scratch server: locked while its run lives, and swept by the next run when that one died."""
+"""A private folder for one scratch server of a run that has no spool: swept by the next run when that one died."""
 
-import fcntl
-import os
-import shutil
-import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
+from keepwell.locked_folder import locked_folder, sweep_locked_folders
 from keepwell.postgres.server import sweep_server
 
 _PREFIX = "keepwell-dump-"
-_LOCK = "lock"
-# Between making a folder and locking it: a younger one without a lock may be just about to get it.
-_MOMENT_SECONDS = 600
 
 
 @contextmanager
@@ -25,14 +18,8 @@ def scratch_folder(place: Path) -> Iterator[Path]:
         place: An existing folder on a disk with space enough.
     """
     sweep_scratch_folders(place)
-    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place))
-    descriptor = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with locked_folder(place, _PREFIX) as folder:
         yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(descriptor)
 
 
 def sweep_scratch_folders(place: Path) -> int:
@@ -41,30 +28,4 @@ def sweep_scratch_folders(place: Path) -> int:
     Returns:
         How many there were.
     """
-    return sum(_sweep(folder) for folder in place.glob(f"{_PREFIX}*") if _is_ours(folder))
-
-
-def _is_ours(folder: Path) -> bool:
-    with suppress(OSError):
-        return folder.is_dir() and not folder.is_symlink() and folder.stat().st_uid == os.geteuid()
-    return False
-
-
-def _sweep(folder: Path) -> bool:
-    try:
-        descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError:
-        with suppress(OSError):
-            if time.time() - folder.stat().st_mtime > _MOMENT_SECONDS:
-                shutil.rmtree(folder, ignore_errors=True)
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    else:
-        sweep_server(folder)
-        shutil.rmtree(folder, ignore_errors=True)
-        return True
-    finally:
-        os.close(descriptor)
+    return sweep_locked_folders(place, _PREFIX, sweep_server)

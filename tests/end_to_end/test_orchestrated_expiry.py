@@ -33,7 +33,7 @@ def old_sets(store: Store) -> Iterator[list[str]]:
 
 
 def test_old_sets_go_once_a_backup_was_proven(stack: "Stack", store: Store, old_sets: list[str]) -> None:
-    api = Api(stack.api_url)
+    api = Api(stack.api_url, stack.login)
     before = {run["id"] for run in api.runs("expire-backups")}
 
     def new_runs() -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from keepwell import locked_folder
 from keepwell.backup import spool
 from keepwell.backup.spool import open_scratch, open_spool, require_space, spool_place, sweep_spools
 from keepwell.errors import ConfigurationError, KeepwellError, PreconditionFailed
@@ -126,7 +127,7 @@ def test_no_sweep_comes_between_making_a_spool_and_locking_it(
         swept.append(sweep_spools(platform))
         flock(descriptor, operation)
 
-    monkeypatch.setattr(spool.fcntl, "flock", swept_first)
+    monkeypatch.setattr(locked_folder.fcntl, "flock", swept_first)
     with open_spool(platform) as folder:
         assert (swept, folder.exists()) == ([0], True)
         assert sweep_spools(platform) == 0
