@@ -13,6 +13,7 @@ from keepwell.postgres.server import sweep_server
 
 _PREFIX = "keepwell-dump-"
 _LOCK = "lock"
+_UNLOCKED = "lock.new"
 # Between making a folder and locking it: a younger one without a lock may be just about to get it.
 _MOMENT_SECONDS = 600
 
@@ -26,9 +27,11 @@ def scratch_folder(place: Path) -> Iterator[Path]:
     """
     sweep_scratch_folders(place)
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place))
-    descriptor = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(folder / _UNLOCKED, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
+        # Locked under another name, or a sweep could take the lock first, and the run for dead.
         fcntl.flock(descriptor, fcntl.LOCK_EX)
+        (folder / _UNLOCKED).rename(folder / _LOCK)
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)

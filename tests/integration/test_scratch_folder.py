@@ -19,7 +19,7 @@ def test_it_is_private_and_gone_with_its_block(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_run_left_is_swept_with_its_server(tmp_path: Path) -> None:
-    left = tmp_path / "keepwell-scratch-dead"
+    left = tmp_path / "keepwell-dump-dead"
     left.mkdir()
     (left / "lock").touch()
     with throwaway_server(installation(17), left):
@@ -28,17 +28,17 @@ def test_what_a_killed_run_left_is_swept_with_its_server(tmp_path: Path) -> None
 
 
 def test_what_a_living_run_holds_stays_and_so_does_what_is_not_ours(tmp_path: Path) -> None:
-    held, young, old = (tmp_path / f"keepwell-scratch-{name}" for name in ("held", "young", "old"))
+    held, young, old = (tmp_path / f"keepwell-dump-{name}" for name in ("held", "young", "old"))
     for folder in (held, young, old):
         folder.mkdir()
     long_ago = time.time() - 3600
     os.utime(old, (long_ago, long_ago))
-    (tmp_path / "keepwell-scratch-link").symlink_to(held)
+    (tmp_path / "keepwell-dump-link").symlink_to(held)
     with (held / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert sweep_scratch_folders(tmp_path) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "keepwell-scratch-held",
-        "keepwell-scratch-link",
-        "keepwell-scratch-young",
+        "keepwell-dump-held",
+        "keepwell-dump-link",
+        "keepwell-dump-young",
     ]
