@@ -208,7 +208,7 @@ def judge_restored(
             Finding(
                 name="isolation",
                 verdict=Verdict.WARN,
-                message="This machine cannot confine the scratch server: the dump's code could reach your files.",
+                message="This machine cannot confine the scratch server: the dump's code could reach other files.",
                 hint="Allow user namespaces, or prove dumps that you do not trust in a container.",
             )
         )
