@@ -104,8 +104,7 @@ def isolate(binaries: Binaries, folder: Path) -> Isolation:
     Raises:
         KeepwellError: We are root and the machine offers no way to be less.
     """
-    place = folder.resolve()
-    if Confinement(place / "view", (place,)).possible:
+    if _starts_confined(binaries, folder.resolve()):
         return Isolation(unprivileged().prefix, _CONFINED, has_network=False, is_confined=True)
     return isolate_program(binaries.program("postgres"), folder)
 
@@ -126,6 +125,18 @@ def isolate_program(program: str, folder: Path) -> Isolation:
     if _works((*_SEEMINGLY_NOBODY, *_WITHOUT)):
         return Isolation((*_SEEMINGLY_NOBODY, *_WITHOUT), _SEEMINGLY_ANOTHER, has_network=False)
     return unprivileged()
+
+
+@cache
+def _starts_confined(binaries: Binaries, place: Path) -> bool:
+    """Whether the server's program starts in a view of its own: what its folder only links to is not in it."""
+    view = Confinement(place / "view", (place,), (binaries.folder.resolve().parent,))
+    if not view.possible:
+        return False
+    view.root.mkdir(exist_ok=True)
+    argv = [*view.prefix(), binaries.program("postgres"), "--version"]
+    ended = subprocess.run(argv, cwd="/", capture_output=True, check=False, timeout=_PROBE_SECONDS)
+    return ended.returncode == 0
 
 
 def _let_nobody_through(folder: Path) -> bool:

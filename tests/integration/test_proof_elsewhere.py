@@ -21,7 +21,7 @@ def installation_without(extension: str, folder: Path) -> Binaries:
     whole = next(found for found in find_installations() if found.origin == "package")
     shutil.copytree(whole.folder, folder / "bin")
     shutil.copytree(whole.folder.parent / "share", folder / "share")
-    (folder / "lib").symlink_to(whole.folder.parent / "lib")
+    shutil.copytree(whole.folder.parent / "lib", folder / "lib", symlinks=True)
     left_out = list((folder / "share").rglob(f"{extension}*"))
     assert left_out
     for file in left_out:
