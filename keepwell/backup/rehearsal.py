@@ -270,10 +270,11 @@ def _streams_equal(
 ) -> bool:
     """Whether the restored table gives the archive's COPY stream again: in the same order, or failing that, in any."""
     stream = (table.table_schema, table.name, table.columns, table.condition)
+    sha256 = None
     if target.programs is not None:
         file = target.programs / f"copy-{table.oid}"
         sha256 = digest_copy_stream(connection, *stream, trailer=read.check.trailer, file=file)
-    else:
+    if sha256 is None:
         digest = hashlib.sha256()
         for line in read_copy_stream(connection, *stream):
             digest.update(line)

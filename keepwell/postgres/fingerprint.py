@@ -13,6 +13,7 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
+from keepwell.errors import KeepwellError
 from keepwell.postgres.connection import translated
 
 
@@ -120,7 +121,7 @@ def digest_copy_stream(
     *,
     trailer: bytes,
     file: Path,
-) -> str:
+) -> str | None:
     """SHA-256 of what `read_copy_stream` gives and a trailer, computed beside a server of our own.
 
     Millions of rows need not come through a driver for that. Only for a scratch server: the program runs as its user.
@@ -134,19 +135,28 @@ def digest_copy_stream(
         trailer: What pg_dump writes behind the rows.
         file: New file that the server may write and we may read; gone afterwards.
 
+    Returns:
+        The digest; None when the program could not do it, which says nothing of the rows.
+
     Raises:
-        KeepwellError: The table cannot be read, or the program failed.
+        KeepwellError: The table cannot be read.
     """
     octal = "".join(f"\\{byte:03o}" for byte in trailer)
     program = f"{{ cat; printf '{octal}'; }} | sha256sum > {shlex.quote(str(file))}"
     query = sql.SQL("COPY {} TO PROGRAM {}").format(
         _copy_source(schema, name, columns, condition), sql.Literal(program)
     )
-    with translated(f"hashing the rows of {schema}.{name}"):
-        connection.execute(query)
-    said = file.read_text()
-    file.unlink()
-    return said.split()[0]
+    try:
+        with translated(f"hashing the rows of {schema}.{name}"):
+            connection.execute(query)
+        said = file.read_text().split()
+    except KeepwellError as error:
+        if isinstance(error.__cause__, psycopg.errors.ExternalRoutineException):
+            return None  # no such program, or no space for its line
+        raise
+    finally:
+        file.unlink(missing_ok=True)
+    return said[0] if said else None
 
 
 def _copy_source(schema: str, name: str, columns: Sequence[str], condition: str) -> sql.Composable:

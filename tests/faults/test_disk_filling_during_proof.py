@@ -54,8 +54,8 @@ def verify_while_the_disk_fills(stored: Stored, folder: Path, stage: str, megaby
 @pytest.mark.parametrize(
     ("stage", "megabytes", "outcomes"),
     [
-        ("readable", 1, ("KeepwellError: The disk of",)),
-        ("restored", 1, ("restored unknown: 1 finding: ",)),
+        ("readable", 1, ("KeepwellError: The disk of", "restored unknown: 1 finding: ")),
+        ("restored", 1, ("restored unknown: 1 finding: ", "serving ok", "ServiceUnavailable: ")),
         ("scratch server", 1, ("ServiceUnavailable: creating the database",)),
         ("scratch server", 40, ("restored unknown: 1 finding: This machine cannot restore", "ServiceUnavailable: ")),
         ("equal", 0, ("serving ok", "ServiceUnavailable: ")),

@@ -14,7 +14,7 @@ import pytest
 import redis
 from backup_sets import back_up, back_up_and_prove, open_multipart, prove
 from pydantic import SecretStr
-from real_servers import Server, installation, is_nobody_for_real, reachable_folder, running_postgres
+from real_servers import Server, installation, reachable_folder, running_postgres
 
 from keepwell.backup import layout
 from keepwell.backup.catalogue import read_catalogue
@@ -30,7 +30,7 @@ from keepwell.errors import CommandFailed, ServiceUnavailable, TransientError
 from keepwell.holding import hold_platform
 from keepwell.interlock import Procedure
 from keepwell.objectstore.store import Store, open_store
-from keepwell.postgres.isolation import UNPRIVILEGED_ID
+from keepwell.postgres.isolation import UNPRIVILEGED_ID, isolate
 from keepwell.settings import Platform, UploadsSettings
 
 SCRIPT = Path(__file__).parent / "backup_then_die.py"
@@ -200,7 +200,7 @@ def test_a_killed_proof_leaves_no_scratch_server_of_another_user(
         reachable = platform.model_copy(update={"backup": backup})
         run_and_die(reachable, tmp_path, "proving: equal")
         scratch = scratch_folder(reachable)
-        owner = UNPRIVILEGED_ID if is_nobody_for_real(installation(17)) else os.geteuid()
+        owner = UNPRIVILEGED_ID if isolate(installation(17), scratch).owns_its_files else os.geteuid()
         assert (scratch / "data").stat().st_uid == owner
         wait_until_no_process_of(scratch)
         (entry,) = read_catalogue(store)
