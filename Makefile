@@ -44,10 +44,13 @@ define run_lanes
 	if [[ -e $$logs/failed ]]; then echo "Failed:$$(tr -d '\n' < $$logs/failed)" >&2; exit 1; fi
 endef
 
-test: bootstrap ## unit, flows, integration and end-to-end tests
+test: bootstrap ## unit, flows, integration, end-to-end tests, and dumps of others
 	$(call run_lanes,\
-		for suite in unit integration; do run_suite $$suite -m "not long" tests/$$suite; done;,\
-		for suite in flows end_to_end; do run_suite $$suite -m "not long" tests/$$suite; done;)
+		run_suite unit -m "not long" tests/unit;\
+		run_suite integration -m "not long" --ignore-glob="*/test_prove_dump*" tests/integration;,\
+		run_suite flows -m "not long" tests/flows;\
+		run_suite end_to_end -m "not long" tests/end_to_end;\
+		run_suite dumps -m "not long" tests/integration/test_prove_dump*.py;)
 
 test-long: bootstrap ## fault tables and soak
 	$(call run_lanes,\
