@@ -18,7 +18,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.exceptions import PrefectException
 
-from keepwell.backup.progress import Progress, Step
+from keepwell.progress import Progress, Step
 from keepwell.quantities import describe_bytes
 from tasks.redaction import redact
 

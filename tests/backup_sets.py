@@ -14,12 +14,12 @@ from keepwell.backup import layout
 from keepwell.backup.catalogue import read_manifest
 from keepwell.backup.create import create_backup
 from keepwell.backup.manifest import Manifest, Part, new_backup_id
-from keepwell.backup.progress import silent
 from keepwell.backup.proof import LevelOutcome, Proof
 from keepwell.backup.verify import verify_backup
 from keepwell.holding import hold_platform
 from keepwell.interlock import Procedure
 from keepwell.objectstore.store import Store, open_store
+from keepwell.progress import silent
 from keepwell.settings import Platform
 
 

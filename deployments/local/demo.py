@@ -23,11 +23,11 @@ from deployments.local.state import SUPERVISOR, StateFolder
 from keepwell.backup import layout
 from keepwell.backup.catalogue import read_catalogue
 from keepwell.backup.manifest import Manifest, Part
-from keepwell.backup.progress import silent
 from keepwell.backup.proof import Proof
 from keepwell.backup.verify import verify_backup
 from keepwell.errors import VerificationFailed
 from keepwell.objectstore.store import SIGNATURE_SUFFIX, Store, open_store
+from keepwell.progress import silent
 from keepwell.settings import CONFIG_VARIABLE, Platform, load_platform_file
 from keepwell.verdict import Verdict
 

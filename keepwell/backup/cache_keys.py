@@ -14,7 +14,6 @@ from pathlib import Path
 from keepwell.backup import layout
 from keepwell.backup.lines import LineSink, LineSource
 from keepwell.backup.manifest import CacheKeys, Manifest, Part
-from keepwell.backup.progress import Progress, Step
 from keepwell.backup.read_back import SetReader
 from keepwell.backup.spool import CACHE_SCRATCH, open_scratch
 from keepwell.backup.transfer import send
@@ -34,6 +33,7 @@ from keepwell.errors import KeepwellError
 from keepwell.objectstore.store import Store
 from keepwell.objectstore.uploads import Uploads
 from keepwell.postgres.isolation import isolate_program
+from keepwell.progress import Progress, Step
 from keepwell.settings import RedisSettings
 from keepwell.verdict import Finding, Verdict
 

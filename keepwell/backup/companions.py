@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 from keepwell.backup.cache_keys import store_keys
 from keepwell.backup.manifest import CacheKeys, Part, UploadedFiles
-from keepwell.backup.progress import Progress, Step
 from keepwell.backup.uploaded_files import require_uploads, store_uploads
 from keepwell.cache import read_server
 from keepwell.objectstore.store import Store
 from keepwell.objectstore.uploads import Uploads
+from keepwell.progress import Progress, Step
 from keepwell.settings import Platform
 
 

@@ -21,7 +21,6 @@ from keepwell.backup.dumping import DatabaseDump
 from keepwell.backup.manifest import Manifest, Part
 from keepwell.backup.platform_copy import render_without_secrets, without_login
 from keepwell.backup.preflight import Readiness, require_ready
-from keepwell.backup.progress import Progress, Step
 from keepwell.backup.restore import sweep_restores
 from keepwell.backup.restore_page import Place, render_restore_page
 from keepwell.backup.schema import digest_schema, write_schema
@@ -37,6 +36,7 @@ from keepwell.postgres.connection import translated
 from keepwell.postgres.facts import TableFacts
 from keepwell.postgres.fingerprint import Fingerprint, fingerprint_large_objects, fingerprint_table
 from keepwell.postgres.snapshot import Snapshot, joined_snapshot, shared_snapshot
+from keepwell.progress import Progress, Step
 from keepwell.sealing import require_able_to_seal
 from keepwell.settings import Platform
 

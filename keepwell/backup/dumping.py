@@ -16,7 +16,6 @@ from threading import Lock
 from keepwell.backup import layout
 from keepwell.backup.manifest import Part
 from keepwell.backup.preflight import Readiness
-from keepwell.backup.progress import Progress, Step
 from keepwell.backup.space import estimate_dump_bytes
 from keepwell.backup.spool import require_space
 from keepwell.backup.transfer import send
@@ -30,6 +29,7 @@ from keepwell.postgres.blocking import BlockingWatch
 from keepwell.postgres.connection import client_encoding
 from keepwell.postgres.fifos import FifosUnavailable, dump_through_fifos, require_fifos
 from keepwell.postgres.snapshot import Snapshot
+from keepwell.progress import Progress, Step
 from keepwell.sealing import Readable
 from keepwell.settings import Platform
 

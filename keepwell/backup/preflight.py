@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import psycopg
 
-from keepwell.backup.progress import Progress, Step, silent
 from keepwell.backup.space import WORKING_BYTES
 from keepwell.backup.spool import require_space, spool_place
 from keepwell.errors import Busy, PreconditionFailed
@@ -14,6 +13,7 @@ from keepwell.postgres import facts
 from keepwell.postgres.binaries import Binaries, choose_client, find_installations
 from keepwell.postgres.connection import connect
 from keepwell.postgres.facts import DatabaseFacts, MigrationFacts, TableFacts
+from keepwell.progress import Progress, Step, silent
 from keepwell.settings import Platform
 from keepwell.verdict import Finding, Verdict
 

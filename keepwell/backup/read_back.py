@@ -12,7 +12,6 @@ from threading import Lock
 
 from keepwell.backup import layout
 from keepwell.backup.manifest import Manifest, Part
-from keepwell.backup.progress import Progress, Step
 from keepwell.backup.transfer import Received, receive
 from keepwell.command import Command
 from keepwell.errors import CommandFailed, VerificationFailed
@@ -21,6 +20,7 @@ from keepwell.postgres import archive
 from keepwell.postgres.archive import DataEntry, StreamCheck
 from keepwell.postgres.binaries import Binaries
 from keepwell.postgres.fifos import FifosUnavailable, FifoWriter, require_fifos, restore_through_fifos
+from keepwell.progress import Progress, Step
 from keepwell.verdict import Finding, Verdict
 
 _DOWNLOADS = 4

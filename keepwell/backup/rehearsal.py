@@ -18,7 +18,6 @@ from pydantic import SecretStr
 from keepwell.backup import layout
 from keepwell.backup.manifest import Manifest, Source, Table
 from keepwell.backup.manifest import Sequence as ManifestSequence
-from keepwell.backup.progress import Progress, Step
 from keepwell.backup.read_back import PartReadBack, SetReader
 from keepwell.backup.schema import differing_objects, read_schema_file
 from keepwell.errors import CommandFailed, KeepwellError, TransientError, VerificationFailed
@@ -33,6 +32,7 @@ from keepwell.postgres.fingerprint import (
     read_copy_stream,
     sum_line_hashes,
 )
+from keepwell.progress import Progress, Step
 from keepwell.settings import SmokeQuery
 from keepwell.verdict import Finding, Verdict
 

@@ -17,7 +17,6 @@ from psycopg import sql
 from keepwell.backup import layout, read_back, rehearsal
 from keepwell.backup.catalogue import read_entry
 from keepwell.backup.manifest import Manifest
-from keepwell.backup.progress import Progress, Step
 from keepwell.backup.read_back import SetReader
 from keepwell.backup.rehearsal import Target
 from keepwell.backup.space import WORKING_BYTES
@@ -27,6 +26,7 @@ from keepwell.objectstore.store import Store
 from keepwell.postgres import facts
 from keepwell.postgres.binaries import Binaries, choose_restorer, find_installations
 from keepwell.postgres.connection import connect, conninfo, translated
+from keepwell.progress import Progress, Step
 from keepwell.settings import Platform
 from keepwell.verdict import Finding, Verdict
 

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from keepwell.backup.catalogue import read_manifest
-from keepwell.backup.progress import Progress, Step
 from keepwell.backup.spool import require_space
 from keepwell.backup.uploads_index import FileEntry, leads_outside, read_index
 from keepwell.errors import KeepwellError, PreconditionFailed, VerificationFailed
 from keepwell.objectstore.store import Store
+from keepwell.progress import Progress, Step
 from keepwell.verdict import Finding, Verdict
 
 _READERS = 4

@@ -19,12 +19,12 @@ from io import BufferedReader
 from keepwell.backup import layout
 from keepwell.backup.lines import LineSource
 from keepwell.backup.manifest import Part, UploadedFiles
-from keepwell.backup.progress import Progress, Step
 from keepwell.backup.transfer import send, stored_name
 from keepwell.backup.uploads_index import FileEntry, name_path
 from keepwell.errors import PreconditionFailed
 from keepwell.objectstore.store import Store
 from keepwell.objectstore.uploads import Uploads
+from keepwell.progress import Progress, Step
 from keepwell.settings import UploadsSettings
 
 # A file that changes under each of so many readings is named instead.

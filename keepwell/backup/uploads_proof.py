@@ -12,7 +12,6 @@ from datetime import date
 from keepwell.backup import layout
 from keepwell.backup.catalogue import read_catalogue
 from keepwell.backup.manifest import Manifest, UploadedFiles
-from keepwell.backup.progress import Progress, Step
 from keepwell.backup.read_back import SetReader
 from keepwell.backup.uploads_index import (
     Content,
@@ -24,6 +23,7 @@ from keepwell.backup.uploads_index import (
 )
 from keepwell.errors import PreconditionFailed, VerificationFailed
 from keepwell.objectstore.store import Store
+from keepwell.progress import Progress, Step
 from keepwell.sealing import SealForOthers
 from keepwell.settings import ProofLevel
 from keepwell.verdict import Finding, Verdict

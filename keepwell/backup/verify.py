@@ -15,7 +15,6 @@ from keepwell.backup import layout, read_back, rehearsal
 from keepwell.backup.cache_keys import KeysChecked, check_keys
 from keepwell.backup.catalogue import read_manifest_and_digest
 from keepwell.backup.manifest import Manifest
-from keepwell.backup.progress import Progress, Step
 from keepwell.backup.proof import LEVELS, LevelOutcome, Proof
 from keepwell.backup.read_back import PartDamaged, SetReader
 from keepwell.backup.rehearsal import Target
@@ -29,6 +28,7 @@ from keepwell.postgres.binaries import Binaries, choose_server, find_installatio
 from keepwell.postgres.connection import connect_to
 from keepwell.postgres.isolation import Isolation, isolate
 from keepwell.postgres.server import database_on, throwaway_server
+from keepwell.progress import Progress, Step
 from keepwell.settings import Platform, ProofLevel
 from keepwell.verdict import Finding, Verdict, worst
 

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from keepwell.backup.create import create_backup
-from keepwell.backup.progress import silent
 from keepwell.backup.verify import verify_backup
 from keepwell.holding import hold_platform
 from keepwell.interlock import Procedure
 from keepwell.objectstore.store import open_store
+from keepwell.progress import silent
 
 _SAMPLE_SECONDS = 0.1
 

@@ -12,10 +12,10 @@ import sys
 from pathlib import Path
 
 from keepwell.backup.create import create_backup
-from keepwell.backup.progress import silent
 from keepwell.backup.verify import verify_backup
 from keepwell.errors import KeepwellError
 from keepwell.objectstore.store import open_store
+from keepwell.progress import silent
 
 
 def refuse(*arguments: object, **named: object) -> None:

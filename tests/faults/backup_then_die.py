@@ -11,11 +11,11 @@ import sys
 from pathlib import Path
 
 from keepwell.backup.create import create_backup
-from keepwell.backup.progress import Step
 from keepwell.backup.verify import verify_backup
 from keepwell.holding import hold_platform
 from keepwell.interlock import Procedure
 from keepwell.objectstore.store import open_store
+from keepwell.progress import Step
 
 
 def main(pickled: str, count: str, stage: str) -> None:

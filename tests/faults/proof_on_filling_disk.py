@@ -12,10 +12,10 @@ import threading
 import time
 from pathlib import Path
 
-from keepwell.backup.progress import Step
 from keepwell.backup.verify import verify_backup
 from keepwell.errors import KeepwellError
 from keepwell.objectstore.store import open_store
+from keepwell.progress import Step
 
 AT_FIRST = "1g"
 SCRATCH_SERVER = "scratch server"

@@ -9,11 +9,11 @@ import signal
 import sys
 from pathlib import Path
 
-from keepwell.backup.progress import Step
 from keepwell.backup.restore import restore_into
 from keepwell.holding import hold_platform
 from keepwell.interlock import Procedure
 from keepwell.objectstore.store import open_store
+from keepwell.progress import Step
 
 
 def main(pickled: str, backup_id: str, name: str, stage: str) -> None:

@@ -15,9 +15,9 @@ from real_servers import BUCKET, Server
 from deployments.local.objectstore import RunningObjectStore, create_bucket, start_objectstore
 from keepwell.backup.catalogue import read_catalogue, read_entry
 from keepwell.backup.create import create_backup
-from keepwell.backup.progress import Step
 from keepwell.errors import AccessDenied, KeepwellError, ServiceUnavailable, Throttled, VerificationFailed, is_transient
 from keepwell.objectstore.store import Store, open_store
+from keepwell.progress import Step
 from keepwell.settings import Platform
 
 DATA_FILE = re.compile(r"/database/\d+\.dat\.zst\.age")

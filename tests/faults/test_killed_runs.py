@@ -20,7 +20,6 @@ from keepwell.backup import layout
 from keepwell.backup.catalogue import read_catalogue
 from keepwell.backup.create import create_backup
 from keepwell.backup.manifest import new_backup_id
-from keepwell.backup.progress import Step, silent
 from keepwell.backup.restore import _temporary, restore_into
 from keepwell.backup.spool import CACHE_SCRATCH, sweep_spools
 from keepwell.backup.sweep import sweep_unfinished
@@ -31,6 +30,7 @@ from keepwell.holding import hold_platform
 from keepwell.interlock import Procedure
 from keepwell.objectstore.store import Store, open_store
 from keepwell.postgres.isolation import UNPRIVILEGED_ID, isolate
+from keepwell.progress import Step, silent
 from keepwell.settings import Platform, UploadsSettings
 
 SCRIPT = Path(__file__).parent / "backup_then_die.py"

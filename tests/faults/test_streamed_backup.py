@@ -15,12 +15,12 @@ from real_servers import Server
 from deployments.local.objectstore import RunningObjectStore
 from keepwell.backup.catalogue import read_catalogue
 from keepwell.backup.create import create_backup
-from keepwell.backup.progress import Step, silent
 from keepwell.backup.restore import restore_into
 from keepwell.errors import LockTimeout, ServiceUnavailable, VerificationFailed
 from keepwell.objectstore.store import Store, open_store
 from keepwell.postgres import archive
 from keepwell.postgres.archive import DataEntry
+from keepwell.progress import Step, silent
 from keepwell.settings import Platform
 
 ROWS = 30_000

@@ -12,10 +12,10 @@ from pydantic import SecretStr
 
 from keepwell.backup.manifest import Manifest
 from keepwell.backup.preflight import Readiness
-from keepwell.backup.progress import Step
 from keepwell.backup.proof import Proof
 from keepwell.evidence import Evidence, read_last_evidence
 from keepwell.notify import ChannelOutcome, Delivery, Message
+from keepwell.progress import Step
 from keepwell.settings import BackupSettings, BucketSettings, DatabaseSettings, NotifySettings, Platform
 
 SECRET = "marked-secret/of the database%7"

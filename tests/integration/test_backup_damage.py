@@ -573,9 +573,9 @@ def test_a_store_that_goes_away_during_a_verification_leaves_the_set_unjudged(
 def test_a_scratch_server_that_dies_during_the_comparison_leaves_the_set_unjudged(
     proven: Proven, copied: Manifest
 ) -> None:
-    from keepwell.backup.progress import Step
     from keepwell.backup.verify import verify_backup
     from keepwell.postgres.server import end_orphan
+    from keepwell.progress import Step
 
     def kill(step: Step) -> None:
         if step.stage == "proving: equal":

@@ -18,13 +18,13 @@ from real_servers import Server
 from keepwell.backup import layout
 from keepwell.backup.catalogue import read_catalogue
 from keepwell.backup.create import create_backup
-from keepwell.backup.progress import silent
 from keepwell.errors import Busy, LockTimeout, ServiceUnavailable, is_transient
 from keepwell.holding import hold_platform
 from keepwell.interlock import Holder, Procedure
 from keepwell.objectstore.lease import LEASES, keep_lease, read_leases
 from keepwell.objectstore.store import Store, open_store
 from keepwell.postgres.advisory_locks import open_locks
+from keepwell.progress import silent
 from keepwell.settings import Platform
 
 HOLD = """

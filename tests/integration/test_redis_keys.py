@@ -26,7 +26,6 @@ from keepwell.backup.cache_keys import KeysChecked, check_keys, store_keys
 from keepwell.backup.catalogue import read_catalogue
 from keepwell.backup.create import create_backup
 from keepwell.backup.manifest import Manifest, new_backup_id
-from keepwell.backup.progress import silent
 from keepwell.backup.read_back import SetReader
 from keepwell.cache import (
     CacheRehearsal,
@@ -44,6 +43,7 @@ from keepwell.errors import AccessDenied, ConfigurationError, PreconditionFailed
 from keepwell.objectstore.store import Store, open_store
 from keepwell.objectstore.uploads import Uploads
 from keepwell.postgres import isolation
+from keepwell.progress import silent
 from keepwell.settings import Platform, RedisSettings
 from keepwell.verdict import Verdict
 

@@ -11,12 +11,12 @@ from psycopg import sql
 from real_servers import Server, bucket_settings, build_platform, fresh_database
 
 from deployments.local.objectstore import RunningObjectStore
-from keepwell.backup.progress import silent
 from keepwell.backup.restore import restore_into
 from keepwell.errors import PreconditionFailed
 from keepwell.holding import hold_platform
 from keepwell.interlock import Procedure
 from keepwell.objectstore.store import Store, open_store
+from keepwell.progress import silent
 from keepwell.settings import Platform
 
 SOURCE = """

@@ -20,13 +20,13 @@ from keepwell import sealing
 from keepwell.backup import layout
 from keepwell.backup.catalogue import choose_backup, read_catalogue, read_entry, read_manifest
 from keepwell.backup.manifest import Manifest
-from keepwell.backup.progress import silent
 from keepwell.backup.proof import Proof
 from keepwell.backup.report import describe_sealing
 from keepwell.backup.restore import restore_into
 from keepwell.errors import ConfigurationError, PreconditionFailed, VerificationFailed
 from keepwell.keyring import IDENTITIES, make_key_files, read_identities, rotate_identity
 from keepwell.objectstore.store import SIGNATURE_SUFFIX, Store, open_store
+from keepwell.progress import silent
 from keepwell.sealing import NO_SEAL, Seal, load_seal
 from keepwell.settings import Platform, SealingSettings
 from keepwell.verdict import Verdict

@@ -17,11 +17,11 @@ from real_servers import Server
 from keepwell.backup.catalogue import read_catalogue
 from keepwell.backup.create import create_backup
 from keepwell.backup.preflight import require_ready
-from keepwell.backup.progress import Step, silent
 from keepwell.errors import Busy, LockTimeout, PreconditionFailed, is_transient
 from keepwell.objectstore.store import Store
 from keepwell.postgres import facts
 from keepwell.postgres.snapshot import Snapshot, shared_snapshot
+from keepwell.progress import Step, silent
 from keepwell.settings import Platform
 from keepwell.verdict import Verdict
 

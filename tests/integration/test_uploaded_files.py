@@ -20,7 +20,6 @@ from keepwell.backup import layout, uploaded_files
 from keepwell.backup.catalogue import read_entry
 from keepwell.backup.create import create_backup
 from keepwell.backup.manifest import Manifest
-from keepwell.backup.progress import Step, silent
 from keepwell.backup.read_back import SetReader
 from keepwell.backup.restore_uploads import restore_uploads
 from keepwell.backup.uploads_index import FileEntry, list_upload_objects, name_path, read_index
@@ -30,6 +29,7 @@ from keepwell.cli import console
 from keepwell.cli.main import app
 from keepwell.errors import PreconditionFailed, VerificationFailed
 from keepwell.objectstore.store import Store, open_store
+from keepwell.progress import Step, silent
 from keepwell.sealing import load_seal
 from keepwell.settings import Platform, UploadsSettings
 from keepwell.verdict import Verdict
