@@ -44,6 +44,9 @@ class DatabaseSettings(Section):
     host: str = Field(default="127.0.0.1", min_length=1, description="Host name, address, or folder of its socket.")
     port: int = Field(default=5432, ge=1, le=65535, description="TCP port; not a transaction pooler's.")
     name: str = Field(min_length=1, max_length=63, description="Database to back up.")
+    more_names: tuple[Annotated[str, Field(min_length=1, max_length=63)], ...] = Field(
+        default=(), description="Other databases of the same server that every set holds too."
+    )
     user: str = Field(min_length=1, max_length=63, description="Role that may read every table.")
     password: SecretStr | None = Field(default=None, description="Secret.")
     password_file: Path | None = Field(default=None, description="File that holds the password.")
@@ -54,6 +57,25 @@ class DatabaseSettings(Section):
         default="prefer", description="As libpq knows it."
     )
     ssl_root_certificate: Path | None = Field(default=None, description="Certificate authority for verify-*.")
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        if self.name in self.more_names:
+            message = "more_names holds the database that name names already; leave it out there"
+            raise ValueError(message)
+        if len(set(self.more_names)) < len(self.more_names):
+            message = "more_names holds a database twice; name each once"
+            raise ValueError(message)
+        return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every database that a set holds, the main one first."""
+        return self.name, *self.more_names
+
+    def of(self, name: str) -> Self:
+        """The same server and role, for one database alone."""
+        return self.model_copy(update={"name": name, "more_names": ()})
 
 
 class BucketSettings(Section):
@@ -103,6 +125,9 @@ class SmokeQuery(Section):
     name: str = Field(min_length=1, description="What it shows, for the evidence.")
     sql: str = Field(min_length=1, description="One SELECT; the first value of its first row counts.")
     at_least: float | None = Field(default=None, description="The value must be a number this large or larger.")
+    database: str | None = Field(
+        default=None, min_length=1, description="Which one of database.more_names is asked; database.name by default."
+    )
 
 
 class BackupSettings(Section):
@@ -217,6 +242,17 @@ class Platform(BaseSettings):
     sealing: SealingSettings = SealingSettings()
     notify: NotifySettings = NotifySettings()
     orchestrator: OrchestratorSettings = OrchestratorSettings()
+
+    @model_validator(mode="after")
+    def _questions_can_be_asked(self) -> Self:
+        for query in self.backup.smoke_queries:
+            if query.database is not None and query.database not in self.database.names:
+                message = (
+                    f"the smoke query “{query.name}” asks a database that no set holds; database.name and "
+                    "database.more_names say which do"
+                )
+                raise ValueError(message)
+        return self
 
     @classmethod
     def settings_customise_sources(

@@ -4,13 +4,14 @@ Guide "Verify backup completion" (DAILY-5) and "Add to crontab" (BK-5). A set co
 cannot be told is `unknown`, never ok.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from statistics import median
 
 from keepwell.backup.catalogue import BackupEntry
+from keepwell.backup.manifest import Manifest
 from keepwell.evidence import Evidence
 from keepwell.settings import BackupSettings, ProofLevel
 from keepwell.verdict import Finding, Verdict, worst
@@ -49,7 +50,8 @@ class SetFacts:
     Attributes:
         backup_id: Of the set.
         snapshot_at: The moment that a restore brings back; None when there is no readable manifest.
-        content_bytes: Size once decompressed; None likewise.
+        content_bytes: Size of its main database once decompressed; None likewise.
+        further_bytes: The same of each further database it holds, by name.
         level: The highest level reached; None when it was never verified or did not reach the first.
         proven: Whether it counts as a backup.
         damaged: Whether it is known to be bad.
@@ -65,6 +67,7 @@ class SetFacts:
     damaged: bool
     judged: bool
     attempted: bool
+    further_bytes: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -145,12 +148,13 @@ def describe_sets(entries: Sequence[BackupEntry], proven_level: ProofLevel) -> l
         SetFacts(
             backup_id=entry.backup_id,
             snapshot_at=entry.snapshot_at,
-            content_bytes=entry.manifest.content_bytes if entry.manifest else None,
+            content_bytes=entry.manifest.content_bytes_of(entry.manifest.main) if entry.manifest else None,
             level=entry.level,
             proven=entry.is_proven(proven_level),
             damaged=entry.damaged,
             judged=entry.proof is not None,
             attempted=entry.last_attempt is not None,
+            further_bytes=_measure_further(entry.manifest) if entry.manifest else {},
         )
         for entry in entries
     ]
@@ -172,27 +176,54 @@ def judge_backups(sets: Sequence[SetFacts], limits: FreshnessLimits, now: dateti
     findings = [_judge_age(sets, limits, now)]
     if sets:
         findings += [_judge_newest(sets[0], limits), _judge_damage(sets)]
-    size = judge_size(sets, limits)
-    return (*findings, size) if size else tuple(findings)
+    return (*findings, *judge_sizes(sets, limits))
 
 
-def judge_size(sets: Sequence[SetFacts], limits: FreshnessLimits) -> Finding | None:
-    """The newest readable set's size against the median of its predecessors.
+def judge_sizes(sets: Sequence[SetFacts], limits: FreshnessLimits) -> tuple[Finding, ...]:
+    """The newest readable set's size against the median of its predecessors, database by database.
 
     Args:
         sets: Newest first.
         limits: The ratios.
 
     Returns:
-        None when there is nothing to compare with; damaged predecessors are no measure.
+        One finding for each database that there is something to compare with; damaged predecessors are no measure.
+        A warning for each that the set before held and the newest does not.
     """
-    newest = next((s for s in sets if s.content_bytes is not None), None)
-    earlier = [s.content_bytes for s in sets if s is not newest and not s.damaged and s.content_bytes is not None]
-    if newest is None or newest.content_bytes is None or not earlier:
-        return None
+    readable = [s for s in sets if s.content_bytes is not None]
+    if not readable:
+        return ()
+    newest, earlier = readable[0], [s for s in readable[1:] if not s.damaged]
+    findings = []
+    if earlier:
+        findings.append(_judge_size(newest.content_bytes or 0, [s.content_bytes or 0 for s in earlier], limits))
+    for name, size_bytes in newest.further_bytes.items():
+        before = [s.further_bytes[name] for s in earlier if name in s.further_bytes]
+        if before:
+            findings.append(_judge_size(size_bytes, before, limits).named_for(name))
+    for name in earlier[0].further_bytes if earlier else ():
+        if name not in newest.further_bytes:
+            findings.append(_warn_of_missing(name))
+    return tuple(findings)
+
+
+def _warn_of_missing(name: str) -> Finding:
+    return Finding(
+        name="databases in a set",
+        verdict=Verdict.WARN,
+        message=f"The newest set holds no {name} any more; the one before it did.",
+        hint="If that was not meant, name it among database.more_names again.",
+    )
+
+
+def _measure_further(manifest: Manifest) -> dict[str, int]:
+    return {one.name: manifest.content_bytes_of(one) for one in manifest.databases if not one.is_main}
+
+
+def _judge_size(size_bytes: int, earlier: Sequence[int], limits: FreshnessLimits) -> Finding:
     usual = median(earlier)
-    ratio = newest.content_bytes / usual if usual else 1.0
-    found = f"{newest.content_bytes:,} bytes, {ratio:.0%} of the median of {len(earlier)} earlier sets"
+    ratio = size_bytes / usual if usual else 1.0
+    found = f"{size_bytes:,} bytes, {ratio:.0%} of the median of {len(earlier)} earlier sets"
     if ratio < limits.smallest_ratio:
         return Finding(
             name="backup size",
