@@ -201,10 +201,9 @@ def judge_sizes(sets: Sequence[SetFacts], limits: FreshnessLimits) -> tuple[Find
         before = [s.further_bytes[name] for s in earlier if name in s.further_bytes]
         if before:
             findings.append(_judge_size(size_bytes, before, limits).named_for(name))
-    for name in earlier[0].further_bytes if earlier else ():
-        if name not in newest.further_bytes:
-            findings.append(_warn_of_missing(name))
-    return tuple(findings)
+    held_before = earlier[0].further_bytes if earlier else {}
+    missing = [_warn_of_missing(name) for name in held_before if name not in newest.further_bytes]
+    return (*findings, *missing)
 
 
 def _warn_of_missing(name: str) -> Finding:

@@ -102,6 +102,10 @@ class SetReader:
         """What was read back under a part's name."""
         return self._reads.get(name or "")
 
+    def find_content(self, name: str) -> PartReadBack | None:
+        """What was read back of the part whose content is called so."""
+        return next((read for read in self.parts if read.part.content_name == name), None)
+
     def fetch_files(self) -> list[PartReadBack]:
         """Read back what a restore needs as files; rows come later, when somebody restores them, and so do lists."""
         files = [part for part in self._wanted if not self._is_stream(part) and part.content_name not in _LISTS]

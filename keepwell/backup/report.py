@@ -299,7 +299,8 @@ def escape(text: str) -> str:
 
 
 def _render_headline(manifest: Manifest, proof: Proof, wanted: ProofLevel) -> str:
-    held = f"{len(manifest.tables)} relations with {manifest.rows:,} rows of {database_word(manifest)} {escape(describe_names(manifest))}"
+    names = f"{database_word(manifest)} {escape(describe_names(manifest))}"
+    held = f"{len(manifest.tables)} relations with {manifest.rows:,} rows of {names}"
     if manifest.uploads is not None:
         held += f", {manifest.uploads.files:,} uploaded files"
     if manifest.cache is not None:
@@ -418,7 +419,8 @@ def _table_status(name: str, table: Table, proof: Proof) -> str:
 def _render_sizes(manifest: Manifest, earlier: Sequence[Manifest]) -> str:
     stored = f"{describe_bytes(manifest.stored_bytes)} stored, {describe_bytes(manifest.content_bytes)} decompressed"
     if not earlier:
-        return f"{stored}. {database_word(manifest).capitalize()}: {describe_bytes(manifest.source_bytes)}. No earlier set to compare with."
+        word, size = database_word(manifest).capitalize(), describe_bytes(manifest.source_bytes)
+        return f"{stored}. {word}: {size}. No earlier set to compare with."
     # Another database in the set is no growth of it.
     alike = [older.content_bytes for older in earlier if _name_further(older) == _name_further(manifest)]
     usual = median(alike) if alike else 0

@@ -20,7 +20,7 @@ from keepwell.backup.database import Database, Source
 from keepwell.backup.manifest import Manifest
 from keepwell.backup.read_back import SetReader
 from keepwell.backup.rehearsal import Target
-from keepwell.backup.space import WORKING_BYTES
+from keepwell.backup.space import estimate_working_bytes
 from keepwell.backup.spool import open_spool, require_space, spool_place, sweep_spools
 from keepwell.errors import KeepwellError, PreconditionFailed, VerificationFailed
 from keepwell.objectstore.store import Store
@@ -94,11 +94,11 @@ def restore_into(
     manifest = _require_restorable(platform, store, backup_id, allow_unproven=allow_unproven)
     database = choose_database(manifest, source)
     binaries, server_major = _require_target(platform, manifest, database, name)
-    require_space(spool_place(platform), WORKING_BYTES, "the run")
+    require_space(spool_place(platform), estimate_working_bytes(1), "the run")
     with open_spool(platform) as folder:
         parts = manifest.parts_with(database)
         reader = SetReader(store, manifest, folder, progress, parts=parts, nice=platform.backup.nice)
-        _check_before(store, manifest, database, binaries, folder, reader)
+        _check_before(store, manifest, database, reader, binaries=binaries, folder=folder)
         temporary = f"{_temporary(platform)}{secrets.token_hex(6)}"
         target = Target(
             conninfo(platform.database, dbname=temporary, application_name="keepwell restore"),
@@ -232,7 +232,7 @@ def _require_target(platform: Platform, manifest: Manifest, database: Database, 
 
 
 def _check_before(
-    store: Store, manifest: Manifest, database: Database, binaries: Binaries, folder: Path, reader: SetReader
+    store: Store, manifest: Manifest, database: Database, reader: SetReader, *, binaries: Binaries, folder: Path
 ) -> None:
     """Check all that can be checked before anything is created: everything but the rows themselves."""
     stored = list(store.list_objects(layout.set_folder(manifest.backup_id)))
@@ -242,8 +242,8 @@ def _check_before(
     entries = read_back.list_entries(database, binaries, folder)
     if isinstance(entries, Finding):
         raise VerificationFailed(entries.message, hint=entries.hint)
-    schema = next((read for read in files if read.part.content_name == database.schema_file), None)
     _checked(read_back.check_globals(folder))
+    schema = reader.find_content(database.schema_file)
     _checked(read_back.check_contents(database, manifest.parts, entries, schema))
 
 

@@ -57,12 +57,14 @@ RESTORE = """\
 pg_restore --dbname="$DATABASE" --jobs=2 --exit-on-error --no-tablespaces --no-subscriptions "$ARCHIVE"
 psql --no-psqlrc --quiet --dbname="$DATABASE" --command=ANALYZE"""
 
-COUNT = f"""\
+_TELL_ROWS = f"""\
 awk -F'"' -v archive="$ARCHIVE/" '
     {_OURS}
     NF == 5 && $2 == "table_schema" {{ schema = $4 }} NF == 5 && $2 == "name" {{ name = $4 }}
     ours && $2 == "rows" && $3 ~ /^: [0-9]/ {{ gsub(/[^0-9]/, "", $3); print schema "." name, $3 }}' \\
-    manifest.json | sort > told.txt
+    manifest.json | sort > told.txt"""
+
+_FIND_ROWS = """\
 PGCLIENTENCODING=UTF8 psql --no-psqlrc --quiet --tuples-only --no-align --field-separator=' ' \\
     --dbname="$DATABASE" > found.txt <<'END'
 SELECT format('SELECT %L, count(*) FROM %I.%I', nspname || '.' || relname, nspname, relname)
@@ -70,6 +72,8 @@ FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace WHERE relkind
 END
 sort found.txt | comm -23 told.txt - | tee differing.txt
 test ! -s differing.txt"""
+
+COUNT = f"{_TELL_ROWS}\n{_FIND_ROWS}"
 
 _COUNTING = (
     "As many rows as the source had; what differs is named. Tables of extensions, and those with a quotation mark in "

@@ -156,7 +156,7 @@ class _Ladder:
         if isinstance(copy.entries, Finding):
             yield copy.entries
             return
-        schema = next((read for read in self.reader.parts if read.part.content_name == database.schema_file), None)
+        schema = self.reader.find_content(database.schema_file)
         yield from read_back.check_contents(database, self.manifest.parts, copy.entries, schema)
         yield from read_back.check_streams(database, self.reader.find)
 

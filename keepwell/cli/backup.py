@@ -335,8 +335,8 @@ def _show_set(screen: "Console", manifest: "Manifest", proof: "Proof | None", pi
         markup=False,
     )
     screen.print(
-        f"{len(manifest.tables)} tables, {manifest.rows:,} rows, {database_word(manifest)} {size(manifest.source_bytes)}, "
-        f"stored {size(manifest.stored_bytes)} in {len(manifest.parts)} objects, "
+        f"{len(manifest.tables)} tables, {manifest.rows:,} rows, {database_word(manifest)} "
+        f"{size(manifest.source_bytes)}, stored {size(manifest.stored_bytes)} in {len(manifest.parts)} objects, "
         f"written in {manifest.seconds.total:.1f} s",
         markup=False,
     )
@@ -367,8 +367,9 @@ def _show_set(screen: "Console", manifest: "Manifest", proof: "Proof | None", pi
 
 def _show_restored(screen: "Console", restored: "Restored", chosen: str | None) -> None:
     screen.print(
-        f"{f'{chosen} of ' if chosen else ''}{restored.backup_id} is restored as the database {restored.database}: {restored.tables} tables and "
-        f"{restored.rows:,} rows, equal to their source, in {restored.seconds:.1f} s. The live database is untouched.",
+        f"{f'{chosen} of ' if chosen else ''}{restored.backup_id} is restored as the database {restored.database}: "
+        f"{restored.tables} tables and {restored.rows:,} rows, equal to their source, in {restored.seconds:.1f} s. "
+        "The live database is untouched.",
         markup=False,
     )
     for finding in restored.findings:

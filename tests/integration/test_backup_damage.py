@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import zstandard
+from backup_documents import change_main
 from backup_sets import (
     back_up,
     change_table,
@@ -138,7 +139,7 @@ def test_stock_pg_restore_lists_a_truncated_dump_without_complaint(
     proven: Proven, server: Server, tmp_path: Path
 ) -> None:
     whole, cut = tmp_path / "whole.dump", tmp_path / "cut.dump"
-    database = server.url(proven.manifest.source.database)
+    database = server.url(proven.manifest.main.source.database)
     subprocess.run([server.binaries.program("pg_dump"), "-Fc", "-Z0", "-f", whole, "-d", database], check=True)
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     listing = subprocess.run([server.binaries.program("pg_restore"), "--list", cut], capture_output=True, check=False)
@@ -277,7 +278,7 @@ def test_roles_that_end_early_are_incomplete_though_the_manifest_agrees(
 
 def test_a_table_that_the_manifest_forgot_is_found_by_the_archives_contents(proven: Proven, copied: Manifest) -> None:
     tables = tuple(table for table in copied.tables if table.qualified != "public.notes")
-    write_manifest(proven.store, copied.model_copy(update={"tables": tables}))
+    write_manifest(proven.store, change_main(copied, tables=tables))
     failed = failed_level(prove(proven.platform, copied.backup_id))
     assert (failed.level, "does not know" in failed.findings[0].message) == ("complete", True)
 
@@ -391,7 +392,7 @@ def test_a_schema_that_differs_from_the_source_is_named_object_by_object(proven:
 
     rebuilt = replace_content(proven.store, copied, part_of(copied, layout.SCHEMA), forge, rebuild=True)
     digest = part_of(rebuilt, layout.SCHEMA).content_sha256
-    write_manifest(proven.store, rebuilt.model_copy(update={"schema_digest": digest}))
+    write_manifest(proven.store, change_main(rebuilt, schema_digest=digest))
     failed = failed_level(prove(proven.platform, copied.backup_id))
     assert failed.level == "restored"
     messages = " ".join(finding.message for finding in failed.findings)
@@ -404,7 +405,7 @@ def test_a_schema_that_cannot_be_read_fails_the_level_and_not_the_verification(
 ) -> None:
     rebuilt = replace_content(proven.store, copied, part_of(copied, layout.SCHEMA), lambda content: b"{", rebuild=True)
     digest = part_of(rebuilt, layout.SCHEMA).content_sha256
-    write_manifest(proven.store, rebuilt.model_copy(update={"schema_digest": digest}))
+    write_manifest(proven.store, change_main(rebuilt, schema_digest=digest))
     proof = prove(proven.platform, copied.backup_id)
     assert (failed_level(proof).level, proof.damaged) == ("restored", True)
 
@@ -457,9 +458,9 @@ def test_a_large_object_that_was_changed_is_not_equal(proven: Proven, copied: Ma
 def test_a_sequence_that_comes_back_behind_its_source_is_not_sound(proven: Proven, copied: Manifest) -> None:
     ahead = tuple(
         sequence.model_copy(update={"last_value": ROWS + 1}) if sequence.name == "people_id_seq" else sequence
-        for sequence in copied.sequences
+        for sequence in copied.main.sequences
     )
-    write_manifest(proven.store, copied.model_copy(update={"sequences": ahead}))
+    write_manifest(proven.store, change_main(copied, sequences=ahead))
     failed = failed_level(prove(proven.platform, copied.backup_id))
     assert (failed.level, failed.findings[0].name) == ("sound", "public.people_id_seq")
 

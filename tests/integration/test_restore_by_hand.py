@@ -142,7 +142,7 @@ def test_a_set_s_own_page_restores_it(by_hand: ByHand, tmp_path: Path) -> None:
     page = render_restore_page(
         backup_id=manifest.backup_id,
         platform=manifest.platform,
-        source=manifest.source,
+        databases=manifest.databases,
         archive_major=manifest.tools.archive_major,
         place=Place(bucket.endpoint_url, bucket.region, by_hand.environment["PLACE"]),
         sealed_for=manifest.sealed_for,

@@ -3,7 +3,7 @@ import shlex
 from datetime import timedelta
 
 import pytest
-from backup_documents import SNAPSHOT, a_cache, a_manifest, a_proof, a_table, some_uploads
+from backup_documents import SNAPSHOT, a_cache, a_manifest, a_proof, a_table, change_main, some_uploads
 from rich.console import Console
 
 from keepwell.backup.catalogue import BackupEntry
@@ -14,7 +14,7 @@ from keepwell.backup.report import (
     FailureFacts,
     build_check_message,
     build_failure_message,
-    build_restore_command,
+    build_restore_commands,
     describe_companions,
     describe_safety,
     describe_sealing,
@@ -122,11 +122,17 @@ def test_escaping(text: str, escaped: str) -> None:
     assert escape(text) == escaped
 
 
-def test_the_restore_command_can_be_pasted_whatever_the_database_is_called() -> None:
+def a_manifest_of(database: str) -> Manifest:
+    """A set whose main database is called so."""
     manifest = a_manifest()
-    named = manifest.model_copy(update={"source": manifest.source.model_copy(update={"database": "my db; rm -rf /"})})
-    assert build_restore_command(manifest, "esn").endswith("--into esn_db_restored_20260302 --platform esn")
-    assert "--into 'my db; rm -rf /_restored_20260302' --platform" in build_restore_command(named, "esn")
+    return change_main(manifest, source=manifest.main.source.model_copy(update={"database": database}))
+
+
+def test_the_restore_command_can_be_pasted_whatever_the_database_is_called() -> None:
+    (command,) = build_restore_commands(a_manifest(), "esn")
+    assert command.endswith("--into esn_db_restored_20260302 --platform esn")
+    (command,) = build_restore_commands(a_manifest_of("my db; rm -rf /"), "esn")
+    assert "--into 'my db; rm -rf /_restored_20260302' --platform" in command
 
 
 @pytest.mark.parametrize(
@@ -139,9 +145,7 @@ def test_the_restore_command_can_be_pasted_whatever_the_database_is_called() -> 
     ],
 )
 def test_the_proposed_name_fits_into_a_name_and_ends_with_a_whole_letter(database: str, into: str) -> None:
-    manifest = a_manifest()
-    named = manifest.model_copy(update={"source": manifest.source.model_copy(update={"database": database})})
-    argv = shlex.split(build_restore_command(named, "esn"))
+    argv = shlex.split(build_restore_commands(a_manifest_of(database), "esn")[0])
     assert argv[argv.index("--into") + 1] == into
     assert len(into.encode()) <= 63
 

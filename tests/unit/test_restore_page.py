@@ -5,10 +5,11 @@ import pytest
 from backup_documents import a_manifest
 
 from keepwell.backup import restore_page
+from keepwell.backup.database import Database
 from keepwell.backup.restore_page import Place, render_restore_page
 
 PLACE = Place("http://127.0.0.1:9000", "us-east-1", "backups/prod/esn")
-SOURCE = a_manifest().source
+MAIN = a_manifest().main
 BY_HAND = (Path(__file__).parents[2] / "docs" / "restore-by-hand.md").read_text()
 
 
@@ -20,7 +21,7 @@ def render(**changes: object) -> str:
     facts: dict[str, object] = {
         "backup_id": "20260302T020000Z-abcdef",
         "platform": "esn",
-        "source": SOURCE,
+        "databases": (MAIN,),
         "archive_major": 15,
         "place": PLACE,
         "sealed_for": ("age1one", "age1two"),
@@ -28,6 +29,11 @@ def render(**changes: object) -> str:
         "role_passwords": True,
     }
     return render_restore_page(**(facts | changes))  # type: ignore[arg-type]
+
+
+def changed(source: dict[str, object]) -> Database:
+    """The main database with other properties."""
+    return MAIN.model_copy(update={"source": MAIN.source.model_copy(update=source)})
 
 
 def test_a_set_s_own_page_and_the_manual_say_the_same() -> None:
@@ -72,13 +78,13 @@ def test_an_unsealed_set_needs_no_key_and_is_named_as_such() -> None:
         ({"owner": "it's; rm -rf /"}, """--owner='it'"'"'s; rm -rf /'"""),
     ],
 )
-def test_the_database_is_made_like_its_source_whatever_its_names_hold(source: dict[str, str], option: str) -> None:
-    assert option in render(source=SOURCE.model_copy(update=source))
+def test_the_database_is_made_like_its_source_whatever_its_names_hold(source: dict[str, object], option: str) -> None:
+    assert option in render(databases=(changed(source),))
 
 
 def test_what_the_archive_lacks_is_said() -> None:
-    lacking = SOURCE.model_copy(update={"settings": ("work_mem",), "has_grants": True, "undumped": ("subscription s",)})
-    page = render(source=lacking, role_passwords=False)
+    lacking = changed({"settings": ("work_mem",), "has_grants": True, "undumped": ("subscription s",)})
+    page = render(databases=(lacking,), role_passwords=False)
     assert "ALTER DATABASE … SET work_mem, grants on the database itself, subscription s" in page
     assert "Their passwords are NOT in the set" in page
     assert "set by hand" not in render()
