@@ -189,6 +189,8 @@ def _login_error(said: str, what: str) -> KeepwellError:
         return AccessDenied(
             f"{what}: {said}", hint="Check database.user and its password; were they changed on the server?"
         )
+    if "permission denied for database" in said:
+        return AccessDenied(f"{what}: {said}", hint="GRANT CONNECT ON DATABASE … to database.user.")
     if "certificate verify failed" in said or ("certificate" in said and "does not match" in said):
         return ConfigurationError(f"{what}: {said}", hint="Check database.sslmode and database.ssl_root_certificate.")
     if "does not exist" in said and "database" in said:

@@ -1,8 +1,9 @@
 import re
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from backup_documents import a_manifest
+from backup_documents import SNAPSHOT, a_database, a_manifest
 
 from keepwell.backup import restore_page
 from keepwell.backup.database import Database
@@ -98,3 +99,18 @@ def test_a_store_without_an_endpoint_is_amazon_s() -> None:
 
 def test_what_lies_beside_the_database_may_be_told_at_the_end() -> None:
     assert render(more="## Uploaded files\n").endswith("\n\n## Uploaded files\n")
+
+
+def test_a_set_of_several_databases_restores_each_with_its_own_values() -> None:
+    second = a_database("ana; lytics", 2, SNAPSHOT + timedelta(seconds=5))
+    second = second.model_copy(update={"source": second.source.model_copy(update={"encoding": "LATIN1"})})
+    page = render(databases=(MAIN, second))
+    assert "`esn_db` (as of 2026-03-02 02:00:00 UTC) and `ana; lytics` (as of 2026-03-02 02:00:05 UTC)" in page
+    assert "--database NAME --into NEW_NAME" in page
+    assert "- `DATABASE_2`: name of the new database for `ana; lytics`" in page
+    *first, last = blocks(page)
+    assert first == blocks(render())
+    assert last.startswith(
+        'export ARCHIVE=database-2 DATABASE="$DATABASE_2"\ncreatedb --template=template0 --encoding=LATIN1'
+    )
+    assert last.endswith(f"{restore_page.RESTORE}\n{restore_page.COUNT}")
