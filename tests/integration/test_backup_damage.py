@@ -303,7 +303,7 @@ def test_without_server_programs_a_set_is_unknown_and_neither_good_nor_damaged(
     proven: Proven, copied: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     older_only = [replace(installation(17), version=(15, 1))]
-    monkeypatch.setattr("keepwell.backup.verify.find_installations", lambda configured: older_only)
+    monkeypatch.setattr("keepwell.backup.scratch_restore.find_installations", lambda configured: older_only)
     proof = prove(proven.platform, copied.backup_id)
     assert (failed_level(proof).level, proof.verdict, proof.damaged) == ("complete", Verdict.UNKNOWN, False)
     entry = read_entry(proven.store, copied.backup_id)
@@ -319,7 +319,7 @@ def test_a_scratch_server_that_does_not_start_makes_a_set_unknown_and_not_damage
     (tmp_path / "initdb").write_text("#!/bin/sh\necho no locale here >&2; exit 1\n")
     (tmp_path / "initdb").chmod(0o755)
     broken = Binaries(tmp_path, whole.version, "configured")
-    monkeypatch.setattr("keepwell.backup.verify.find_installations", lambda configured: [broken])
+    monkeypatch.setattr("keepwell.backup.scratch_restore.find_installations", lambda configured: [broken])
     proof = prove(proven.platform, copied.backup_id)
     assert (failed_level(proof).level, proof.verdict, proof.damaged) == ("restored", Verdict.UNKNOWN, False)
     assert "no locale here" in failed_level(proof).summary

@@ -1,6 +1,5 @@
 """One set of two databases of one server, unlike in encoding and locale, alike in the names of their tables."""
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from real_servers import Server, bucket_settings, build_platform, fresh_database
 
 from deployments.local.objectstore import RunningObjectStore
 from keepwell.backup import layout
-from keepwell.backup.catalogue import read_catalogue, read_manifest
+from keepwell.backup.catalogue import read_catalogue
 from keepwell.backup.manifest import Manifest
 from keepwell.backup.proof import Proof
 from keepwell.backup.restore import restore_into
@@ -308,19 +307,3 @@ def test_one_can_still_be_restored_when_the_other_is_lost(
 def test_a_database_that_the_set_does_not_hold_is_refused_with_those_that_it_holds(proven: Proven) -> None:
     with pytest.raises(PreconditionFailed, match=r"holds no database lost; it holds .*, analytics\."):
         restore_into(proven.platform, proven.store, proven.manifest.backup_id, "never", silent, source="lost")
-
-
-# Sets from before.
-
-
-def test_a_set_of_the_format_before_is_proven_and_restored_as_ever(proven: Proven, server: Server, beside: str) -> None:
-    platform = holding(proven.platform)
-    manifest = back_up(platform)
-    document = json.loads(manifest.to_json())
-    (database,) = document.pop("databases")
-    del database["folder"], database["schema_file"]
-    key = layout.manifest_key(manifest.backup_id)
-    proven.store.put_signed(key, json.dumps(document | database | {"format_version": 2}).encode())
-    assert read_manifest(proven.store, manifest.backup_id) == manifest
-    assert prove(platform, manifest.backup_id).reached == "serving"
-    assert restore_into(platform, proven.store, manifest.backup_id, beside, silent).rows == 40
