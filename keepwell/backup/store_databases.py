@@ -102,17 +102,17 @@ class _OneDatabase:
         ):
             described = describe(snapshot)
             dump = DatabaseDump(
-                self.platform,
-                self.database,
-                self.store,
-                self.uploads,
-                layout.set_folder(self.backup_id),
-                folder,
-                self.client,
-                described.source.encoding,
-                snapshot,
-                blocking,
-                self.progress,
+                platform=self.platform,
+                database=self.database,
+                store=self.store,
+                uploads=self.uploads,
+                set_folder=layout.set_folder(self.backup_id),
+                folder=folder,
+                client=self.client,
+                encoding=described.source.encoding,
+                snapshot=snapshot,
+                blocking=blocking,
+                progress=self.progress,
             )
             dumped = dump.run(work)
             dump_seconds = time.monotonic() - started

@@ -18,6 +18,7 @@ from keepwell.backup.database import Database
 from keepwell.backup.manifest import Manifest, describe_snapshots
 from keepwell.backup.proof import LEVELS, LevelOutcome, Proof
 from keepwell.backup.read_back import SetReader
+from keepwell.backup.rehearsal import Target
 from keepwell.backup.scratch_restore import Copy, ScratchRestore
 from keepwell.backup.space import estimate_scratch_bytes
 from keepwell.backup.spool import open_spool, require_space, spool_place, sweep_spools
@@ -179,7 +180,7 @@ class _Ladder:
 
     def _equal(self) -> tuple[str, Iterable[Finding]]:
         findings: list[Finding] = []
-        for database, target in self.scratch.targets:
+        for database, target in self._restored_databases:
             compared = rehearsal.check_equal(database, self.reader, target, self.progress)
             findings += database.tell_findings(compared)
         summary = (
@@ -191,7 +192,7 @@ class _Ladder:
     def _sound(self) -> tuple[str, Iterable[Finding]]:
         assert self.scratch.binaries is not None  # noqa: S101 - chosen before
         findings: list[Finding] = []
-        for database, target in self.scratch.targets:
+        for database, target in self._restored_databases:
             checked = rehearsal.check_sound(database, self.scratch.binaries, target)
             findings += database.tell_findings(checked)
         sequences = sum(len(database.sequences) for database in self.manifest.databases)
@@ -215,12 +216,19 @@ class _Ladder:
                 )
             ]
         findings: list[Finding] = []
-        for database, target in self.scratch.targets:
+        for database, target in self._restored_databases:
             asked = [query for query in queries if _is_asked_of(query, database)]
             if asked:
                 findings += database.tell_findings(rehearsal.check_serving(asked, target))
         findings += _name_unasked(queries, self.manifest)
         return f"{len(queries)} smoke queries answered as they should", findings
+
+    @property
+    def _restored_databases(self) -> list[tuple[Database, Target]]:
+        """Every database of the set with where it was restored: a level that looked at fewer would prove too much."""
+        restored = list(self.scratch.targets)
+        assert len(restored) == len(self.manifest.databases)  # noqa: S101 - the level before restored all of them
+        return restored
 
     @property
     def _is_alone(self) -> bool:
