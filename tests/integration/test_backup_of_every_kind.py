@@ -48,7 +48,7 @@ def test_a_dump_from_15_is_proven_on_17_and_the_proof_names_the_other_major(
         create_zoo(server, database)
         platform = build_platform(server, database, bucket_settings(objectstore), tmp_path)
         newer_only = [found for found in binaries.find_installations() if found.major == 17]
-        for module in ("keepwell.backup.preflight", "keepwell.backup.verify"):
+        for module in ("keepwell.backup.preflight", "keepwell.backup.scratch_restore"):
             monkeypatch.setattr(f"{module}.find_installations", lambda configured: newer_only)
         manifest = back_up(platform)
         proof = prove(platform, manifest.backup_id)
