@@ -43,7 +43,7 @@ def record_backup(platform: str, proof: Proof, started_at: datetime, noticed: Se
     entries = [entry for entry in read_catalogue(store) if entry.backup_id <= proof.backup_id]
     manifest, earlier = _split(entries, proof.backup_id)
     wanted = loaded.backup.proven_level
-    size = judge_size(describe_sets(entries, wanted), build_limits(loaded.backup))
+    size = judge_size(describe_sets(entries, wanted), build_limits(loaded))
     evidence = Evidence(
         items=BACKUP_ITEMS,
         platform=platform,
