@@ -28,6 +28,7 @@ from keepwell.backup.spool import open_spool, sweep_spools
 from keepwell.backup.sweep import sweep_unfinished
 from keepwell.backup.transfer import send
 from keepwell.errors import KeepwellError, ServiceUnavailable, TransientError, VerificationFailed
+from keepwell.objectstore.capabilities import require_keeping
 from keepwell.objectstore.store import ObjectMissing, Store
 from keepwell.objectstore.uploads import Uploads
 from keepwell.postgres import archive, facts
@@ -74,7 +75,7 @@ class _Fingerprints:
 def create_backup(platform: Platform, store: Store, progress: Progress) -> Manifest:
     """Dump a platform's database and store it; the caller holds the platform for a backup.
 
-    1. Sweep what dead runs left.
+    1. Look whether the store keeps what is asked of it, sweep what dead runs left.
     2. Look whether this run could finish.
     3. Mark the set as unfinished.
     4. Lock, then take the snapshot; dump it into the store, count and hash what it shows; let go of it.
@@ -89,6 +90,7 @@ def create_backup(platform: Platform, store: Store, progress: Progress) -> Manif
         TransientError: A lock, the server or the store was not to be had; the next run sweeps.
         CommandFailed: pg_dump failed.
     """
+    require_keeping(store)
     sweep_spools(platform)
     sweep_unfinished(store)
     sweep_restores(platform)
