@@ -1,12 +1,15 @@
 """One platform's folder in memory, and a watch over any store's effects that can strike at each of them."""
 
+import io
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 from keepwell.errors import AccessDenied
 from keepwell.objectstore.store import ObjectMissing, StoredObject
+from keepwell.sealing import NO_SEAL
 
 
 class MemoryStore:
@@ -21,6 +24,7 @@ class MemoryStore:
     """
 
     may_write = True
+    seal = NO_SEAL
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
@@ -37,6 +41,10 @@ class MemoryStore:
         if relative not in self.objects:
             raise ObjectMissing("There is no such object.")
         return self.objects[relative]
+
+    @contextmanager
+    def open_reader(self, relative: str) -> Iterator[io.BytesIO]:
+        yield io.BytesIO(self.get_bytes(relative))
 
     def put_signed(self, relative: str, document: bytes) -> None:
         self.put_bytes(relative, document)
