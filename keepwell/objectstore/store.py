@@ -406,7 +406,6 @@ class ChecksumMismatch(VerificationFailed):
 def open_store(platform: Platform) -> Store:
     """The platform's folder in its bucket; nothing is asked of the store yet."""
     bucket = platform.bucket
-    outer = f"{bucket.prefix}/" if bucket.prefix else ""
     seal = load_seal(platform.sealing)
     reading = (bucket.reading_access_key_id, bucket.reading_secret_access_key)
     expiring = (bucket.expiring_access_key_id, bucket.expiring_secret_access_key)
@@ -416,7 +415,13 @@ def open_store(platform: Platform) -> Store:
         deletes_forbidden=bucket.deletes_forbidden,
     )
     writing = _build_client(bucket, bucket.access_key_id, bucket.secret_access_key) if bucket.may_write else None
-    return Store(writing, bucket.name, f"{outer}{platform.name}/", seal, keys=keys, keeping=build_keeping(bucket))
+    return Store(writing, bucket.name, folder_of(platform), seal, keys=keys, keeping=build_keeping(bucket))
+
+
+def folder_of(platform: Platform) -> str:
+    """The platform's folder in its bucket, ending with a slash."""
+    outer = f"{platform.bucket.prefix}/" if platform.bucket.prefix else ""
+    return f"{outer}{platform.name}/"
 
 
 def _build_client(bucket: BucketSettings, key_id: SecretStr | None, secret: SecretStr | None) -> Any:
