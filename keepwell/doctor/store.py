@@ -254,11 +254,13 @@ def _judge_protection(seen: Capabilities) -> Finding:
     condition = "kept" if seen.conditional_put is Answer.YES else "not kept"
     kept = f"Storage class {seen.storage_class_tried}: {seen.storage_class}"
     facts = (
-        f"Versions: {seen.versioning}. Retention: {seen.retention}; a locked version outlives a delete: "
-        f"{seen.refuses_locked_delete}. {kept}. If-None-Match is {condition}, and nothing rests on it."
+        f"Versions: {seen.versioning}. Retention: {seen.retention}, when writing: {seen.retention_on_write}; a locked"
+        f" version outlives a delete: {seen.refuses_locked_delete}. {kept}. If-None-Match is {condition}, and"
+        " nothing rests on it."
     )
-    if seen.retention is Answer.YES and seen.refuses_locked_delete is not Answer.YES:
+    retains = Answer.YES in (seen.retention, seen.retention_on_write)
+    if retains and seen.refuses_locked_delete is not Answer.YES:
         return alert(name, facts, hint="The store accepts a retention and deletes all the same: do not count on it.")
-    if Answer.YES in (seen.versioning, seen.retention):
+    if retains or seen.versioning is Answer.YES:
         return ok(name, facts)
     return ok(name, facts, hint="With versions or a retention, a stolen key could not destroy the backups.")
