@@ -54,10 +54,9 @@ class Keeping:
             return (now + length + _AHEAD).replace(microsecond=0)
         if not relative.startswith(SETS):
             return None
-        named = _SET_ID.fullmatch(relative.removeprefix(SETS).partition("/")[0])
-        if named is None:
+        began_at = _read_moment(relative.removeprefix(SETS).partition("/")[0])
+        if began_at is None:
             return None
-        began_at = datetime.strptime(named[1], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
         until = (min(began_at, now) + length).replace(microsecond=0)
         return until if until > now + _MOMENT else None
 
@@ -74,6 +73,15 @@ class Keeping:
         if self.storage_class is None or not relative.startswith((SETS, CONTENTS)):
             return {}
         return {"StorageClass": self.storage_class}
+
+
+def _read_moment(backup_id: str) -> datetime | None:
+    """When a set began, by its id; None for what is none."""
+    named = _SET_ID.fullmatch(backup_id)
+    try:
+        return datetime.strptime(named[1], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC) if named else None
+    except ValueError:
+        return None
 
 
 def choose_mode(found: str | None, wanted: LockMode) -> str:
