@@ -88,16 +88,16 @@ def judge_lock(store: Store, manifest: Manifest) -> list[Finding]:
     wanted = store.keeping.find_lock(key, datetime.now(UTC))
     if wanted is None:
         return []
-    part = layout.set_folder(manifest.backup_id) + manifest.parts[0].name
-    looked_at = [stored.locked_until if (stored := store.find(one)) else None for one in (key, part)]
-    earliest = min((until for until in looked_at if until is not None), default=None)
-    if None in looked_at or earliest is None or earliest < wanted:
-        found = f"until {earliest:%Y-%m-%d %H:%M} UTC at the longest" if earliest and None not in looked_at else "not"
+    looked_at = [key, *(layout.set_folder(manifest.backup_id) + part.name for part in manifest.parts[:1])]
+    locks = [stored.locked_until if (stored := store.find(one)) else None for one in looked_at]
+    earliest = None if None in locks else min(until for until in locks if until is not None)
+    if earliest is None or earliest < wanted:
+        found = f"locked until {earliest:%Y-%m-%d %H:%M} UTC at the longest" if earliest else "not locked"
         return [
             Finding(
                 name="lock",
                 verdict=Verdict.WARN,
-                message=f"The set is locked {found}, and bucket.lock_days asks for {wanted:%Y-%m-%d %H:%M} UTC.",
+                message=f"The set is {found}, and bucket.lock_days asks for {wanted:%Y-%m-%d %H:%M} UTC.",
                 hint="A set from before that setting stays as it was written. Otherwise: keepwell doctor.",
             )
         ]
@@ -105,7 +105,7 @@ def judge_lock(store: Store, manifest: Manifest) -> list[Finding]:
         Finding(
             name="lock",
             verdict=Verdict.OK,
-            message=f"Manifest and {manifest.parts[0].name} are locked until {earliest:%Y-%m-%d %H:%M} UTC.",
+            message=f"Its manifest and a part of it are locked until {earliest:%Y-%m-%d %H:%M} UTC.",
         )
     ]
 

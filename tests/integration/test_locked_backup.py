@@ -18,6 +18,7 @@ from keepwell.backup.policies import build_policies
 from keepwell.backup.restore import restore_into
 from keepwell.backup.sweep import judge_left_over, sweep_unfinished
 from keepwell.backup.uploads_index import read_upload_objects
+from keepwell.backup.verify import judge_lock
 from keepwell.errors import PreconditionFailed
 from keepwell.holding import hold_platform, hold_sets
 from keepwell.interlock import Procedure
@@ -99,12 +100,13 @@ def test_a_content_is_locked_for_as_long_as_the_newest_set_that_names_it(locked:
     assert locks_of(locked.store, layout.UPLOADS) == after
 
 
-def test_a_set_from_before_the_lock_is_proven_and_said_to_be_unlocked(locked: Locked) -> None:
+def test_a_set_from_before_the_lock_is_said_to_be_unlocked_and_one_of_a_shorter_lock_too(locked: Locked) -> None:
     manifest = back_up(locked.with_bucket(lock_days=0))
-    proof = prove(locked.platform, manifest.backup_id)
-    (told,) = [finding for finding in proof.findings if finding.name == "lock"]
-    assert (proof.reached, told.verdict) == ("serving", Verdict.WARN)
-    assert "locked not, and bucket.lock_days asks" in told.message
+    (told,) = judge_lock(locked.store, manifest)
+    assert told.verdict is Verdict.WARN
+    assert "is not locked, and bucket.lock_days asks" in told.message
+    (told,) = judge_lock(open_store(locked.with_bucket(lock_days=60)), back_up(locked.platform))
+    assert (told.verdict, "UTC at the longest" in told.message) == (Verdict.WARN, True)
 
 
 def test_a_bucket_that_cannot_lock_stops_a_backup_before_anything_is_touched(locked: Locked) -> None:
@@ -125,7 +127,7 @@ def test_a_dead_run_s_locked_objects_are_hidden_once_and_stop_nothing(locked: Lo
     assert sweep_unfinished(store) == [dead]
     assert (keys_of(store, dead), judge_left_over(store), sweep_unfinished(store)) == ([], [], [])
     assert len(_versions(store, dead)) == versions  # hidden, and there until their locks are over
-    assert prove(locked.platform, back_up(locked.platform).backup_id).reached == "serving"
+    assert back_up(locked.platform).backup_id in store.list_folders(layout.BACKUPS)
 
 
 def _versions(store: Store, backup_id: str) -> list[object]:
@@ -155,7 +157,6 @@ def test_a_machine_with_the_reading_key_alone_proves_and_restores_and_keeps_no_p
     locked: Locked, locking_store: LockingStore
 ) -> None:
     backup_id = back_up(locked.platform).backup_id
-    prove(locked.platform, backup_id)
     policies = build_policies(locked.platform.bucket.name, folder_of(locked.platform))
     key = locking_store.make_key(policies["reading"])
     reading = locked.with_bucket(
@@ -170,10 +171,11 @@ def test_a_machine_with_the_reading_key_alone_proves_and_restores_and_keeps_no_p
         with hold_sets(reading, store):
             assert prove(reading, backup_id).reached == "serving"
         with hold_platform(reading, store, Procedure.RESTORE):
-            assert restore_into(reading, store, backup_id, into, silent).database == into
+            restored = restore_into(reading, store, backup_id, into, silent, allow_unproven=True)
+            assert restored.database == into
         assert keys_of(store, backup_id) == before
         assert list(store.list_objects("leases/")) == []
-    assert read_entry(locked.store, backup_id).is_proven("equal")
+    assert read_entry(locked.store, backup_id).last_attempt is None
 
 
 def test_a_backup_with_the_writing_key_alone_works_and_leaves_what_it_cannot_sweep(

@@ -99,6 +99,24 @@ def test_a_content_from_before_locks_is_locked_when_it_is_used_again(locking_sto
     assert lock_of(locked, CONTENT)[0] == "GOVERNANCE"
 
 
+@pytest.mark.parametrize(("size", "calls"), [(10, ["PutObject"]), (9 * 2**20, ["UploadPart", "UploadPart"])])
+def test_what_is_locked_is_sent_with_a_checksum_even_to_stores_that_know_only_the_old_one(
+    size: int, calls: list[str], locking_store: LockingStore
+) -> None:
+    seen: list[str] = []
+    store = locking_store.open(locking_store.make_bucket(), lock_days=DAYS, checksums="when_required")
+
+    def look(params: dict[str, Any], model: Any, **_: Any) -> None:
+        if model.name in ("PutObject", "UploadPart"):
+            assert params["headers"]["Content-MD5"]
+            seen.append(model.name)
+
+    store.client.meta.events.register("before-call.s3", look)
+    write(store, f"{SET}database/1.dat.zst", size)
+    assert seen == calls
+    assert lock_of(store, f"{SET}database/1.dat.zst")[0] == "GOVERNANCE"
+
+
 def test_the_storage_class_is_of_what_is_large_and_of_no_document(locking_store: LockingStore) -> None:
     store = locking_store.open(locking_store.make_bucket(lock=False), storage_class="STANDARD_IA")
     write(store, f"{SET}database/1.dat.zst", 10)
