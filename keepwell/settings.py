@@ -98,6 +98,48 @@ class BucketSettings(Section):
         default="when_supported", description="`when_required` for stores that refuse flexible checksums."
     )
     ca_bundle: Path | None = Field(default=None, description="Certificate authority of a private endpoint.")
+    storage_class: str = Field(
+        default="",
+        pattern=r"^$|^[A-Z][A-Z0-9_]*$",
+        description="Class of what sets hold; the store's own by default. It must be readable at once.",
+    )
+    lock_days: int = Field(
+        default=0, ge=0, le=36500, description="How long nobody may delete what a set holds (Object Lock); 0 for none."
+    )
+    lock_mode: Literal["governance", "compliance"] = Field(
+        default="governance", description="`compliance` binds even the account's owner, for all of lock_days."
+    )
+    deletes_forbidden: bool = Field(
+        default=False,
+        description="The access key above may not delete sets; `keepwell doctor` tries it.",
+    )
+    reading_access_key_id: SecretStr | None = Field(default=None, description="Secret. A key that may only read.")
+    reading_access_key_id_file: Path | None = Field(default=None, description="File that holds its id.")
+    reading_secret_access_key: SecretStr | None = Field(default=None, description="Secret. Of the key that only reads.")
+    reading_secret_access_key_file: Path | None = Field(default=None, description="File that holds its secret.")
+    expiring_access_key_id: SecretStr | None = Field(default=None, description="Secret. A key that may delete sets.")
+    expiring_access_key_id_file: Path | None = Field(default=None, description="File that holds its id.")
+    expiring_secret_access_key: SecretStr | None = Field(
+        default=None, description="Secret. Of the key that may delete sets."
+    )
+    expiring_secret_access_key_file: Path | None = Field(default=None, description="File that holds its secret.")
+
+    @model_validator(mode="after")
+    def _keys_are_whole(self) -> Self:
+        pairs = {
+            "reading": (self.reading_access_key_id, self.reading_secret_access_key),
+            "expiring": (self.expiring_access_key_id, self.expiring_secret_access_key),
+        }
+        for purpose, (key_id, secret) in pairs.items():
+            if (key_id is None) != (secret is None):
+                message = f"the {purpose} key needs both {purpose}_access_key_id and {purpose}_secret_access_key"
+                raise ValueError(message)
+        return self
+
+    @property
+    def may_write(self) -> bool:
+        """Whether there is a key to write with; one that only reads, alone, means that there is none."""
+        return self.access_key_id is not None or self.reading_access_key_id is None
 
 
 class RedisSettings(Section):
@@ -176,6 +218,12 @@ class RetentionSettings(Section):
         default=14, ge=1, le=36500, description="How long a damaged set is kept for people to look at."
     )
     most_removals: int = Field(default=10, ge=1, le=1000, description="How many sets one run may remove at most.")
+    unneeded_uploads_days: int = Field(
+        default=7, ge=1, le=36500, description="How long a content of uploaded files stays that no set needs."
+    )
+    most_upload_removals: int = Field(
+        default=10_000, ge=1, le=1_000_000, description="How many such contents one run may remove at most."
+    )
 
     @model_validator(mode="after")
     def _keeps_something(self) -> Self:

@@ -11,6 +11,7 @@ from keepwell.backup.freshness import build_limits, describe_sets, judge_sizes
 from keepwell.backup.manifest import Manifest
 from keepwell.backup.proof import Proof
 from keepwell.backup.report import render_backup, render_check, render_verification
+from keepwell.backup.sweep import judge_left_over
 from keepwell.evidence import Evidence, write_evidence
 from keepwell.objectstore.store import open_store
 from keepwell.settings import Platform, ProofLevel
@@ -42,8 +43,9 @@ def record_backup(platform: str, proof: Proof, started_at: datetime, noticed: Se
     store = open_store(loaded)
     entries = [entry for entry in read_catalogue(store) if entry.backup_id <= proof.backup_id]
     manifest, earlier = _split(entries, proof.backup_id)
+    noticed = (*noticed, *judge_left_over(store))
     wanted = loaded.backup.proven_level
-    sizes = judge_sizes(describe_sets(entries, wanted), build_limits(loaded.backup))
+    sizes = judge_sizes(describe_sets(entries, wanted), build_limits(loaded))
     evidence = Evidence(
         items=BACKUP_ITEMS,
         platform=platform,

@@ -24,6 +24,7 @@ from keepwell.backup.store_databases import StoredDatabase, store_databases
 from keepwell.backup.sweep import sweep_unfinished
 from keepwell.backup.transfer import send
 from keepwell.errors import ServiceUnavailable, VerificationFailed
+from keepwell.objectstore.capabilities import require_keeping
 from keepwell.objectstore.store import ObjectMissing, Store
 from keepwell.objectstore.uploads import Uploads
 from keepwell.postgres import archive
@@ -38,7 +39,7 @@ _UPLOADS = 4
 def create_backup(platform: Platform, store: Store, progress: Progress) -> Manifest:
     """Dump a platform's databases and store them; the caller holds the platform for a backup.
 
-    1. Sweep what dead runs left.
+    1. Look whether the store keeps what is asked of it, sweep what dead runs left.
     2. Look whether this run could finish.
     3. Mark the set as unfinished.
     4. For each database: lock, then take the snapshot; dump it into the store, count and hash what it shows; let go.
@@ -53,6 +54,7 @@ def create_backup(platform: Platform, store: Store, progress: Progress) -> Manif
         TransientError: A lock, the server or the store was not to be had; the next run sweeps.
         CommandFailed: pg_dump failed.
     """
+    require_keeping(store)
     sweep_spools(platform)
     sweep_unfinished(store)
     sweep_restores(platform)

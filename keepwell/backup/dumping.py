@@ -81,6 +81,7 @@ class DatabaseDump:
     _parts: dict[str, Part] = field(default_factory=dict)
     _unterminated: list[str] = field(default_factory=list)
     _taken_bytes: int = 0
+    _total_bytes: int = 0
     _lock: Lock = field(default_factory=Lock)
     _began: float = field(default_factory=time.monotonic)
 
@@ -95,6 +96,7 @@ class DatabaseDump:
             KeepwellError: pg_dump, the server or the store failed, or our locks kept somebody waiting too long.
         """
         settings = self.platform.backup
+        self._total_bytes = sum(table.data_bytes for table in self.snapshot.tables if table.has_rows)
         self.progress(Step("dumping"))
         pinned = {
             "snapshot_id": self.snapshot.snapshot_id,
@@ -188,8 +190,8 @@ class DatabaseDump:
         with self._lock:
             self._taken_bytes += size_bytes
             taken_bytes = self._taken_bytes
-        total_bytes = sum(table.data_bytes for table in self.snapshot.tables if table.has_rows)
-        self.progress(Step("dumping and storing", min(taken_bytes, total_bytes), total_bytes, "bytes"))
+        shown_bytes = min(taken_bytes, self._total_bytes)
+        self.progress(Step("dumping and storing", shown_bytes, self._total_bytes, "bytes"))
         most = self.platform.backup.most_bytes_per_second
         if most is not None:
             ahead_seconds = taken_bytes / most - (time.monotonic() - self._began)

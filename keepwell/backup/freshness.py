@@ -13,7 +13,7 @@ from statistics import median
 from keepwell.backup.catalogue import BackupEntry
 from keepwell.backup.manifest import Manifest
 from keepwell.evidence import Evidence
-from keepwell.settings import BackupSettings, ProofLevel
+from keepwell.settings import Platform, ProofLevel
 from keepwell.verdict import Finding, Verdict, worst
 
 # A clock may be a little ahead of another; more than this and an age means nothing.
@@ -27,6 +27,7 @@ class FreshnessLimits:
     """What still counts as fine.
 
     Attributes:
+        platform: Whose sets; hints name it, since there may be several.
         max_age: Age of the newest proven set.
         proven_level: From which level a set counts as proven.
         smallest_ratio: Newest set's size against the median of its predecessors (1 is the same); below is an alert.
@@ -35,12 +36,18 @@ class FreshnessLimits:
         repeat_after: How long a bad state stays untold after it was told.
     """
 
+    platform: str
     max_age: timedelta
     proven_level: ProofLevel
     smallest_ratio: float = 0.5
     largest_ratio: float = 2.0
     late_after: timedelta = timedelta(minutes=15)
     repeat_after: timedelta = timedelta(hours=24)
+
+    @property
+    def run_command(self) -> str:
+        """What starts a backup now."""
+        return f"keepwell run backup-and-verify --platform {self.platform}"
 
 
 @dataclass(frozen=True)
@@ -137,9 +144,10 @@ class NoticeDecision:
     bad_since: datetime | None
 
 
-def build_limits(settings: BackupSettings) -> FreshnessLimits:
+def build_limits(platform: Platform) -> FreshnessLimits:
     """The limits that a platform file asks for."""
-    return FreshnessLimits(max_age=timedelta(hours=settings.max_age_hours), proven_level=settings.proven_level)
+    settings = platform.backup
+    return FreshnessLimits(platform.name, timedelta(hours=settings.max_age_hours), settings.proven_level)
 
 
 def describe_sets(entries: Sequence[BackupEntry], proven_level: ProofLevel) -> list[SetFacts]:
@@ -256,7 +264,7 @@ def judge_schedule(facts: ScheduleFacts | Unanswered, limits: FreshnessLimits, n
                 name="backup schedule",
                 verdict=Verdict.UNKNOWN,
                 message=f"The orchestrator could not be asked: {facts.reason}",
-                hint="Look at the orchestrator; `keepwell backup create` works without it.",
+                hint=f"Look at it; `keepwell backup create --platform {limits.platform}` works without it.",
             ),
         )
     if not facts.deployed:
@@ -265,7 +273,7 @@ def judge_schedule(facts: ScheduleFacts | Unanswered, limits: FreshnessLimits, n
                 name="backup schedule",
                 verdict=Verdict.ALERT,
                 message="The backup is not deployed, so nothing starts it.",
-                hint="Register it: python -m deployments.register.",
+                hint="Register it: python -m deployments.register, with --platform for each platform.",
             ),
         )
     return _judge_active(facts), _judge_runs(facts, limits, now)
@@ -307,7 +315,7 @@ def _judge_age(sets: Sequence[SetFacts], limits: FreshnessLimits, now: datetime)
             name="newest proven backup",
             verdict=Verdict.ALERT,
             message=f"None of {len(sets)} backup sets is proven." if sets else "There is no backup set.",
-            hint="Run `keepwell run backup-and-verify` now.",
+            hint=f"Run `{limits.run_command}` now.",
         )
     age = now - newest.snapshot_at
     found = f"{newest.backup_id} is {describe_age(age)} old and {newest.level}; it may get {_hours(limits.max_age)} old"
@@ -323,7 +331,7 @@ def _judge_age(sets: Sequence[SetFacts], limits: FreshnessLimits, now: datetime)
             name="newest proven backup",
             verdict=Verdict.ALERT,
             message=f"The newest proven set is too old: {found}.",
-            hint="Run `keepwell run backup-and-verify` now, then look at why the last runs failed.",
+            hint=f"Run `{limits.run_command}` now, then look at why the last runs failed.",
         )
     return Finding(name="newest proven backup", verdict=Verdict.OK, message=f"{found}.")
 
@@ -334,7 +342,7 @@ def _judge_newest(newest: SetFacts, limits: FreshnessLimits) -> Finding:
             name="newest set",
             verdict=Verdict.ALERT,
             message=f"{newest.backup_id} is damaged.",
-            hint="Run `keepwell run backup-and-verify` now; restore from an older proven set only.",
+            hint=f"Run `{limits.run_command}` now; restore from an older proven set only.",
         )
     if newest.proven:
         return Finding(name="newest set", verdict=Verdict.OK, message=f"{newest.backup_id} is {newest.level}.")
@@ -350,7 +358,7 @@ def _judge_newest(newest: SetFacts, limits: FreshnessLimits) -> Finding:
         name="newest set",
         verdict=Verdict.WARN,
         message=f"{newest.backup_id} is not proven: {why}.",
-        hint=f"If no run is at it now: keepwell backup verify {newest.backup_id}.",
+        hint=f"If no run is at it now: keepwell backup verify {newest.backup_id} --platform {limits.platform}.",
     )
 
 
@@ -389,7 +397,7 @@ def _judge_runs(facts: ScheduleFacts, limits: FreshnessLimits, now: datetime) ->
             name="backup runs",
             verdict=Verdict.ALERT,
             message=f"A backup {'; one '.join(said)}.",
-            hint="Are the server's scheduler and a worker of the pool up? Then: keepwell run backup-and-verify.",
+            hint=f"Are the server's scheduler and a worker of the pool up? Then: {limits.run_command}.",
         )
     ended = [run for run in facts.runs if run.state in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")]
     if not ended:

@@ -18,9 +18,11 @@ expiring/<id>                 present from before the manifest is removed until 
 pins/<id>.json                beside the set, not in it: nothing may be in its folder that the manifest does not name
 """
 
-BACKUPS = "backups/"
+from keepwell.objectstore.keeping import CONTENTS, SETS
+
+BACKUPS = SETS
 UNFINISHED = "unfinished/"
-UPLOADS = "uploads/"
+UPLOADS = CONTENTS
 DAMAGED_UPLOADS = "damaged-uploads/"
 EXPIRING = "expiring/"
 PINS = "pins/"

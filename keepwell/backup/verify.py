@@ -35,7 +35,7 @@ def verify_backup(
     """Read a set back from the store, restore it on a scratch server, and compare it with its source.
 
     Damage does not raise: it is what the proof says. The proof is appended beside the manifest, unless this machine
-    signs nothing that counts: an unsigned one would put the signed ones before it in doubt.
+    may not write there, or signs nothing that counts: an unsigned one would put the signed ones before it in doubt.
 
     Args:
         platform: Whose set.
@@ -60,13 +60,48 @@ def verify_backup(
         reader = SetReader(store, manifest, spool, progress, nice=platform.backup.nice)
         ladder = _Ladder(platform, store, manifest, manifest_sha256, reader, spool, progress, stack, all_uploads)
         proof = ladder.climb()
-    if not store.seal.is_believed:
+    if not (store.seal.is_believed and store.may_write):
         return proof
     # By their names the newest is found, so two of one second must not be told apart by lot.
     name = f"{proof.finished_at:%Y%m%dT%H%M%S.%fZ}-{secrets.token_hex(3)}.json"
     key = f"{layout.proofs_folder(backup_id)}{name}"
     store.put_signed(key, proof.to_json())
     return Proof.from_json(store.get_signed(key))
+
+
+def judge_lock(store: Store, manifest: Manifest) -> list[Finding]:
+    """Whether a set is locked for as long as the platform file asks, by its manifest and one of its parts.
+
+    Returns:
+        Nothing where no lock is asked for, or its time is over.
+
+    Raises:
+        KeepwellError: The store does not answer.
+    """
+    key = layout.manifest_key(manifest.backup_id)
+    wanted = store.keeping.find_lock(key, datetime.now(UTC))
+    if wanted is None:
+        return []
+    looked_at = [key, *(layout.set_folder(manifest.backup_id) + part.name for part in manifest.parts[:1])]
+    locks = [stored.locked_until if (stored := store.find(one)) else None for one in looked_at]
+    earliest = None if None in locks else min(until for until in locks if until is not None)
+    if earliest is None or earliest < wanted:
+        found = f"locked until {earliest:%Y-%m-%d %H:%M} UTC at the longest" if earliest else "not locked"
+        return [
+            Finding(
+                name="lock",
+                verdict=Verdict.WARN,
+                message=f"The set is {found}, and bucket.lock_days asks for {wanted:%Y-%m-%d %H:%M} UTC.",
+                hint="A set from before that setting stays as it was written. Otherwise: keepwell doctor.",
+            )
+        ]
+    return [
+        Finding(
+            name="lock",
+            verdict=Verdict.OK,
+            message=f"Its manifest and a part of it are locked until {earliest:%Y-%m-%d %H:%M} UTC.",
+        )
+    ]
 
 
 @dataclass
@@ -123,7 +158,7 @@ class _Ladder:
     def _uploaded(self) -> tuple[str, Iterable[Finding]]:
         stored = list(self.store.list_objects(layout.set_folder(self.manifest.backup_id)))
         total = f"{len(self.manifest.parts)} objects, {self.manifest.stored_bytes:,} bytes, all there and of their size"
-        return total, read_back.check_uploaded(self.manifest, stored)
+        return total, [*read_back.check_uploaded(self.manifest, stored), *judge_lock(self.store, self.manifest)]
 
     def _readable(self) -> tuple[str, Iterable[Finding]]:
         """Read everything back. Rows are restored as they come, so that nothing has to be kept in between."""

@@ -40,6 +40,7 @@ def create(
 ) -> Outcome:
     """Dump the platform's databases into a new backup set, and prove that it restores equal."""
     from keepwell.backup.create import create_backup
+    from keepwell.backup.sweep import judge_left_over
     from keepwell.backup.verify import verify_backup
     from keepwell.holding import hold_platform, hold_sets
     from keepwell.interlock import Procedure
@@ -51,6 +52,8 @@ def create(
     with console.progress_shown() as progress:
         with hold_platform(settings, store, Procedure.BACKUP, on_wait=tell_waiting):
             manifest = create_backup(settings, store, progress)
+        for finding in judge_left_over(store):
+            console.say(f"{finding.name}: {finding.message} {finding.hint}")
         if not proof:
             return Outcome(
                 Verdict.WARN,
@@ -70,12 +73,14 @@ def list_backups(platform: console.PlatformName = None) -> Outcome:
     from keepwell.backup.catalogue import read_catalogue
     from keepwell.backup.expire import read_expiring
     from keepwell.backup.pins import read_pins
+    from keepwell.backup.sweep import read_left_over
     from keepwell.objectstore.store import open_store
     from keepwell.verdict import Verdict
 
     settings = console.load_platform(platform)
     store = open_store(settings)
     entries, pins, expiring = read_catalogue(store), read_pins(store), read_expiring(store)
+    left_over = read_left_over(store)
     level = settings.backup.proven_level
     proven = [entry for entry in entries if entry.is_proven(level)]
     verdict = Verdict.OK if entries and entries[0].is_proven(level) else Verdict.WARN if proven else Verdict.ALERT
@@ -87,9 +92,10 @@ def list_backups(platform: console.PlatformName = None) -> Outcome:
             "backups": [_describe(entry, settings, pins) for entry in entries],
             "proven": len(proven),
             "expiring": expiring,
+            "left_over": left_over,
         },
         hint="" if proven else "There is no proven backup: make one with `keepwell backup create`.",
-        show=lambda screen: _show_list(screen, entries, settings, pins, expiring),
+        show=lambda screen: _show_list(screen, entries, settings, pins, expiring | left_over),
     )
 
 
@@ -135,7 +141,9 @@ def verify(which: Which = "newest", platform: console.PlatformName = None) -> Ou
     backup_id = choose(settings, store, which)
     with console.progress_shown() as progress, hold_sets(settings, store):
         proven = verify_backup(settings, store, backup_id, progress)
-    if not store.seal.is_believed:
+    if not store.may_write:
+        console.say("This machine has a key that only reads, so this proof was not stored beside the set.")
+    elif not store.seal.is_believed:
         console.say("This machine signs nothing that counts here, so this proof was not stored beside the set.")
     return _proof_outcome(settings, read_manifest(store, backup_id), proven)
 

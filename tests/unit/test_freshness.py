@@ -21,7 +21,7 @@ from keepwell.evidence import Evidence
 from keepwell.verdict import Finding, Verdict, worst
 
 NOW = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
-LIMITS = FreshnessLimits(max_age=timedelta(hours=26), proven_level="equal")
+LIMITS = FreshnessLimits(platform="esn", max_age=timedelta(hours=26), proven_level="equal")
 
 
 def a_set(hours: float, size: int = 1000, **other: object) -> SetFacts:
@@ -78,6 +78,14 @@ BACKUPS = {
     "a damaged predecessor is no measure": ([a_set(1, 900), a_set(25, 9, **DAMAGED), a_set(49)], Verdict.WARN, "90%"),
     "all predecessors empty": ([a_set(1), a_set(25, 0)], Verdict.OK, ""),
 }
+
+
+def test_every_command_that_a_hint_names_is_for_this_platform() -> None:
+    hints = [finding.hint for sets, *_ in BACKUPS.values() for finding in judge_backups(sets, LIMITS, NOW)]
+    hints += [finding.hint for finding in judge_schedule(Unanswered("it is down"), LIMITS, NOW)]
+    named = [hint for hint in hints if "keepwell " in hint]
+    assert len(named) > 5
+    assert all("--platform esn" in hint for hint in named)
 
 
 @pytest.mark.parametrize(("sets", "verdict", "says"), BACKUPS.values(), ids=BACKUPS)
