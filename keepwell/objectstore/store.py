@@ -7,7 +7,8 @@ written is read back by those who rely on it.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import boto3
@@ -214,6 +215,13 @@ class Store:
             raise KeepwellError(
                 f"The store kept {failed['Key']}: {failed.get('Code')}.", hint="May this key delete objects?"
             )
+
+    def read_clock(self) -> datetime:
+        """What time it is by the store, to the second; by this machine where the store does not say."""
+        with translated("asking for the store's time"):
+            answer = self.client.head_bucket(Bucket=self.bucket)
+        told = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
+        return parsedate_to_datetime(told).astimezone(UTC) if told else datetime.now(UTC)
 
     def keeps_versions(self) -> bool | None:
         """Whether what is deleted stays as an old version; None when the store does not say: some know no such call."""

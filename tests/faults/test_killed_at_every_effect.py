@@ -1,0 +1,177 @@
+"""kill -9 before and after every effect of a whole backup and its proof, as a healthy run itself names them.
+
+Each effect is one that shows outside of the process: an object or a part written, copied or deleted, a program started, a
+folder made, moved or removed. Three runs die one after the other, early, in the middle and late, each among the remains
+of the one before; then one must succeed and clean up.
+"""
+
+import os
+import secrets
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import redis
+from deadly_runs import Doomed, doomed_platform
+from pydantic import SecretStr
+from real_servers import Server, bucket_settings
+
+from deployments.local.objectstore import RunningObjectStore
+from deployments.local.redis_server import RunningRedis
+from keepwell.settings import RedisSettings
+
+Strike = tuple[str, int, str]
+
+SMALL = ("CREATE TABLE people AS SELECT n AS id, md5(n::text) FROM generate_series(1, 100) n",)
+# Nine megabytes that no compression makes fewer: more than one part.
+LARGE = (
+    *SMALL,
+    "CREATE TABLE noise AS SELECT string_agg(sha256((n || '-' || m)::text::bytea), '') AS body"
+    " FROM generate_series(1, 30) n, generate_series(1, 9400) m GROUP BY n",
+)
+# What a run is known to do; a list without one of these was not recorded whole.
+KINDS = {
+    "put unfinished/",
+    "put leases/",
+    "put backups/<id>/database/<table>.dat",
+    "put backups/<id>/database/toc.dat",
+    "put backups/<id>/globals.sql",
+    "put backups/<id>/schema.jsonl",
+    "put backups/<id>/platform.toml",
+    "put backups/<id>/RESTORE.md",
+    "put backups/<id>/redis.jsonl",
+    "put backups/<id>/uploads.jsonl",
+    "put uploads/<content>",
+    "put backups/<id>/manifest.json.sig",
+    "put backups/<id>/manifest.json",
+    "put backups/<id>/proofs/",
+    "delete unfinished/",
+    "delete leases/",
+    "start pg_dump",
+    "start pg_dumpall",
+    "start pg_restore",
+    "start initdb",
+    "start postgres",
+    "start pg_amcheck",
+    "start valkey-server",
+    "mkdir keepwell-spool-",
+    "mkdir keepwell-scratch-",
+    "rename lock",
+    "symlink scratch",
+    "rmtree keepwell-spool-",
+    "rmtree keepwell-scratch-",
+}
+MULTIPART = {"begin upload of", "send part of", "complete upload of"}
+
+
+def record(doomed: Doomed) -> list[Strike]:
+    """Every effect of a healthy run, with the moments at which it can be struck, in order."""
+    write_new_file(doomed)
+    ended = doomed.run()
+    assert (ended.status, ended.reached) == (0, "serving")
+    doomed.proven.add(doomed.entries()[0].backup_id)
+    met: Counter[str] = Counter()
+    strikes = []
+    for told in ended.effects:
+        met[told] += 1
+        moment, _, effect = told.partition(" ")
+        strikes.append((effect, met[told], moment))
+    return strikes
+
+
+def write_new_file(doomed: Doomed) -> None:
+    """A content that the store does not have yet, so that each run has one to send."""
+    (doomed.uploads / "new.bin").write_bytes(secrets.token_bytes(2000))
+
+
+def die_and_recover(doomed: Doomed, strikes: Sequence[Strike]) -> None:
+    for effect, count, moment in strikes:
+        told = f"{moment} {effect} ({count})"
+        write_new_file(doomed)
+        ended = doomed.run(strike=[effect, count, moment])
+        assert ended.status == -signal.SIGKILL, f"{told}: no such effect, or it died otherwise: {ended}"
+        assert ended.effects[-1] == f"{moment} {effect}"
+        doomed.require_no_false_set(told)
+    told = f"after dying {strikes}"
+    doomed.recover(told)
+    doomed.require_nothing_left(told)
+    doomed.prove_what_was_left(told)
+    doomed.require_no_false_set(told)
+    doomed.forget_old_sets()
+
+
+def spread(strikes: Sequence[Strike], together: int = 3) -> list[list[Strike]]:
+    """Groups of an early, a middle and a late one, which together are all of them."""
+    groups = -(-len(strikes) // together)
+    return [list(strikes[number::groups]) for number in range(groups)]
+
+
+@pytest.fixture
+def doomed(
+    server: Server, objectstore: RunningObjectStore, redis_server: RunningRedis, redis_url: str, tmp_path: Path
+) -> Iterator[Callable[[str, Sequence[str]], Doomed]]:
+    """Platforms that die, each with a bucket folder and a database of its own."""
+    with redis.Redis.from_url(redis_url) as client:
+        client.set("a key", "a value")
+    settings = RedisSettings(host="127.0.0.1", port=redis_server.port, password=SecretStr(redis_server.password))
+    with ExitStack() as stack:
+
+        def make(name: str, sql: Sequence[str]) -> Doomed:
+            folder = tmp_path / name
+            folder.mkdir()
+            return stack.enter_context(doomed_platform(server, bucket_settings(objectstore), settings, folder, sql))
+
+        yield make
+
+
+@pytest.mark.timeout(600)
+def test_a_run_killed_at_any_effect_loses_nothing_and_the_next_one_cleans_up(
+    doomed: Callable[[str, Sequence[str]], Doomed],
+) -> None:
+    one, other, large = doomed("a", SMALL), doomed("b", SMALL), doomed("c", LARGE)
+    strikes = record(one)
+    effects = {effect for effect, _, _ in strikes}
+    missing = {kind for kind in KINDS if not any(effect.startswith(kind) for effect in effects)}
+    assert missing == set(), "these effects were not recorded"
+    assert len(strikes) > 55
+    record(other)
+    in_parts = [strike for strike in record(large) if strike[0].startswith(tuple(MULTIPART))]
+    assert {kind for kind in MULTIPART if any(effect.startswith(kind) for effect, _, _ in in_parts)} == MULTIPART
+
+    waiting = spread(strikes)
+    groups = len(waiting)
+
+    def share(own: Doomed) -> int:
+        done = 0
+        while waiting:
+            die_and_recover(own, waiting.pop(0))
+            done += 1
+        return done
+
+    def after_the_large_ones(own: Doomed) -> int:
+        for group in spread(in_parts):
+            die_and_recover(large, group)
+        return share(own)
+
+    # Two at a time, for two cores: much of a run is waiting for a server.
+    with ThreadPoolExecutor(2) as lanes:
+        shares = [lanes.submit(share, one), lanes.submit(after_the_large_ones, other)]
+        assert sum(done.result() for done in shares) == groups
+    for doomed_one in (one, other, large):
+        require_no_folder_is_left_for_ever(doomed_one)
+
+
+def require_no_folder_is_left_for_ever(doomed: Doomed) -> None:
+    """Folders whose runs died before they were locked are taken for living ones for ten minutes, and then go."""
+    hour_ago = time.time() - 3600
+    for place in doomed.places:
+        for path in place.iterdir():
+            os.utime(path, (hour_ago, hour_ago))
+    ended = doomed.run()
+    assert ended.reached == "serving"
+    assert [path.name for place in doomed.places for path in place.iterdir()] == []
