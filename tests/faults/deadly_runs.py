@@ -6,7 +6,7 @@ import pickle
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,10 +26,11 @@ _GONE_SECONDS = 20
 
 @dataclass(frozen=True)
 class Ended:
-    """How a run ended: its exit code (-9 when it was killed), what it did, and the level that its set reached."""
+    """How a run ended: its exit code (-9 when it was killed), what it did, which set it wrote, and that set's level."""
 
     status: int
     effects: tuple[str, ...]
+    wrote: str | None
     reached: str | None
 
 
@@ -60,21 +61,29 @@ class Doomed:
         assert self.platform.backup.spool_directory is not None
         return self.platform.backup.spool_directory, self.folder / "tmp"
 
-    def run(self, **order: object) -> Ended:
-        """One run, of a backup and its proof or of a proof alone, to its end, whatever that is."""
+    def run(self, *, backup: bool = True, prove: bool | str = True, **order: object) -> Ended:
+        """One run to its end, whatever that is.
+
+        Args:
+            backup: Whether a set is written.
+            prove: Whether it is proven; an id proves that set.
+            order: `strike` or `after_seconds`, as runs_that_die.py takes them.
+        """
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps({"platform": str(self.folder / "platform.pickle")} | order) + "\n")
+        order |= {"platform": str(self.folder / "platform.pickle"), "backup": backup, "prove": prove}
+        self.process.stdin.write(json.dumps(order) + "\n")
         self.process.stdin.flush()
-        effects, reached = [], None
+        effects: list[str] = []
+        told: dict[str, str] = {}
         for line in self.process.stdout:
             word, _, rest = line.rstrip("\n").partition(" ")
-            if word == "ended":
-                return Ended(int(rest), tuple(effects), reached)
-            if word == "reached":
-                reached = rest
-            else:
+            if word in ("before", "after"):
                 effects.append(f"{word} {rest}")
+            else:
+                told[word] = rest
+            if word == "ended":
+                return Ended(int(rest), tuple(effects), told.get("wrote"), told.get("reached"))
         raise AssertionError("the process that runs are forked from is gone")
 
     def entries(self) -> list[BackupEntry]:
@@ -100,12 +109,13 @@ class Doomed:
         """The next run succeeds, and proves its set to the last level."""
         ended = self.run()
         assert (ended.status, ended.reached) == (0, "serving"), f"{told}: the next run did not succeed"
-        self.proven.add(self.entries()[0].backup_id)
+        assert ended.wrote is not None
+        self.proven.add(ended.wrote)
 
     def prove_what_was_left(self, told: str) -> None:
-        """Sets whose runs died while they proved them are as good as any."""
+        """Sets whose runs died before they were proven are as good as any."""
         for backup_id in [e.backup_id for e in self.entries() if e.backup_id not in self.proven]:
-            assert self.run(prove=backup_id).reached == "serving", told
+            assert self.run(backup=False, prove=backup_id).reached == "serving", f"{told}: {backup_id} is not proven"
             self.proven.add(backup_id)
 
     def require_nothing_left(self, told: str) -> None:
@@ -122,12 +132,12 @@ class Doomed:
         left = [path.name for place in self.places for path in place.iterdir() if not _is_just_made(path)]
         assert left == [], f"{told}: temporary files are left"
 
-    def forget_old_sets(self) -> None:
-        """Remove all but the newest set, so that the bucket stays small."""
-        newest, *older = [entry.backup_id for entry in self.entries()]
-        for backup_id in older:
+    def forget_sets(self) -> None:
+        """Remove all but a proven set, so that the bucket stays small."""
+        keep = max(self.proven)
+        for backup_id in {entry.backup_id for entry in self.entries()} - {keep}:
             self.store.delete([found.key for found in self.store.list_objects(layout.set_folder(backup_id))])
-        self.proven &= {newest}
+        self.proven = {keep}
 
     def _sessions(self) -> list[tuple[object, ...]]:
         with self.server.connect() as connection:
@@ -178,9 +188,9 @@ def doomed_platform(
             yield Doomed(platform, server, open_store(platform), folder, process)
 
 
-def _wait_until(holds: "object", told: str) -> None:
+def _wait_until(holds: Callable[[], bool], told: str) -> None:
     deadline = time.monotonic() + _GONE_SECONDS
-    while not holds():  # type: ignore[operator]
+    while not holds():
         assert time.monotonic() < deadline, told
         time.sleep(0.05)
 

@@ -1,10 +1,10 @@
 """Run backups and their proofs, each in a process of its own that dies by SIGKILL where it is told to.
 
 Usage: runs_that_die.py FOLDER, which is where temporary files go; one order a line on standard input, as JSON:
-`platform` (a pickled one), and either `strike` (an effect's name, its how-manieth time, and `before` or `after`) or
-`after_seconds`. A whole run is an order with neither; `prove` names a set that is to be proven, and nothing else is done.
-Answers, a line each: `before EFFECT`, `after EFFECT`, `reached LEVEL`, and `ended STATUS` at last. Each run is a fork of
-this process, which does nothing itself, so that no run costs imports.
+`platform` (a pickled one); `backup` and `prove`, for what is to be done, where a set's id proves that one; and either
+`strike` (an effect's name, its how-manieth time, and `before` or `after`) or `after_seconds`, or neither. Answers, a line
+each: `before EFFECT`, `after EFFECT`, `wrote ID`, `reached LEVEL`, and `ended STATUS` at last. Each run is a fork of this
+process, which does nothing itself, so that no run costs imports.
 """
 
 import json
@@ -55,11 +55,13 @@ def run(order: dict[str, Any], folder: Path) -> None:
         threading.Thread(target=lambda: (time.sleep(order["after_seconds"]), die()), daemon=True).start()
     watch_machine(strike, [platform.backup.spool_directory, folder])
     store = watched(open_store(platform), strike)
-    backup_id = order.get("prove")
-    if backup_id is None:
+    backup_id = order["prove"]
+    if order["backup"]:
         with hold_platform(platform, store, Procedure.BACKUP):
             backup_id = create_backup(platform, store, silent).backup_id
-    say(f"reached {verify_backup(platform, store, backup_id, silent).reached}")
+        say(f"wrote {backup_id}")
+    if order["prove"]:
+        say(f"reached {verify_backup(platform, store, backup_id, silent).reached}")
 
 
 def main(place: str) -> None:

@@ -1,8 +1,8 @@
 """kill -9 before and after every effect of a whole backup and its proof, as a healthy run itself names them.
 
 Each effect is one that shows outside of the process: an object or a part written, copied or deleted, a program started, a
-folder made, moved or removed. Three runs die one after the other, early, in the middle and late, each among the remains
-of the one before; then one must succeed and clean up.
+folder made, moved or removed. A few runs die one after the other, each among the remains of those before; then one must
+succeed, prove its set and clean up.
 """
 
 import os
@@ -13,11 +13,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import redis
-from deadly_runs import Doomed, doomed_platform
+from deadly_runs import Doomed, Ended, doomed_platform
 from pydantic import SecretStr
 from real_servers import Server, bucket_settings
 
@@ -25,7 +26,20 @@ from deployments.local.objectstore import RunningObjectStore
 from deployments.local.redis_server import RunningRedis
 from keepwell.settings import RedisSettings
 
-Strike = tuple[str, int, str]
+
+
+@dataclass(frozen=True)
+class Strike:
+    """Where a run dies: before or after an effect's nth time, in a backup or in a proof."""
+
+    effect: str
+    count: int
+    moment: str
+    proof: bool
+
+    def __str__(self) -> str:
+        return f"{self.moment} {self.effect} ({self.count}, {'proof' if self.proof else 'backup'})"
+
 
 SMALL = ("CREATE TABLE people AS SELECT n AS id, md5(n::text) FROM generate_series(1, 100) n",)
 # Nine megabytes that no compression makes fewer: more than one part.
@@ -66,22 +80,26 @@ KINDS = {
     "rmtree keepwell-spool-",
     "rmtree keepwell-scratch-",
 }
-MULTIPART = {"begin upload of", "send part of", "complete upload of"}
+MULTIPART = ("begin upload of", "send part of", "complete upload of")
 
 
 def record(doomed: Doomed) -> list[Strike]:
-    """Every effect of a healthy run, with the moments at which it can be struck, in order."""
+    """Every effect of a healthy backup and of its proof, with the moments at which it can be struck, in order."""
     write_new_file(doomed)
-    ended = doomed.run()
-    assert (ended.status, ended.reached) == (0, "serving")
-    doomed.proven.add(doomed.entries()[0].backup_id)
+    written = doomed.run(prove=False)
+    assert (written.status, written.wrote is not None) == (0, True)
+    proven = doomed.run(backup=False, prove=str(written.wrote))
+    assert (proven.status, proven.reached) == (0, "serving")
+    doomed.proven.add(str(written.wrote))
+    return [*list_strikes(written, proof=False), *list_strikes(proven, proof=True)]
+
+
+def list_strikes(ended: Ended, *, proof: bool) -> Iterator[Strike]:
     met: Counter[str] = Counter()
-    strikes = []
     for told in ended.effects:
         met[told] += 1
         moment, _, effect = told.partition(" ")
-        strikes.append((effect, met[told], moment))
-    return strikes
+        yield Strike(effect, met[told], moment, proof)
 
 
 def write_new_file(doomed: Doomed) -> None:
@@ -89,24 +107,32 @@ def write_new_file(doomed: Doomed) -> None:
     (doomed.uploads / "new.bin").write_bytes(secrets.token_bytes(2000))
 
 
+def die(doomed: Doomed, strike: Strike) -> None:
+    """One death, and what must hold right after it."""
+    write_new_file(doomed)
+    place = [strike.effect, strike.count, strike.moment]
+    if strike.proof:
+        # Of a set that is proven already: it must stay so.
+        ended = doomed.run(backup=False, prove=max(doomed.proven), strike=place)
+    else:
+        ended = doomed.run(prove=False, strike=place)
+    assert ended.status == -signal.SIGKILL, f"{strike}: no such effect, or it died otherwise: {ended}"
+    assert ended.effects[-1] == f"{strike.moment} {strike.effect}"
+    doomed.require_no_false_set(str(strike))
+
+
 def die_and_recover(doomed: Doomed, strikes: Sequence[Strike]) -> None:
-    for effect, count, moment in strikes:
-        told = f"{moment} {effect} ({count})"
-        write_new_file(doomed)
-        ended = doomed.run(strike=[effect, count, moment])
-        assert ended.status == -signal.SIGKILL, f"{told}: no such effect, or it died otherwise: {ended}"
-        assert ended.effects[-1] == f"{moment} {effect}"
-        doomed.require_no_false_set(told)
-    told = f"after dying {strikes}"
+    for strike in strikes:
+        die(doomed, strike)
+    told = f"after dying {', '.join(map(str, strikes))}"
     doomed.recover(told)
     doomed.require_nothing_left(told)
-    doomed.prove_what_was_left(told)
     doomed.require_no_false_set(told)
-    doomed.forget_old_sets()
+    doomed.forget_sets()
 
 
-def spread(strikes: Sequence[Strike], together: int = 3) -> list[list[Strike]]:
-    """Groups of an early, a middle and a late one, which together are all of them."""
+def spread(strikes: Sequence[Strike], together: int) -> list[list[Strike]]:
+    """Groups of early, middle and late ones, which together are all of them."""
     groups = -(-len(strikes) // together)
     return [list(strikes[number::groups]) for number in range(groups)]
 
@@ -135,26 +161,30 @@ def test_a_run_killed_at_any_effect_loses_nothing_and_the_next_one_cleans_up(
 ) -> None:
     one, other, large = doomed("a", SMALL), doomed("b", SMALL), doomed("c", LARGE)
     strikes = record(one)
-    effects = {effect for effect, _, _ in strikes}
+    effects = {strike.effect for strike in strikes}
     missing = {kind for kind in KINDS if not any(effect.startswith(kind) for effect in effects)}
     assert missing == set(), "these effects were not recorded"
     assert len(strikes) > 55
     record(other)
-    in_parts = [strike for strike in record(large) if strike[0].startswith(tuple(MULTIPART))]
-    assert {kind for kind in MULTIPART if any(effect.startswith(kind) for effect, _, _ in in_parts)} == MULTIPART
+    in_parts = [strike for strike in record(large) if strike.effect.startswith(MULTIPART)]
+    assert {kind for kind in MULTIPART if any(one.effect.startswith(kind) for one in in_parts)} == set(MULTIPART)
 
-    waiting = spread(strikes)
+    waiting = spread(strikes, 4)
     groups = len(waiting)
+    last = next(one for one in strikes if one.effect.startswith("delete leases/") and one.moment == "after")
 
     def share(own: Doomed) -> int:
         done = 0
         while waiting:
             die_and_recover(own, waiting.pop(0))
             done += 1
+        # One more set whose run died with its last word, which nobody has proven.
+        die(own, last)
+        own.prove_what_was_left(str(last))
         return done
 
     def after_the_large_ones(own: Doomed) -> int:
-        for group in spread(in_parts):
+        for group in spread(in_parts, 4):
             die_and_recover(large, group)
         return share(own)
 
