@@ -18,6 +18,7 @@ from keepwell.backup import layout
 from keepwell.backup.catalogue import BackupEntry, read_catalogue, read_manifest
 from keepwell.backup.read_back import check_uploaded
 from keepwell.objectstore.store import Store, open_store
+from keepwell.postgres.advisory_locks import AdvisoryLocks
 from keepwell.settings import BucketSettings, Platform, RedisSettings, UploadsSettings
 
 SCRIPT = Path(__file__).parent / "runs_that_die.py"
@@ -142,10 +143,9 @@ class Doomed:
     def _sessions(self) -> list[tuple[object, ...]]:
         with self.server.connect() as connection:
             return connection.execute(
-                "SELECT pid FROM pg_stat_activity WHERE datname = %(name)s AND backend_type = 'client backend'"
-                " UNION ALL SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2 AND pid IN"
-                " (SELECT pid FROM pg_stat_activity WHERE application_name LIKE %(interlock)s)",
-                {"name": self.platform.database.name, "interlock": "keepwell interlock%"},
+                "SELECT pid FROM pg_stat_activity WHERE datname = %s AND application_name LIKE 'keepwell%%'"
+                " UNION ALL SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2 AND classid = %s::oid",
+                (self.platform.database.name, AdvisoryLocks(connection, self.platform.name)._space & 0xFFFFFFFF),
             ).fetchall()
 
     def _processes(self) -> list[str]:
@@ -171,7 +171,7 @@ def doomed_platform(
         server: Its database server.
         bucket: Where its sets go.
         redis: Its Redis.
-        folder: Empty, for the uploads folder and for temporary files.
+        folder: Empty, for the uploads folder and for temporary files; the platform bears its name.
         sql: What its database is made of.
     """
     for name in ("uploads", "tmp", "spool"):
@@ -182,6 +182,8 @@ def doomed_platform(
                 connection.execute(statement)
         uploads = UploadsSettings(directory=folder / "uploads")
         platform = build_platform(server, database, bucket, folder / "spool", redis=redis, uploads=uploads)
+        # Of another name, so that the runs of two do not wait for each other.
+        platform = platform.model_copy(update={"name": folder.name})
         (folder / "platform.pickle").write_bytes(pickle.dumps(platform))
         call = [sys.executable, str(SCRIPT), str(folder / "tmp")]
         with subprocess.Popen(call, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:

@@ -12,20 +12,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
-import redis
-from deadly_runs import Doomed, Ended, doomed_platform
-from pydantic import SecretStr
-from real_servers import Server, bucket_settings
-
-from deployments.local.objectstore import RunningObjectStore
-from deployments.local.redis_server import RunningRedis
-from keepwell.settings import RedisSettings
-
+from deadly_runs import Doomed, Ended
 
 
 @dataclass(frozen=True)
@@ -137,24 +127,6 @@ def spread(strikes: Sequence[Strike], together: int) -> list[list[Strike]]:
     return [list(strikes[number::groups]) for number in range(groups)]
 
 
-@pytest.fixture
-def doomed(
-    server: Server, objectstore: RunningObjectStore, redis_server: RunningRedis, redis_url: str, tmp_path: Path
-) -> Iterator[Callable[[str, Sequence[str]], Doomed]]:
-    """Platforms that die, each with a bucket folder and a database of its own."""
-    with redis.Redis.from_url(redis_url) as client:
-        client.set("a key", "a value")
-    settings = RedisSettings(host="127.0.0.1", port=redis_server.port, password=SecretStr(redis_server.password))
-    with ExitStack() as stack:
-
-        def make(name: str, sql: Sequence[str]) -> Doomed:
-            folder = tmp_path / name
-            folder.mkdir()
-            return stack.enter_context(doomed_platform(server, bucket_settings(objectstore), settings, folder, sql))
-
-        yield make
-
-
 @pytest.mark.timeout(600)
 def test_a_run_killed_at_any_effect_loses_nothing_and_the_next_one_cleans_up(
     doomed: Callable[[str, Sequence[str]], Doomed],
@@ -169,7 +141,7 @@ def test_a_run_killed_at_any_effect_loses_nothing_and_the_next_one_cleans_up(
     in_parts = [strike for strike in record(large) if strike.effect.startswith(MULTIPART)]
     assert {kind for kind in MULTIPART if any(one.effect.startswith(kind) for one in in_parts)} == set(MULTIPART)
 
-    waiting = spread(strikes, 4)
+    waiting = spread(strikes, 5)
     groups = len(waiting)
     last = next(one for one in strikes if one.effect.startswith("delete leases/") and one.moment == "after")
 
@@ -184,7 +156,7 @@ def test_a_run_killed_at_any_effect_loses_nothing_and_the_next_one_cleans_up(
         return done
 
     def after_the_large_ones(own: Doomed) -> int:
-        for group in spread(in_parts, 4):
+        for group in spread(in_parts, 5):
             die_and_recover(large, group)
         return share(own)
 
