@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from keepwell.backup import layout, read_back, rehearsal
@@ -33,6 +33,7 @@ from keepwell.settings import Platform, ProofLevel
 from keepwell.verdict import Finding, Verdict, worst
 
 _DATABASE = "restored"
+_PROOF_TIME = "%Y%m%dT%H%M%S.%fZ"
 
 
 def verify_backup(
@@ -68,11 +69,23 @@ def verify_backup(
         proof = ladder.climb()
     if not store.seal.is_believed:
         return proof
-    # By their names the newest is found, so two of one second must not be told apart by lot.
-    name = f"{proof.finished_at:%Y%m%dT%H%M%S.%fZ}-{secrets.token_hex(3)}.json"
-    key = f"{layout.proofs_folder(backup_id)}{name}"
+    key = _next_proof_key(store, proof)
     store.put_signed(key, proof.to_json())
     return Proof.from_json(store.get_signed(key))
+
+
+def _next_proof_key(store: Store, proof: Proof) -> str:
+    """Where a proof goes: behind every other one of its set, since by their names the newest is found.
+
+    A clock that was ahead when an older one was made, and was put right since, must not let that one speak.
+    """
+    folder = layout.proofs_folder(proof.backup_id)
+    at = f"{proof.finished_at:{_PROOF_TIME}}"
+    newest = max((found.key.removeprefix(folder)[: len(at)] for found in store.list_objects(folder)), default="")
+    if newest >= at:
+        with suppress(ValueError):  # a name that is none of ours tells no time
+            at = f"{datetime.strptime(newest, _PROOF_TIME) + timedelta(microseconds=1):{_PROOF_TIME}}"  # noqa: DTZ007
+    return f"{folder}{at}-{secrets.token_hex(3)}.json"
 
 
 @dataclass

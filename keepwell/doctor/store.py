@@ -16,8 +16,6 @@ _ROTATED = "Were the keys rotated?"
 _HINTS = {
     "InvalidAccessKeyId": f"The store does not know this access key id. {_ROTATED} Check bucket.access_key_id_file.",
     "SignatureDoesNotMatch": f"The secret does not fit the access key id. {_ROTATED} Check both files, and the region.",
-    "ExpiredToken": "The credentials have run out: get new ones.",
-    "RequestTimeTooSkewed": "This machine's clock is too far from the store's: let it take its time from NTP.",
     "NoSuchBucket": "Check bucket.name, or create the bucket.",
     "PermanentRedirect": "The bucket lives in another region: check bucket.region and bucket.endpoint_url.",
     "AuthorizationHeaderMalformed": "The request was signed for another region: check bucket.region.",

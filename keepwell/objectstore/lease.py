@@ -18,6 +18,7 @@ from keepwell.objectstore.store import Store
 LEASES = "leases/"
 _LIFETIME = timedelta(seconds=60)
 _RENEW_SECONDS = 15.0
+_GIVE_BACK_SECONDS = 10.0
 # A dead run's lease is removed by a later run, long after anybody could still go by it.
 _FORGET_AFTER = timedelta(hours=1)
 
@@ -99,6 +100,8 @@ def keep_lease(store: Store, procedure: str, token: str, cluster: str) -> Iterat
         while not done.wait(_RENEW_SECONDS):
             with suppress(KeepwellError):  # it runs out by itself; the next renewal may succeed
                 renew()
+        with suppress(KeepwellError):  # it runs out by itself
+            store.delete([key])
 
     renew()
     _forget_dead(store)
@@ -108,6 +111,5 @@ def keep_lease(store: Store, procedure: str, token: str, cluster: str) -> Iterat
         yield
     finally:
         done.set()
-        keeper.join()
-        with suppress(KeepwellError):  # it runs out by itself
-            store.delete([key])
+        # A store that fell silent keeps nobody from letting go of what else is held.
+        keeper.join(_GIVE_BACK_SECONDS)

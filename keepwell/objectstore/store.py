@@ -39,8 +39,13 @@ from keepwell.settings import BucketSettings, Platform
 SIGNATURE_SUFFIX = ".sig"
 _CHUNK_BYTES = 1024 * 1024
 _DELETE_BATCH = 1000
+_ATTEMPTS = 4
 _MISSING = {"404", "NoSuchKey", "NotFound"}
 _DENIED = {"403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"}
+_DENIED_HINTS = {
+    "ExpiredToken": "The credentials have run out: get new ones, then run it again.",
+    "RequestTimeTooSkewed": "This machine's clock is too far from the store's: let it take its time from NTP.",
+}
 _BUSY = {"SlowDown", "Throttling", "ThrottlingException", "TooManyRequests", "RequestLimitExceeded", "429"}
 
 
@@ -219,7 +224,8 @@ class Store:
     def read_clock(self) -> datetime:
         """What time it is by the store, to the second; by this machine where the store does not say."""
         with translated("asking for the store's time"):
-            answer = self.client.head_bucket(Bucket=self.bucket)
+            # Not the shorter HEAD, whose refusal has no body, and so no reason.
+            answer = self.client.list_objects_v2(Bucket=self.bucket, Prefix=self.key(""), MaxKeys=1)
         told = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
         return parsedate_to_datetime(told).astimezone(UTC) if told else datetime.now(UTC)
 
@@ -261,10 +267,13 @@ def open_store(platform: Platform) -> Store:
     """The platform's folder in its bucket; nothing is asked of the store yet."""
     outer = f"{platform.bucket.prefix}/" if platform.bucket.prefix else ""
     seal = load_seal(platform.sealing)
-    return Store(_build_client(platform.bucket), platform.bucket.name, f"{outer}{platform.name}/", seal)
+    client = _build_client(platform.bucket, platform.backup.stall_limit_seconds)
+    return Store(client, platform.bucket.name, f"{outer}{platform.name}/", seal)
 
 
-def _build_client(bucket: BucketSettings) -> Any:
+def _build_client(bucket: BucketSettings, stall_limit_seconds: int) -> Any:
+    # All attempts together must not wait for longer than a store may be silent.
+    patience_seconds = max(1.0, stall_limit_seconds / _ATTEMPTS)
     return boto3.client(
         "s3",
         endpoint_url=bucket.endpoint_url,
@@ -274,9 +283,9 @@ def _build_client(bucket: BucketSettings) -> Any:
         aws_secret_access_key=bucket.secret_access_key.get_secret_value() if bucket.secret_access_key else None,
         verify=str(bucket.ca_bundle) if bucket.ca_bundle else None,
         config=Config(
-            connect_timeout=10,
-            read_timeout=60,
-            retries={"mode": "standard", "total_max_attempts": 4},
+            connect_timeout=min(10.0, patience_seconds),
+            read_timeout=min(60.0, patience_seconds),
+            retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
             s3={"addressing_style": bucket.addressing},
             request_checksum_calculation=bucket.checksums,
             response_checksum_validation=bucket.checksums,
@@ -332,7 +341,7 @@ def _translate_answer(error: ClientError, what: str) -> KeepwellError:
     if code in _DENIED or status in (401, 403):
         return AccessDenied(
             f"The object store refused {what}: {code or status}.",
-            hint="Were the keys rotated? Check the access key and what its policy allows.",
+            hint=_DENIED_HINTS.get(code, "Were the keys rotated? Check the access key and what its policy allows."),
         )
     if code in _BUSY or status == 429:
         return Throttled(f"The object store asked us to slow down while {what}.", hint="Try again in a minute.")
