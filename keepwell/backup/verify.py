@@ -69,13 +69,14 @@ def verify_backup(
         proof = ladder.climb()
     if not store.seal.is_believed:
         return proof
-    key = _next_proof_key(store, proof)
-    store.put_signed(key, proof.to_json())
+    name = _next_proof_name(store, proof)
+    key = layout.proofs_folder(backup_id) + name
+    store.put_signed(key, proof.model_copy(update={"stored_as": name}).to_json())
     return Proof.from_json(store.get_signed(key))
 
 
-def _next_proof_key(store: Store, proof: Proof) -> str:
-    """Where a proof goes: behind every other one of its set, since by their names the newest is found.
+def _next_proof_name(store: Store, proof: Proof) -> str:
+    """What a proof is called: behind every other one of its set, since by their names the newest is found.
 
     A clock that was ahead when an older one was made, and was put right since, must not let that one speak.
     """
@@ -85,7 +86,7 @@ def _next_proof_key(store: Store, proof: Proof) -> str:
     if newest >= at:
         with suppress(ValueError):  # a name that is none of ours tells no time
             at = f"{datetime.strptime(newest, _PROOF_TIME) + timedelta(microseconds=1):{_PROOF_TIME}}"  # noqa: DTZ007
-    return f"{folder}{at}-{secrets.token_hex(3)}.json"
+    return f"{at}-{secrets.token_hex(3)}.json"
 
 
 @dataclass

@@ -177,8 +177,6 @@ def test_a_store_that_falls_silent_while_a_set_is_read_back(
     require_let_go(platform, server)
     entry = read_entry(store, manifest.backup_id)
     assert (entry.last_attempt, entry.damaged) == (None, False)
-    proxy.decide = lambda request: None
-    assert prove(behind, manifest.backup_id).reached == "serving"
 
 
 # Credentials that run out.
@@ -192,7 +190,7 @@ def test_credentials_that_run_out_in_the_middle_end_the_run_clearly_and_the_next
     proven = back_up_and_prove(behind).backup_id
     calls = len(proxy.requests)
     assert calls > 30
-    for number in (1, calls // 8, calls // 5, calls // 4, calls // 3, calls // 2):
+    for number in (1, calls // 6, calls // 4, calls // 2):
         begun = len(proxy.requests)
         proxy.decide = lambda request, last=begun + number: (  # type: ignore[misc]
             Fault(status=403, code="ExpiredToken") if request.number >= last else None
