@@ -116,7 +116,9 @@ def watch_machine(strike: Strike, places: Sequence[Path]) -> None:
         elif event in _ON_FOLDERS:
             # A link is made at its second path, and a move ends there.
             path = Path(str(arguments[_ON_FOLDERS[event]]))
-            if any(place in path.parents for place in places) and (event in _ALWAYS or path.name.startswith("keepwell")):
+            if any(place in path.parents for place in places) and (
+                event in _ALWAYS or path.name.startswith("keepwell")
+            ):
                 strike(f"{event.partition('.')[2]} {named(path.name)}", "before")
 
     sys.addaudithook(hook)

@@ -70,7 +70,7 @@ class Proof(Document):
         return self.backup_id == backup_id and self.manifest_sha256 in (None, manifest_sha256)
 
     def is_at_its_place(self, name: str) -> bool:
-        """Whether it lies where it was put, as far as it tells: an old good proof must not be laid in front of a bad one.
+        """Whether it lies where it was put, as far as it tells: an old good proof must not be laid before a bad one.
 
         Args:
             name: Under which it was found among its set's proofs.

@@ -8,12 +8,13 @@ from keepwell.doctor.clock import judge_clock
 from keepwell.doctor.outcome import alert, not_checked, ok, warn
 from keepwell.errors import KeepwellError
 from keepwell.objectstore.capabilities import Answer, Capabilities, probe_capabilities
-from keepwell.objectstore.store import open_store
+from keepwell.objectstore.store import DENIED_HINTS, open_store
 from keepwell.settings import Platform
 from keepwell.verdict import Finding
 
 _ROTATED = "Were the keys rotated?"
 _HINTS = {
+    **DENIED_HINTS,
     "InvalidAccessKeyId": f"The store does not know this access key id. {_ROTATED} Check bucket.access_key_id_file.",
     "SignatureDoesNotMatch": f"The secret does not fit the access key id. {_ROTATED} Check both files, and the region.",
     "NoSuchBucket": "Check bucket.name, or create the bucket.",

@@ -1,8 +1,8 @@
 """The interlock's second line: a lease in the store, for when the database cannot say who is at work.
 
 A lease runs out unless its holder renews it, and whether it has is judged by the store's clock alone: of two machines
-whose clocks are hours apart, each would take the other for dead. Mutual exclusion never rests on it alone: a conditional
-put may have several winners on some stores, so the database's locks decide wherever the database answers.
+whose clocks are hours apart, each would take the other for dead. Mutual exclusion never rests on it alone: a
+conditional put may have several winners on some stores, so the database's locks decide wherever the database answers.
 """
 
 import json

@@ -42,7 +42,7 @@ _DELETE_BATCH = 1000
 _ATTEMPTS = 4
 _MISSING = {"404", "NoSuchKey", "NotFound"}
 _DENIED = {"403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"}
-_DENIED_HINTS = {
+DENIED_HINTS = {
     "ExpiredToken": "The credentials have run out: get new ones, then run it again.",
     "RequestTimeTooSkewed": "This machine's clock is too far from the store's: let it take its time from NTP.",
 }
@@ -341,7 +341,7 @@ def _translate_answer(error: ClientError, what: str) -> KeepwellError:
     if code in _DENIED or status in (401, 403):
         return AccessDenied(
             f"The object store refused {what}: {code or status}.",
-            hint=_DENIED_HINTS.get(code, "Were the keys rotated? Check the access key and what its policy allows."),
+            hint=DENIED_HINTS.get(code, "Were the keys rotated? Check the access key and what its policy allows."),
         )
     if code in _BUSY or status == 429:
         return Throttled(f"The object store asked us to slow down while {what}.", hint="Try again in a minute.")

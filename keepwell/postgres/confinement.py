@@ -131,7 +131,7 @@ def _can_confine() -> bool:
     if any(shutil.which(program) is None for program in ("unshare", "mount", "umount", "pivot_root", "sh")):
         return False
     place = Path(tempfile.gettempdir())
-    sweep_locked_folders(place, _TRIAL_PREFIX, lambda folder: None)  # of runs that were killed in here
+    sweep_locked_folders(place, _TRIAL_PREFIX, _ignore)  # of runs that were killed in here
     with locked_folder(place, _TRIAL_PREFIX) as folder:
         root, own = (folder / "root").resolve(), (folder / "own").resolve()
         root.mkdir()
@@ -141,3 +141,7 @@ def _can_confine() -> bool:
         argv = [*Confinement(root, (own,)).prefix(), "sh", "-c", f"test ! -e /etc/shadow && : > {own}/reached"]
         subprocess.run(argv, capture_output=True, check=False, env={"PATH": os.environ.get("PATH", os.defpath)})
         return (own / "reached").exists()
+
+
+def _ignore(folder: Path) -> None:
+    """Nothing is at work in a trial's folder once its run is dead."""

@@ -1,4 +1,4 @@
-"""A platform whose runs die: its bucket, its database and its temporary folders, and what must hold after each death."""
+"""A platform whose runs die: its bucket, its database, its temporary folders, and what must hold after each death."""
 
 import json
 import os
@@ -92,7 +92,7 @@ class Doomed:
         return read_catalogue(self.store)
 
     def require_no_false_set(self, told: str) -> None:
-        """Wherever a run died: no proven set is lost, none is listed as proven that is not, and a listed one is whole."""
+        """Wherever a run died: no proven set is lost, none is listed as proven that is not, listed ones are whole."""
         entries = self.entries()
         listed = {entry.backup_id for entry in entries if entry.is_proven("equal")}
         assert self.proven <= listed, f"{told}: a proven set is lost"
@@ -120,10 +120,11 @@ class Doomed:
             self.proven.add(backup_id)
 
     def require_nothing_left(self, told: str) -> None:
-        """After a run that succeeded: nothing of the dead ones is left, in the bucket, on the machine, or as a session."""
+        """After a run that succeeded: nothing of the dead ones is left, in bucket, machine or database."""
         listed = {entry.backup_id for entry in self.entries()}
         stored = list(self.store.list_objects(""))
-        assert {found.key for found in stored if found.key.startswith((layout.UNFINISHED, layout.EXPIRING))} == set(), told
+        marks = (layout.UNFINISHED, layout.EXPIRING)
+        assert [found.key for found in stored if found.key.startswith(marks)] == [], told
         folders = {found.key.split("/")[1] for found in stored if found.key.startswith(layout.BACKUPS)}
         assert folders == listed, f"{told}: objects of no set are left"
         begun = self.store.client.list_multipart_uploads(Bucket=self.store.bucket, Prefix=self.store.key(""))
@@ -144,7 +145,8 @@ class Doomed:
         with self.server.connect() as connection:
             return connection.execute(
                 "SELECT pid FROM pg_stat_activity WHERE datname = %s AND application_name LIKE 'keepwell%%'"
-                " UNION ALL SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2 AND classid = %s::oid",
+                " UNION ALL"
+                " SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2 AND classid = %s::oid",
                 (self.platform.database.name, AdvisoryLocks(connection, self.platform.name)._space & 0xFFFFFFFF),
             ).fetchall()
 
@@ -198,5 +200,5 @@ def _wait_until(holds: Callable[[], bool], told: str) -> None:
 
 
 def _is_just_made(path: Path) -> bool:
-    """Whether a run died in the moment between making a folder and locking it, which a sweep only trusts when it is old."""
+    """Whether a run died between making a folder and locking it, which a sweep takes for dead only when it is old."""
     return path.is_dir() and not (path / "lock").exists() and not any(path.glob("scratch*"))

@@ -2,9 +2,9 @@
 
 Usage: runs_that_die.py FOLDER, which is where temporary files go; one order a line on standard input, as JSON:
 `platform` (a pickled one); `backup` and `prove`, for what is to be done, where a set's id proves that one; and either
-`strike` (an effect's name, its how-manieth time, and `before` or `after`) or `after_seconds`, or neither. Answers, a line
-each: `before EFFECT`, `after EFFECT`, `wrote ID`, `reached LEVEL`, and `ended STATUS` at last. Each run is a fork of this
-process, which does nothing itself, so that no run costs imports.
+`strike` (an effect's name, its how-manieth time, and `before` or `after`) or `after_seconds`, or neither. Answers, a
+line each: `before EFFECT`, `after EFFECT`, `wrote ID`, `reached LEVEL`, and `ended STATUS` at last. Each run is a fork
+of this process, which does nothing itself, so that no run costs imports.
 """
 
 import json

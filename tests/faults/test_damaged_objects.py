@@ -24,8 +24,10 @@ from keepwell.backup.expire import read_plan
 from keepwell.backup.manifest import Manifest
 from keepwell.backup.proof import Proof
 from keepwell.backup.retention import Standing
+from keepwell.backup.verify import verify_backup
 from keepwell.errors import ConfigurationError, VerificationFailed
 from keepwell.objectstore.store import SIGNATURE_SUFFIX, Store, open_store
+from keepwell.progress import silent
 from keepwell.settings import Platform, RedisSettings, RetentionSettings, SealingSettings, UploadsSettings
 from keepwell.verdict import Finding, Verdict
 
@@ -72,6 +74,10 @@ class Stored:
     def folder(self) -> str:
         """Where the proven set lies."""
         return layout.set_folder(self.manifest.backup_id)
+
+    def prove(self, backup_id: str) -> Proof:
+        """One verification, without opening the store anew, which takes as long as finding most damage."""
+        return verify_backup(self.platform, self.store, backup_id, silent)
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -161,11 +167,11 @@ def require_found(stored: Stored, key: str, told: str) -> Finding | None:
         if entry.manifest is None:
             assert "manifest" in entry.fault, told
             with pytest.raises(VerificationFailed, match="manifest"):
-                prove(stored.platform, backup_id)
+                stored.prove(backup_id)
         else:
             assert not stored.store.seal.recipients, f"{told}: a manifest that was changed is believed"
         return None
-    proof = prove(stored.platform, backup_id)
+    proof = stored.prove(backup_id)
     assert (proof.damaged, proof.proves("readable")) == (True, False), f"{told} was not found"
     findings = [finding for finding in proof.findings if finding.verdict is Verdict.ALERT]
     assert len(findings) == 1, f"{told}: {findings}"
@@ -263,13 +269,13 @@ def test_objects_that_changed_places_are_found(stored: Stored) -> None:
     people, notes = (stored.folder + part_of(stored.manifest, name).name for name in ("public.people", "public.notes"))
     rows = {key: stored.store.get_bytes(key) for key in (people, notes)}
     with replaced(stored.store, {people: rows[notes], notes: rows[people]}):
-        proof = prove(stored.platform, stored.manifest.backup_id)
+        proof = stored.prove(stored.manifest.backup_id)
         named = {finding.name for finding in failed_level(proof).findings}
         assert (proof.damaged, named) == (True, {people.removeprefix(stored.folder), notes.removeprefix(stored.folder)})
     one, other, _ = (key for key in stored.objects if key.startswith(layout.UPLOADS))
     contents = {key: stored.store.get_bytes(key) for key in (one, other)}
     with replaced(stored.store, {one: contents[other], other: contents[one]}):
-        proof = prove(stored.platform, stored.manifest.backup_id)
+        proof = stored.prove(stored.manifest.backup_id)
         told = " ".join(finding.message for finding in failed_level(proof).findings)
         assert (proof.damaged, one in told, other in told) == (True, True, True)
 
@@ -284,7 +290,7 @@ def test_a_part_of_an_older_set_is_none_of_a_newer_one(stored: Stored, name: str
         assert not stored.store.seal.recipients  # where nothing is sealed, the same content is the same object
         return
     with replaced(stored.store, {newer: stored.store.get_bytes(older)}):
-        proof = prove(stored.platform, stored.newer.backup_id)
+        proof = stored.prove(stored.newer.backup_id)
         assert (proof.damaged, [finding.name for finding in failed_level(proof).findings]) == (True, [part.name])
 
 
@@ -308,7 +314,7 @@ def test_a_good_proof_laid_behind_the_one_that_found_damage_does_not_count(store
     content, folder = stored.store.get_bytes(key), layout.proofs_folder(stored.manifest.backup_id)
     good = documents_of(stored)
     with replaced(stored.store, {key: flipped(content, 100)}):
-        assert prove(stored.platform, stored.manifest.backup_id).damaged
+        assert stored.prove(stored.manifest.backup_id).damaged
         for old, document in good.items():
             suffix = SIGNATURE_SUFFIX if old.endswith(SIGNATURE_SUFFIX) else ""
             stored.store.put_bytes(f"{folder}29990101T000000.000000Z-ffffff.json{suffix}", document)
@@ -326,14 +332,14 @@ def test_without_its_signature_a_proof_that_found_damage_lets_no_older_one_speak
     key = stored.folder + stored.manifest.parts[0].name
     content, before = stored.store.get_bytes(key), documents_of(stored)
     with replaced(stored.store, {key: flipped(content, 100)}):
-        assert prove(stored.platform, stored.manifest.backup_id).damaged
+        assert stored.prove(stored.manifest.backup_id).damaged
         made = sorted(set(documents_of(stored)) - set(before))
         if stored.store.seal.recipients:
             stored.store.delete([one for one in made if one.endswith(SIGNATURE_SUFFIX)])
             assert not read_entry(stored.store, stored.manifest.backup_id).is_proven("restored")
         # With both gone nothing tells that it was ever made; the next verification finds what it found.
         stored.store.delete(made)
-        assert prove(stored.platform, stored.manifest.backup_id).damaged
+        assert stored.prove(stored.manifest.backup_id).damaged
         assert not read_entry(stored.store, stored.manifest.backup_id).is_proven("restored")
 
 
@@ -348,7 +354,7 @@ def test_an_older_manifest_of_the_same_set_brings_no_proof_back(stored: Stored) 
         changed = stored.manifest.model_copy(update={"spooled_bytes": 1})
         write_manifest(stored.store, changed)
         assert not read_entry(stored.store, changed.backup_id).is_proven("equal")
-        assert prove(stored.platform, changed.backup_id).reached == "serving"
+        assert stored.prove(changed.backup_id).reached == "serving"
         assert read_entry(stored.store, changed.backup_id).is_proven("equal")
         put_all(stored.store, original)
         entry = read_entry(stored.store, changed.backup_id)
@@ -371,7 +377,7 @@ def test_damage_found_after_the_clock_was_put_right_counts_more_than_a_proof_fro
     assert read_entry(stored.store, stored.manifest.backup_id).is_proven("equal")
     key = stored.folder + stored.manifest.parts[0].name
     with replaced(stored.store, {key: flipped(stored.store.get_bytes(key), 100)}):
-        assert prove(stored.platform, stored.manifest.backup_id).damaged
+        assert stored.prove(stored.manifest.backup_id).damaged
         assert read_entry(stored.store, stored.manifest.backup_id).damaged
     stored.store.delete([folder + name, folder + name + SIGNATURE_SUFFIX])
 
@@ -389,7 +395,7 @@ def test_nights_of_truncated_backups_evict_no_good_one(stored: Stored) -> None:
             damaged.append(copied.backup_id)
             key = layout.set_folder(copied.backup_id) + part_of(copied, "public.people").name
             stored.store.put_bytes(key, stored.store.get_bytes(key)[:-100])
-            assert prove(stored.platform, copied.backup_id).damaged
+            assert stored.prove(copied.backup_id).damaged
         rules = RetentionSettings(keep_newest=1, keep_days=1, keep_daily=0, keep_weekly=0, keep_monthly=0)
         greedy = stored.platform.model_copy(update={"retention": rules})
         for entry in read_catalogue(stored.store):
@@ -404,5 +410,5 @@ def test_nights_of_truncated_backups_evict_no_good_one(stored: Stored) -> None:
 
 
 def test_all_the_while_the_set_was_fine(stored: Stored) -> None:
-    proof = prove(stored.platform, stored.manifest.backup_id)
+    proof = stored.prove(stored.manifest.backup_id)
     assert (proof.reached, proof.verdict) == ("serving", Verdict.OK)

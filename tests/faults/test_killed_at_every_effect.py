@@ -1,8 +1,8 @@
 """kill -9 before and after every effect of a whole backup and its proof, as a healthy run itself names them.
 
-Each effect is one that shows outside of the process: an object or a part written, copied or deleted, a program started, a
-folder made, moved or removed. A few runs die one after the other, each among the remains of those before; then one must
-succeed, prove its set and clean up.
+Each effect is one that shows outside of the process: an object or a part written, copied or deleted, a program started,
+a folder made, moved or removed. A few runs die one after the other, each among the remains of those before; then one
+must succeed, prove its set and clean up.
 """
 
 import os
@@ -35,8 +35,10 @@ SMALL = ("CREATE TABLE people AS SELECT n AS id, md5(n::text) FROM generate_seri
 # Nine megabytes that no compression makes fewer: more than one part.
 LARGE = (
     *SMALL,
-    "CREATE TABLE noise AS SELECT string_agg(sha256((n || '-' || m)::text::bytea), '') AS body"
-    " FROM generate_series(1, 30) n, generate_series(1, 9400) m GROUP BY n",
+    (
+        "CREATE TABLE noise AS SELECT string_agg(sha256((n || '-' || m)::text::bytea), '') AS body"
+        " FROM generate_series(1, 30) n, generate_series(1, 9400) m GROUP BY n"
+    ),
 )
 # What a run is known to do; a list without one of these was not recorded whole.
 KINDS = {

@@ -1,4 +1,4 @@
-"""Keys that were rotated, and lost: a new set is none that nobody can open, though most of its uploads were sent before."""
+"""Keys that were rotated, and lost: a set that nobody can open is no backup, whoever sent and read its files before."""
 
 from pathlib import Path
 

@@ -6,7 +6,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import psycopg
 import pytest
@@ -48,10 +48,9 @@ def under_change(server: Server, database: str, dice: random.Random) -> Iterator
         nonlocal changes
         with psycopg.connect(server.url(database), autocommit=True) as connection:
             while not done.wait(0.01):
-                try:
+                # A dump holds the table, or held it when it was to be dropped.
+                with suppress(psycopg.errors.LockNotAvailable, psycopg.errors.UndefinedTable):
                     change(connection, changes)
-                except (psycopg.errors.LockNotAvailable, psycopg.errors.UndefinedTable):
-                    pass  # a dump holds the table, or held it when it was to be dropped
                 changes += 1
 
     thread = threading.Thread(target=keep_changing)
