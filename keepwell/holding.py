@@ -9,7 +9,6 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
 
@@ -179,7 +178,7 @@ def _wait_for_leases(store: Store, procedure: Procedure, token: str, cluster: st
 
 def _find_binding(store: Store, procedure: Procedure, token: str, cluster: str) -> list[Lease]:
     """The leases that stand in the way."""
-    return [lease for lease in read_leases(store, datetime.now(UTC)) if _binds(lease, procedure, token, cluster)]
+    return [lease for lease in read_leases(store, store.read_clock()) if _binds(lease, procedure, token, cluster)]
 
 
 def _binds(lease: Lease, procedure: Procedure, token: str, cluster: str) -> bool:

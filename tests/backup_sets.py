@@ -56,7 +56,7 @@ def write_manifest(store: Store, manifest: Manifest) -> None:
 def proof_of(store: Store, manifest: Manifest, proof: Proof) -> Proof:
     """A proof as if it had been made for another set, with its manifest as it is stored now."""
     sha256 = hashlib.sha256(store.get_bytes(layout.manifest_key(manifest.backup_id))).hexdigest()
-    return proof.model_copy(update={"backup_id": manifest.backup_id, "manifest_sha256": sha256})
+    return proof.model_copy(update={"backup_id": manifest.backup_id, "manifest_sha256": sha256, "stored_as": None})
 
 
 def part_of(manifest: Manifest, name: str) -> Part:

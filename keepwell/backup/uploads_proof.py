@@ -106,13 +106,18 @@ def check_uploads(
 def read_trusted(store: Store, backup_id: str, proven_level: ProofLevel) -> frozenset[str]:
     """Contents of the newest proven set before this one: its proof read those that none before it had read.
 
-    What a killed run sent, or a set that nobody proved, is not among them.
+    What a killed run sent, or a set that nobody proved, is not among them. Nor is anything once the recipients changed:
+    contents are not sealed anew, so each must be shown to open with the keys that there are now.
 
     Raises:
         KeepwellError: The store cannot be read.
     """
-    for entry in read_catalogue(store):
+    entries = read_catalogue(store)
+    sealed_for = next((own.manifest.sealed_for for own in entries if own.manifest and own.backup_id == backup_id), ())
+    for entry in entries:
         if entry.manifest is not None and entry.backup_id < backup_id and entry.is_proven(proven_level):
+            if set(entry.manifest.sealed_for) != set(sealed_for):
+                break
             try:
                 return read_upload_objects(store, entry.manifest)
             except (VerificationFailed, PreconditionFailed):

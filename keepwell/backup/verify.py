@@ -6,15 +6,16 @@ Each level rests on those before it, so the ladder ends at the first that does n
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from keepwell.backup import layout, read_back, rehearsal
 from keepwell.backup.cache_keys import KeysChecked, check_keys
 from keepwell.backup.catalogue import read_manifest_and_digest
 from keepwell.backup.database import Database
+from keepwell.backup.locks import judge_lock
 from keepwell.backup.manifest import Manifest, describe_snapshots
 from keepwell.backup.proof import LEVELS, LevelOutcome, Proof
 from keepwell.backup.read_back import SetReader
@@ -27,6 +28,8 @@ from keepwell.objectstore.store import Store
 from keepwell.progress import Progress, Step
 from keepwell.settings import Platform, ProofLevel, SmokeQuery
 from keepwell.verdict import Finding, Verdict, worst
+
+_PROOF_TIME = "%Y%m%dT%H%M%S.%fZ"
 
 
 def verify_backup(
@@ -62,46 +65,24 @@ def verify_backup(
         proof = ladder.climb()
     if not (store.seal.is_believed and store.may_write):
         return proof
-    # By their names the newest is found, so two of one second must not be told apart by lot.
-    name = f"{proof.finished_at:%Y%m%dT%H%M%S.%fZ}-{secrets.token_hex(3)}.json"
-    key = f"{layout.proofs_folder(backup_id)}{name}"
-    store.put_signed(key, proof.to_json())
+    name = _next_proof_name(store, proof)
+    key = layout.proofs_folder(backup_id) + name
+    store.put_signed(key, proof.model_copy(update={"stored_as": name}).to_json())
     return Proof.from_json(store.get_signed(key))
 
 
-def judge_lock(store: Store, manifest: Manifest) -> list[Finding]:
-    """Whether a set is locked for as long as the platform file asks, by its manifest and one of its parts.
+def _next_proof_name(store: Store, proof: Proof) -> str:
+    """What a proof is called: behind every other one of its set, since by their names the newest is found.
 
-    Returns:
-        Nothing where no lock is asked for, or its time is over.
-
-    Raises:
-        KeepwellError: The store does not answer.
+    A clock that was ahead when an older one was made, and was put right since, must not let that one speak.
     """
-    key = layout.manifest_key(manifest.backup_id)
-    wanted = store.keeping.find_lock(key, datetime.now(UTC))
-    if wanted is None:
-        return []
-    looked_at = [key, *(layout.set_folder(manifest.backup_id) + part.name for part in manifest.parts[:1])]
-    locks = [stored.locked_until if (stored := store.find(one)) else None for one in looked_at]
-    earliest = None if None in locks else min(until for until in locks if until is not None)
-    if earliest is None or earliest < wanted:
-        found = f"locked until {earliest:%Y-%m-%d %H:%M} UTC at the longest" if earliest else "not locked"
-        return [
-            Finding(
-                name="lock",
-                verdict=Verdict.WARN,
-                message=f"The set is {found}, and bucket.lock_days asks for {wanted:%Y-%m-%d %H:%M} UTC.",
-                hint="A set from before that setting stays as it was written. Otherwise: keepwell doctor.",
-            )
-        ]
-    return [
-        Finding(
-            name="lock",
-            verdict=Verdict.OK,
-            message=f"Its manifest and a part of it are locked until {earliest:%Y-%m-%d %H:%M} UTC.",
-        )
-    ]
+    folder = layout.proofs_folder(proof.backup_id)
+    at = f"{proof.finished_at:{_PROOF_TIME}}"
+    newest = max((found.key.removeprefix(folder)[: len(at)] for found in store.list_objects(folder)), default="")
+    if newest >= at:
+        with suppress(ValueError, OverflowError):  # a name that is none of ours tells no time
+            at = f"{datetime.strptime(newest, _PROOF_TIME) + timedelta(microseconds=1):{_PROOF_TIME}}"  # noqa: DTZ007
+    return f"{at}-{secrets.token_hex(3)}.json"
 
 
 @dataclass

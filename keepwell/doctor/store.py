@@ -11,16 +11,15 @@ from keepwell.errors import KeepwellError
 from keepwell.objectstore.capabilities import Answer, Capabilities, judge_keeping, probe_capabilities
 from keepwell.objectstore.forbidden import THROW_AWAY, Fate, try_to_delete, try_to_write
 from keepwell.objectstore.keeping import build_keeping
-from keepwell.objectstore.store import Store, open_store
+from keepwell.objectstore.store import DENIED_HINTS, Store, open_store
 from keepwell.settings import BucketSettings, Platform, RetentionSettings
 from keepwell.verdict import Finding
 
 _ROTATED = "Were the keys rotated?"
 _HINTS = {
+    **DENIED_HINTS,
     "InvalidAccessKeyId": f"The store does not know this access key id. {_ROTATED} Check bucket.access_key_id_file.",
     "SignatureDoesNotMatch": f"The secret does not fit the access key id. {_ROTATED} Check both files, and the region.",
-    "ExpiredToken": "The credentials have run out: get new ones.",
-    "RequestTimeTooSkewed": "This machine's clock is too far from the store's: let it take its time from NTP.",
     "NoSuchBucket": "Check bucket.name, or create the bucket.",
     "PermanentRedirect": "The bucket lives in another region: check bucket.region and bucket.endpoint_url.",
     "AuthorizationHeaderMalformed": "The request was signed for another region: check bucket.region.",

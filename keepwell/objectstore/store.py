@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import boto3
@@ -43,8 +44,13 @@ _CHUNK_BYTES = 1024 * 1024
 _DELETE_BATCH = 1000
 _LOCKERS = 16
 _KEPT_HINT = "May this key delete objects there? A lock forbids it to everybody, for its time."
+_ATTEMPTS = 4
 _MISSING = {"404", "NoSuchKey", "NotFound"}
 _DENIED = {"403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"}
+DENIED_HINTS = {
+    "ExpiredToken": "The credentials have run out: get new ones, then run it again.",
+    "RequestTimeTooSkewed": "This machine's clock is too far from the store's: let it take its time from NTP.",
+}
 _BUSY = {"SlowDown", "Throttling", "ThrottlingException", "TooManyRequests", "RequestLimitExceeded", "429"}
 
 _NOT_KEPT = Keeping()
@@ -349,6 +355,14 @@ class Store:
                 hint="May the reading key ask (s3:GetObjectRetention)? `keepwell doctor` tries what the store keeps.",
             )
 
+    def read_clock(self) -> datetime:
+        """What time it is by the store, to the second; by this machine where the store does not say."""
+        with translated("asking for the store's time"):
+            # Not the shorter HEAD, whose refusal has no body, and so no reason.
+            answer = self.reader.list_objects_v2(Bucket=self.bucket, Prefix=self.key(""), MaxKeys=1)
+        told = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
+        return parsedate_to_datetime(told).astimezone(UTC) if told else datetime.now(UTC)
+
     def keeps_versions(self) -> bool | None:
         """Whether what is deleted stays as an old version; None when the store does not say: some know no such call."""
         try:
@@ -407,14 +421,16 @@ def open_store(platform: Platform) -> Store:
     """The platform's folder in its bucket; nothing is asked of the store yet."""
     bucket = platform.bucket
     seal = load_seal(platform.sealing)
+    silence = platform.backup.stall_limit_seconds
     reading = (bucket.reading_access_key_id, bucket.reading_secret_access_key)
     expiring = (bucket.expiring_access_key_id, bucket.expiring_secret_access_key)
     keys = Keys(
-        reading=_build_client(bucket, *reading) if all(reading) else None,
-        expiring=_build_client(bucket, *expiring) if all(expiring) else None,
+        reading=_build_client(bucket, silence, *reading) if all(reading) else None,
+        expiring=_build_client(bucket, silence, *expiring) if all(expiring) else None,
         deletes_forbidden=bucket.deletes_forbidden,
     )
-    writing = _build_client(bucket, bucket.access_key_id, bucket.secret_access_key) if bucket.may_write else None
+    own = (bucket.access_key_id, bucket.secret_access_key)
+    writing = _build_client(bucket, silence, *own) if bucket.may_write else None
     return Store(writing, bucket.name, folder_of(platform), seal, keys=keys, keeping=build_keeping(bucket))
 
 
@@ -424,7 +440,11 @@ def folder_of(platform: Platform) -> str:
     return f"{outer}{platform.name}/"
 
 
-def _build_client(bucket: BucketSettings, key_id: SecretStr | None, secret: SecretStr | None) -> Any:
+def _build_client(
+    bucket: BucketSettings, silence_seconds: int, key_id: SecretStr | None, secret: SecretStr | None
+) -> Any:
+    # All attempts together must not wait for longer than a store may be silent.
+    patience_seconds = max(1.0, silence_seconds / _ATTEMPTS)
     return boto3.client(
         "s3",
         endpoint_url=bucket.endpoint_url,
@@ -434,9 +454,9 @@ def _build_client(bucket: BucketSettings, key_id: SecretStr | None, secret: Secr
         aws_secret_access_key=secret.get_secret_value() if secret else None,
         verify=str(bucket.ca_bundle) if bucket.ca_bundle else None,
         config=Config(
-            connect_timeout=10,
-            read_timeout=60,
-            retries={"mode": "standard", "total_max_attempts": 4},
+            connect_timeout=min(10.0, patience_seconds),
+            read_timeout=min(60.0, patience_seconds),
+            retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
             s3={"addressing_style": bucket.addressing},
             request_checksum_calculation=bucket.checksums,
             response_checksum_validation=bucket.checksums,
@@ -492,7 +512,7 @@ def _translate_answer(error: ClientError, what: str) -> KeepwellError:
     if code in _DENIED or status in (401, 403):
         return AccessDenied(
             f"The object store refused {what}: {code or status}.",
-            hint="Were the keys rotated? Check the access key and what its policy allows.",
+            hint=DENIED_HINTS.get(code, "Were the keys rotated? Check the access key and what its policy allows."),
         )
     if code in _BUSY or status == 429:
         return Throttled(f"The object store asked us to slow down while {what}.", hint="Try again in a minute.")

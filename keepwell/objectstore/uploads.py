@@ -14,7 +14,7 @@ from contextlib import suppress
 from threading import Lock
 from typing import Any, Self
 
-from keepwell.errors import Abandoned, KeepwellError
+from keepwell.errors import Abandoned, KeepwellError, TransientError
 
 _MIB = 1024 * 1024
 _FIRST_PART_BYTES = 8 * _MIB
@@ -53,6 +53,11 @@ class Uploads:
     def abandon(self) -> None:
         """Let go of everything that is on its way."""
         self._abandoned = True
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether nobody waits for anything any more."""
+        return self._abandoned
 
     @property
     def stalled_seconds(self) -> float:
@@ -130,7 +135,8 @@ class ObjectWriter:
         finished: Callable[[], None],
     ) -> None:
         self._client, self._address, self._extra = client, dict(address), dict(extra)
-        self._uploads, self._translate, self._finished = uploads, translate, finished
+        self._uploads, self._translate_error, self._finished = uploads, translate, finished
+        self._silent = False
         self._buffer = bytearray()
         self._sent_bytes = 0
         self._upload_id: str | None = None
@@ -177,10 +183,10 @@ class ObjectWriter:
         )
 
     def abort(self) -> None:
-        """Give up; what was sent is given up too, or swept by the next run where the store does not answer."""
+        """Give up, and what was sent too; a store that fell silent is not asked once more: the next run sweeps."""
         for part in self._parts:
             part.cancel()
-        if self._upload_id is not None:
+        if self._upload_id is not None and not (self._silent or self._uploads.abandoned):
             with suppress(KeepwellError):
                 self._translate(lambda: self._client.abort_multipart_upload(**self._address, UploadId=self._upload_id))
 
@@ -204,6 +210,13 @@ class ObjectWriter:
 
         self._parts.append(self._uploads.send(self._translated(send), content))
         self._sent_bytes += len(content)
+
+    def _translate(self, call: Callable[[], Any]) -> Any:
+        try:
+            return self._translate_error(call)
+        except TransientError:
+            self._silent = True
+            raise
 
     def _translated(self, call: Callable[[io.BytesIO], Any]) -> Callable[[io.BytesIO], Any]:
         return lambda body: self._translate(lambda: call(body))

@@ -14,11 +14,11 @@ from stored_sets import keys_of, put_set
 from keepwell.backup import layout
 from keepwell.backup.catalogue import read_entry
 from keepwell.backup.expire import apply_plan, read_plan
+from keepwell.backup.locks import judge_lock
 from keepwell.backup.policies import build_policies
 from keepwell.backup.restore import restore_into
 from keepwell.backup.sweep import judge_left_over, sweep_unfinished
 from keepwell.backup.uploads_index import read_upload_objects
-from keepwell.backup.verify import judge_lock
 from keepwell.errors import PreconditionFailed
 from keepwell.holding import hold_platform, hold_sets
 from keepwell.interlock import Procedure
