@@ -84,7 +84,7 @@ def _next_proof_name(store: Store, proof: Proof) -> str:
     at = f"{proof.finished_at:{_PROOF_TIME}}"
     newest = max((found.key.removeprefix(folder)[: len(at)] for found in store.list_objects(folder)), default="")
     if newest >= at:
-        with suppress(ValueError):  # a name that is none of ours tells no time
+        with suppress(ValueError, OverflowError):  # a name that is none of ours tells no time
             at = f"{datetime.strptime(newest, _PROOF_TIME) + timedelta(microseconds=1):{_PROOF_TIME}}"  # noqa: DTZ007
     return f"{at}-{secrets.token_hex(3)}.json"
 
