@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from keepwell import disk_space
+from keepwell.command import end_orphans
 from keepwell.errors import ConfigurationError, KeepwellError
 from keepwell.locked_folder import locked_folder, sweep_locked_folders
 from keepwell.postgres.server import sweep_server
@@ -99,7 +100,8 @@ def require_space(place: Path, needed_bytes: int, purpose: str) -> None:
 
 
 def _sweep_scratch(spool: Path) -> None:
-    """End and remove a dead run's scratch servers, beside its spool."""
+    """End what a dead run left at work, and remove its scratch servers, beside its spool."""
+    end_orphans(spool)
     for link in (SCRATCH, CACHE_SCRATCH):
         try:
             folder = (spool / link).readlink()

@@ -28,8 +28,8 @@ from keepwell.postgres.advisory_locks import open_locks
 from keepwell.progress import Step
 from keepwell.settings import Platform
 
-STALL_LIMIT_SECONDS = 2
-ATTEMPTS = 2
+# Long enough for an honest answer of a machine that is busy.
+STALL_LIMIT_SECONDS = 3
 # For what a run does besides, such as giving back its lease, on a machine that is busy.
 SLACK_SECONDS = 12
 DATA_FILE = re.compile(r"/database/\d+\.dat\.zst\.age")
@@ -67,10 +67,10 @@ def behind(platform: Platform, proxy: FaultyProxy) -> Platform:
 
 
 @pytest.fixture(autouse=True)
-def short_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fewer tries of the client, and none of its pauses between them."""
-    monkeypatch.setattr("keepwell.objectstore.store._ATTEMPTS", ATTEMPTS)
-    monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda self, context: 0.01)
+def little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One try of the client that takes all of the limit, and little patience with giving a lease back."""
+    monkeypatch.setattr("keepwell.objectstore.store._ATTEMPTS", 1)
+    monkeypatch.setattr("keepwell.objectstore.lease._GIVE_BACK_SECONDS", 0.5)
 
 
 @contextmanager
@@ -116,17 +116,15 @@ def test_a_store_to_which_no_connection_comes_about(platform: Platform, server: 
         require_let_go(platform, server)
 
 
-def is_part(request: Request, number: int) -> bool:
-    return f"partNumber={number}" in re.split(r"[?&]", request.path)
-
-
 Place = Callable[[Request], bool]
 PLACES: dict[str, tuple[Place, str]] = {
     "before anything": (lambda request: request.method == "GET", "did not answer while"),
     "when a set is begun": (lambda request: "/unfinished/" in request.path, "did not answer while writing unfinished/"),
     "when an upload is begun": (lambda request: request.path.endswith("?uploads"), "did not answer|has taken no byte"),
-    "in the middle of a part": (lambda request: is_part(request, 1), "did not answer|has taken no byte"),
-    "in a later part": (lambda request: is_part(request, 2), "did not answer|has taken no byte"),
+    "in the middle of a part": (
+        lambda request: "partNumber=1" in re.split(r"[?&]", request.path),
+        "did not answer|has taken no byte",
+    ),
     "when an upload is completed": (
         lambda request: request.method == "POST" and "uploadId=" in request.path,
         "did not answer while writing backups/.*dat",

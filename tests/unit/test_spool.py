@@ -2,6 +2,8 @@ import errno
 import fcntl
 import os
 import shutil
+import signal
+import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -59,6 +61,18 @@ def test_neither_links_nor_others_names_are_swept(platform: Platform, tmp_path: 
     (tmp_path / "keepwell-spool-link").symlink_to(other)
     assert sweep_spools(platform) == 0
     assert (other / "lock").exists()
+
+
+def test_what_a_dead_run_left_at_work_in_its_spool_is_ended(platform: Platform, tmp_path: Path) -> None:
+    """As a worker of a killed pg_dump does, which waits for the other end of a FIFO and is told nothing."""
+    dead = tmp_path / "keepwell-spool-dead"
+    (dead / "database").mkdir(parents=True)
+    (dead / "lock").touch()
+    fifo = dead / "database" / "1.dat"
+    os.mkfifo(fifo)
+    with subprocess.Popen(["sh", "-c", ': > "$1"', "sh", str(fifo)]) as waiting:
+        assert sweep_spools(platform) == 1
+        assert waiting.wait(10) == -signal.SIGKILL
 
 
 def test_a_dead_runs_spool_that_names_another_process_ends_nobody(platform: Platform, tmp_path: Path) -> None:
