@@ -214,7 +214,7 @@ def _write_restore_page(
         place=Place(
             without_login(platform.bucket.endpoint_url or "") or None,
             platform.bucket.region,
-            f"{store.bucket}/{store.key('').rstrip('/')}",
+            store.place,
         ),
         sealed_for=tuple(map(str, store.seal.recipients)),
         signed=store.seal.signer is not None,

@@ -21,7 +21,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import BaseModel, ConfigDict, Field
 
 from keepwell.errors import KeepwellError, VerificationFailed
-from keepwell.objectstore.store import Store, translated
+from keepwell.objectstore.store import BucketStore, translated
 
 _FOLDER = "probes/"
 _LEFTOVER_AGE = timedelta(hours=1)
@@ -63,7 +63,7 @@ class Capabilities(BaseModel):
         return Answer.YES in (self.refuses_bad_md5, self.refuses_bad_crc32, self.refuses_bad_sha256)
 
 
-def probe_capabilities(store: Store) -> Capabilities:
+def probe_capabilities(store: BucketStore) -> Capabilities:
     """Try what the store does on throw-away keys below `probes/`, and remove them whatever happens.
 
     Writes about 5 MiB. Leftovers of a probe that was killed are removed once they are an hour old.
@@ -86,7 +86,7 @@ def probe_capabilities(store: Store) -> Capabilities:
 
 @dataclass
 class _Probe:
-    store: Store
+    store: BucketStore
     folder: str
     notes: list[str] = field(default_factory=list)
     locked_until: datetime | None = None
@@ -275,7 +275,7 @@ class _Probe:
         return any(entry["Key"] == key for entry in page.get("Contents", ()))
 
 
-def _remove_leftovers(store: Store) -> None:
+def _remove_leftovers(store: BucketStore) -> None:
     """Remove what a probe that was killed has left behind; a probe at work beside us is younger and stays."""
     oldest_kept = datetime.now(UTC) - _LEFTOVER_AGE
     old = {entry.key.split("/")[1] for entry in store.list_objects(_FOLDER) if entry.modified_at < oldest_kept}
@@ -283,7 +283,7 @@ def _remove_leftovers(store: Store) -> None:
         _remove(store, f"{_FOLDER}{name}/")
 
 
-def _remove(store: Store, folder: str) -> bool:
+def _remove(store: BucketStore, folder: str) -> bool:
     """Remove every version below a folder; True when nothing is left."""
     with translated("removing probes"):
         for key, version in list(_versions(store, folder)):
@@ -293,11 +293,11 @@ def _remove(store: Store, folder: str) -> bool:
         return not _is_there(store, folder)
 
 
-def _is_there(store: Store, folder: str) -> bool:
+def _is_there(store: BucketStore, folder: str) -> bool:
     return next(_versions(store, folder), None) is not None
 
 
-def _delete(store: Store, key: str, chosen: dict[str, str]) -> None:
+def _delete(store: BucketStore, key: str, chosen: dict[str, str]) -> None:
     try:
         store.client.delete_object(Bucket=store.bucket, Key=key, **chosen)
     except ClientError:
@@ -306,7 +306,7 @@ def _delete(store: Store, key: str, chosen: dict[str, str]) -> None:
         store.client.delete_object(Bucket=store.bucket, Key=key, BypassGovernanceRetention=True, **chosen)
 
 
-def _versions(store: Store, folder: str) -> Iterator[tuple[str, str | None]]:
+def _versions(store: BucketStore, folder: str) -> Iterator[tuple[str, str | None]]:
     prefix = store.key(folder)
     try:
         pages = list(store.client.get_paginator("list_object_versions").paginate(Bucket=store.bucket, Prefix=prefix))

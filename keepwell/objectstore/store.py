@@ -1,14 +1,15 @@
-"""One platform's folder in an S3 bucket.
+"""One platform's objects: what every destination can do with them, and how a bucket does it.
 
 Keys are relative to `<prefix>/<platform>/` everywhere above this file. Never trust a success status alone: what was
 written is read back by those who rely on it.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 import boto3
 from botocore.config import Config
@@ -32,7 +33,7 @@ from keepwell.errors import (
     VerificationFailed,
 )
 from keepwell.objectstore.uploads import ObjectWriter, Uploads
-from keepwell.sealing import NO_SEAL, Seal, load_seal
+from keepwell.sealing import NO_SEAL, Readable, Seal, load_seal
 from keepwell.settings import BucketSettings, Platform
 
 SIGNATURE_SUFFIX = ".sig"
@@ -52,6 +53,131 @@ class StoredObject:
     modified_at: datetime
 
 
+class Sink(Protocol):
+    """One object on its way into a store; it is there once `finish` returned, and not before."""
+
+    def write(self, chunk: bytes, /) -> int:
+        """Take the next bytes."""
+
+    def finish(self) -> None:
+        """Make it an object.
+
+        Raises:
+            KeepwellError: The store did not take it; there is no object.
+        """
+
+    def abort(self) -> None:
+        """Give up: neither an object nor what was taken of it stays, or the next run sweeps it."""
+
+
+class Store(ABC):
+    """The objects of one platform in one destination: a bucket, or a folder.
+
+    Attributes:
+        seal: Who can open what is stored here, and whose documents count.
+        is_local: Whether reading an object back costs about as little as looking at it.
+    """
+
+    seal: Seal
+    is_local: bool = False
+
+    @property
+    @abstractmethod
+    def place(self) -> str:
+        """Where the objects lie, for people: bucket and folder, or a path; without a slash at its end."""
+
+    @abstractmethod
+    def put_bytes(self, relative: str, content: bytes) -> None:
+        """Write one small object whole."""
+
+    @abstractmethod
+    def open_writer(self, relative: str, uploads: Uploads) -> Sink:
+        """Write one object as it comes, however large it gets.
+
+        Args:
+            relative: Its key.
+            uploads: Whose threads send it, where it takes some.
+        """
+
+    @abstractmethod
+    def open_reader(self, relative: str) -> AbstractContextManager[Readable]:
+        """Read one object of any size as it comes.
+
+        Raises:
+            PreconditionFailed: There is no such object.
+        """
+
+    @abstractmethod
+    def get_bytes(self, relative: str) -> bytes:
+        """One small object whole.
+
+        Raises:
+            PreconditionFailed: There is no such object.
+        """
+
+    @abstractmethod
+    def copy(self, source: str, target: str) -> None:
+        """Copy one object inside the store, of any size."""
+
+    @abstractmethod
+    def find(self, relative: str) -> StoredObject | None:
+        """What the store says of one object; None when there is none."""
+
+    @abstractmethod
+    def list_objects(self, folder: str) -> Iterator[StoredObject]:
+        """Every object below a folder, in the order of their keys.
+
+        Args:
+            folder: Ends with a slash, or is empty for all.
+        """
+
+    @abstractmethod
+    def list_folders(self, folder: str) -> list[str]:
+        """Names of the folders directly below a folder that hold an object, sorted."""
+
+    @abstractmethod
+    def delete(self, relatives: Iterable[str]) -> None:
+        """Delete objects; those that are gone already do no harm.
+
+        Raises:
+            KeepwellError: The store kept at least one of them.
+        """
+
+    @abstractmethod
+    def keeps_versions(self) -> bool | None:
+        """Whether what is deleted stays as an old version; None when the store does not say."""
+
+    @abstractmethod
+    def abort_uploads(self, folder: str) -> int:
+        """Give up whatever was begun below a folder and never finished; nobody may be writing there.
+
+        Returns:
+            How many there were.
+        """
+
+    def put_signed(self, relative: str, document: bytes) -> None:
+        """Write a document of ours, its signature first, so that it is never there without one."""
+        signature = self.seal.sign(document)
+        if signature is not None:
+            self.put_bytes(relative + SIGNATURE_SUFFIX, signature)
+        self.put_bytes(relative, document)
+
+    def get_signed(self, relative: str) -> bytes:
+        """Read a document of ours, and believe nothing of it before its signature is found to be good.
+
+        Raises:
+            PreconditionFailed: There is no such document.
+            VerificationFailed: It is signed by nobody whose signature counts here.
+        """
+        document = self.get_bytes(relative)
+        try:
+            signature = self.get_bytes(relative + SIGNATURE_SUFFIX)
+        except ObjectMissing:
+            signature = None
+        self.seal.require_signed(document, signature, relative)
+        return document
+
+
 class ObjectReader:
     """One object's bytes as they come; asks the network for much at once, however little is read."""
 
@@ -69,8 +195,8 @@ class ObjectReader:
         return bytes(chunk)
 
 
-class Store:
-    """The objects of one platform.
+class BucketStore(Store):
+    """The objects of one platform in an S3 bucket.
 
     Attributes:
         client: The boto3 S3 client.
@@ -83,6 +209,11 @@ class Store:
         self.bucket = bucket
         self.seal = seal
         self._root = root
+
+    @property
+    def place(self) -> str:
+        """The bucket, and the platform's folder in it."""
+        return f"{self.bucket}/{self._root}".rstrip("/")
 
     def key(self, relative: str) -> str:
         """The full key in the bucket."""
@@ -119,28 +250,6 @@ class Store:
             answer = self.client.get_object(Bucket=self.bucket, Key=self.key(relative))
         with closing(answer["Body"]) as body:
             yield ObjectReader(body, f"reading {relative}")
-
-    def put_signed(self, relative: str, document: bytes) -> None:
-        """Write a document of ours, its signature first, so that it is never there without one."""
-        signature = self.seal.sign(document)
-        if signature is not None:
-            self.put_bytes(relative + SIGNATURE_SUFFIX, signature)
-        self.put_bytes(relative, document)
-
-    def get_signed(self, relative: str) -> bytes:
-        """Read a document of ours, and believe nothing of it before its signature is found to be good.
-
-        Raises:
-            PreconditionFailed: There is no such document.
-            VerificationFailed: It is signed by nobody whose signature counts here.
-        """
-        document = self.get_bytes(relative)
-        try:
-            signature = self.get_bytes(relative + SIGNATURE_SUFFIX)
-        except ObjectMissing:
-            signature = None
-        self.seal.require_signed(document, signature, relative)
-        return document
 
     def get_bytes(self, relative: str) -> bytes:
         """One small object whole.
@@ -249,11 +358,15 @@ class ChecksumMismatch(VerificationFailed):
     """The store's own checksum does not fit what it sent."""
 
 
-def open_store(platform: Platform) -> Store:
-    """The platform's folder in its bucket; nothing is asked of the store yet."""
-    outer = f"{platform.bucket.prefix}/" if platform.bucket.prefix else ""
-    seal = load_seal(platform.sealing)
-    return Store(_build_client(platform.bucket), platform.bucket.name, f"{outer}{platform.name}/", seal)
+def open_store(platform: Platform) -> BucketStore:
+    """The platform's folder in its bucket, the first destination; nothing is asked of the store yet."""
+    return open_bucket(platform, platform.bucket)
+
+
+def open_bucket(platform: Platform, bucket: BucketSettings) -> BucketStore:
+    """The platform's folder in one of its buckets; nothing is asked of the store yet."""
+    outer = f"{bucket.prefix}/" if bucket.prefix else ""
+    return BucketStore(_build_client(bucket), bucket.name, f"{outer}{platform.name}/", load_seal(platform.sealing))
 
 
 def _build_client(bucket: BucketSettings) -> Any:
