@@ -25,10 +25,10 @@ from keepwell.backup.restore import sweep_restores
 from keepwell.backup.restore_page import Place, render_restore_page
 from keepwell.backup.schema import digest_schema, write_schema
 from keepwell.backup.spool import open_spool, sweep_spools
-from keepwell.backup.sweep import sweep_unfinished
+from keepwell.backup.sweep import require_unswept, sweep_unfinished
 from keepwell.backup.transfer import send
-from keepwell.errors import KeepwellError, ServiceUnavailable, TransientError, VerificationFailed
-from keepwell.objectstore.store import ObjectMissing, Store
+from keepwell.errors import KeepwellError, TransientError, VerificationFailed
+from keepwell.objectstore.store import Store
 from keepwell.objectstore.uploads import Uploads
 from keepwell.postgres import archive, facts
 from keepwell.postgres.blocking import watched_blocking
@@ -100,7 +100,7 @@ def create_backup(platform: Platform, store: Store, progress: Progress) -> Manif
     store.put_bytes(layout.unfinished_key(backup_id), mark)
     with open_spool(platform) as work:
         written = _write(platform, store, backup_id, ready=ready, work=work, progress=progress)
-    _require_unswept(store, backup_id, mark)
+    require_unswept(store, backup_id, mark)
     store.put_signed(layout.manifest_key(backup_id), written.to_json())
     read_back = Manifest.from_json(store.get_signed(layout.manifest_key(backup_id)))
     if read_back != written:
@@ -109,23 +109,6 @@ def create_backup(platform: Platform, store: Store, progress: Progress) -> Manif
         )
     store.delete([layout.unfinished_key(backup_id)])
     return read_back
-
-
-def _require_unswept(store: Store, backup_id: str, mark: bytes) -> None:
-    """Look whether our mark still stands: a run whose lock was lost may have been swept as if it were dead.
-
-    Raises:
-        ServiceUnavailable: Somebody swept this set while it was being written.
-    """
-    try:
-        unswept = store.get_bytes(layout.unfinished_key(backup_id)) == mark
-    except ObjectMissing:
-        unswept = False
-    if not unswept:
-        raise ServiceUnavailable(
-            f"Another run took {backup_id} for dead and swept it.",
-            hint="The interlock's session was lost on the way: look at the database's connections, then run it again.",
-        )
 
 
 def _write(

@@ -15,6 +15,7 @@ from keepwell.backup.catalogue import BackupEntry
 from keepwell.backup.freshness import Notice, is_bad
 from keepwell.backup.manifest import Manifest, Table, UploadedFiles
 from keepwell.backup.proof import LEVELS, LevelOutcome, Proof
+from keepwell.destination import Destination
 from keepwell.evidence import Evidence
 from keepwell.notify import Message
 from keepwell.quantities import describe_bytes, describe_seconds
@@ -191,12 +192,14 @@ def describe_safety(entries: Sequence[BackupEntry], proven_level: ProofLevel) ->
     )
 
 
-def build_restore_command(manifest: Manifest, platform: str) -> str:
+def build_restore_command(manifest: Manifest, platform: str, destination: Destination = Destination.FIRST) -> str:
     """The command that restores a set into a new database, ready for a shell."""
     suffix = f"_restored_{manifest.snapshot_at:%Y%m%d}"
     kept = manifest.source.database.encode()[: _NAME_BYTES - len(suffix)].decode(errors="ignore")
     into = kept + suffix
     argv = ["keepwell", "backup", "restore", manifest.backup_id, "--into", into, "--platform", platform]
+    if destination is not Destination.FIRST:
+        argv += ["--destination", destination.value]
     return shlex.join(argv)
 
 
