@@ -45,8 +45,10 @@ def create(
     """Dump the database into a new backup set, and prove that it restores equal."""
     from keepwell.backup.create import create_backup
     from keepwell.backup.verify import verify_backup
+    from keepwell.cli import second
     from keepwell.holding import hold_platform, hold_sets
     from keepwell.interlock import Procedure
+    from keepwell.objectstore.destinations import has_second
     from keepwell.objectstore.store import open_store
     from keepwell.verdict import Verdict
 
@@ -64,7 +66,11 @@ def create(
             )
         with hold_sets(settings, store):
             proven = verify_backup(settings, store, manifest.backup_id, progress, all_uploads=False)
-    return _proof_outcome(settings, manifest, proven)
+        outcome = _proof_outcome(settings, manifest, proven)
+        if not has_second(settings) or not proven.proves(settings.backup.proven_level):
+            return outcome
+        copies, more = second.copy_after_proof(settings, store, manifest.backup_id, progress)
+    return second.joined(outcome, settings, copies, more)
 
 
 @app.command("list")
