@@ -6,6 +6,7 @@ from typing import Any
 
 from keepwell.errors import AccessDenied
 from keepwell.objectstore.store import ObjectMissing, StoredObject
+from keepwell.sealing import NO_SEAL
 
 
 class MemoryStore:
@@ -22,6 +23,10 @@ class MemoryStore:
         self.modified: dict[str, datetime] = {}
         self.locked: set[str] = set()
         self.sticky: set[str] = set()
+
+    place = "memory"
+    is_local = False
+    seal = NO_SEAL
 
     def put_bytes(self, relative: str, content: bytes) -> None:
         self.objects[relative] = content

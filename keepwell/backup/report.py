@@ -35,6 +35,7 @@ _ENDED = {
     "Crashed": "was killed or crashed",
     "TimedOut": "took too long and was ended",
     "Late": "has not started",
+    "SecondFailed": "is proven in the first destination, and failed in the second",
 }
 _TABLES_SHOWN = 25
 _SETS_SHOWN = 10
@@ -124,6 +125,12 @@ def render_check(evidence: Evidence, *, platform: str) -> str:
     if evidence.bad_since:
         parts.append(f"Bad since {_moment(evidence.bad_since)}.")
     return "\n\n".join([*parts, *render_findings(evidence.findings)])
+
+
+def render_second(evidence: Evidence, *, platform: str) -> str:
+    """The evidence page of what was carried to the second destination."""
+    title = f"# Second destination of {escape(platform)}: {sign(evidence.verdict)}"
+    return "\n\n".join([title, escape(evidence.summary), *render_findings(evidence.findings)])
 
 
 def render_failure(facts: FailureFacts) -> str:

@@ -55,6 +55,24 @@ class SecondCopy:
         )
 
 
+@dataclass(frozen=True)
+class SecondCopies:
+    """What a run came to in the second destination.
+
+    Attributes:
+        copies: One for each set that was carried or proven; at least the run's own, unless nothing was missing.
+        waiting: More that wait for another run; None when none do.
+    """
+
+    copies: tuple[SecondCopy, ...]
+    waiting: Finding | None = None
+
+    def judge(self, wanted: ProofLevel) -> tuple[Finding, ...]:
+        """Each set as a finding, and those that wait."""
+        waiting = [self.waiting] if self.waiting else []
+        return (*(copy.judge(wanted) for copy in self.copies), *waiting)
+
+
 def copy_each(plan: CarryPlan, carry: Callable[[str], Carried], prove: Callable[[str], Proof]) -> Iterator[SecondCopy]:
     """Carry and prove what a plan names, one after the other; one that fails does not keep the next from its turn.
 

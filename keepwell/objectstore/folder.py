@@ -155,7 +155,7 @@ class FolderStore(Store):
         with translated("deleting objects"), self._root() as root:
             for folders, names in _grouped(map(_split, relatives)):
                 try:
-                    with translated(f"deleting {names[0]}"):
+                    with translated(f"deleting {'/'.join([*folders, names[0]])}"):
                         _unlink(root, folders, names)
                 except KeepwellError as error:
                     refused = refused or error

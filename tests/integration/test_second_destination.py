@@ -1,4 +1,4 @@
-"""A second destination on real servers: carried, proven by itself, caught up, and enough alone when the first is lost."""
+"""A second destination on real servers: carried, proven by itself, caught up, and enough alone without the first."""
 
 import json
 import os
