@@ -174,8 +174,8 @@ def carry_set(source: Store, target: Store, backup_id: str, progress: Progress) 
     document = _read_document(source, backup_id)
     sweep_unfinished(target, spare={backup_id})
     published = _is_published(target, document)
-    target.abort_uploads(layout.set_folder(backup_id))
-    target.abort_uploads(layout.UPLOADS)
+    for folder in (layout.set_folder(backup_id), layout.UPLOADS, layout.UNFINISHED):
+        target.abort_uploads(folder)
     mark = secrets.token_bytes(16)
     target.put_bytes(layout.unfinished_key(backup_id), mark)
     with Uploads(_CARRIERS) as uploads:
