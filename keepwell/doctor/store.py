@@ -1,6 +1,6 @@
 """The object store: whether the bucket can be used, and what it really does."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from botocore.exceptions import ClientError, ConnectTimeoutError, EndpointConnectionError, NoCredentialsError, SSLError
 
@@ -8,7 +8,7 @@ from keepwell.doctor.clock import judge_clock
 from keepwell.doctor.outcome import alert, not_checked, ok, warn
 from keepwell.errors import KeepwellError
 from keepwell.objectstore.capabilities import Answer, Capabilities, probe_capabilities
-from keepwell.objectstore.store import open_store
+from keepwell.objectstore.store import BucketStore, open_store
 from keepwell.settings import Platform
 from keepwell.verdict import Finding
 
@@ -31,14 +31,23 @@ _DENIED = f"{_ROTATED} Else its policy must allow get, put, list and delete belo
 
 def examine_store(platform: Platform) -> Iterator[Finding]:
     """Write, read, list and delete throw-away keys, and tell what the store was seen to do."""
+    yield from examine_bucket(lambda: open_store(platform))
+
+
+def examine_bucket(open_it: Callable[[], BucketStore]) -> Iterator[Finding]:
+    """The same for any bucket.
+
+    Args:
+        open_it: May raise what is wrong with its settings.
+    """
     try:
-        store = open_store(platform)
+        store = open_it()
         seen = probe_capabilities(store)
     except KeepwellError as error:
         yield alert("bucket", error.message, hint=store_hint(error))
         yield not_checked("object store", "What the store can do was not checked: the bucket is out of reach.")
         return
-    yield ok("bucket", f"{platform.bucket.name}: written, read back equal, listed and removed.")
+    yield ok("bucket", f"{store.bucket}: written, read back equal, listed and removed.")
     yield from judge_capabilities(seen)
 
 
