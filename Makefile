@@ -12,10 +12,10 @@ INPUTS := requirements-bootstrap.lock requirements.lock pyproject.toml
 STAMP := $(VENV)/.installed
 DIGEST = { cat $(INPUTS); $(PYTHON) -VV; } | sha256sum | cut -d' ' -f1
 
-.PHONY: help bootstrap demo up down status test test-long bench-backup check lock
+.PHONY: help bootstrap demo up down status test test-long bench-backup bench-politeness check lock
 
 help: ## show this
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-13s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 demo: bootstrap ## from nothing to a proven backup, told as a story
 	@$(RUN) -m deployments.local demo
@@ -59,6 +59,9 @@ test-long: bootstrap ## fault tables and soak
 
 bench-backup: bootstrap ## a proven backup beside the guide's script and stock tools, in one run, as ratios (BENCH_SCALE=25 BENCH_ROUNDS=3)
 	@$(RUN) -m pytest -q -s --timeout=3000 tests/benchmarks/test_backup_speed.py
+
+bench-politeness: bootstrap ## what the platform's users notice of a backup, in one run, as ratios (BENCH_SCALE=5 BENCH_ROUNDS=3)
+	@$(RUN) -m pytest -q -s --timeout=3000 tests/benchmarks/test_backup_politeness.py
 
 check: bootstrap ## lint, format, types, layers
 	@$(VENV)/bin/ruff check .

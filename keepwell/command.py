@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from keepwell.errors import CommandFailed, ConfigurationError, ServiceUnavailable
+from keepwell.giving_way import let_session_stand_back
 
 _STDERR_TAIL_BYTES = 4_000
 # What programs need to run at all; everything else of our environment (keys, passwords) stays with us.
@@ -32,7 +33,7 @@ class Command:
         argv: Program and arguments; never holds a secret.
         environment: Variables beyond the inherited minimum; may hold secrets, so it never shows in `repr`.
         prefix: Programs that run it as another user or without a network; nothing by default.
-        nice: How far it stands back for others, 0 to 19.
+        nice: How far it stands back for others, 0 to 19; with more than 0 it is a session of its own.
     """
 
     argv: tuple[str, ...]
@@ -106,7 +107,7 @@ def start(
         raise ConfigurationError(
             f"The program {command.argv[0]} was not found.", hint="Install it, or set its folder in the platform file."
         )
-    return subprocess.Popen(
+    process = subprocess.Popen(
         # A change of user clears the signal that the kernel sends at our death, so it is asked for behind that.
         (*command.prefix, *_die_with_parent(death_signal), *_nice(command.nice), *command.argv),
         env=_clean_environment() | dict(command.environment),
@@ -114,7 +115,11 @@ def start(
         stdout=subprocess.DEVNULL if stdout is None else stdout,
         stderr=stderr,
         cwd=cwd,
+        start_new_session=command.nice > 0,
     )
+    if command.nice:
+        let_session_stand_back(process.pid, command.nice)
+    return process
 
 
 def stop(

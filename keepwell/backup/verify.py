@@ -189,7 +189,9 @@ class _Ladder:
         scratch = self.stack.enter_context(open_scratch(self.spool))
         try:
             self.isolation = isolate(self.binaries, scratch)
-            server = self.stack.enter_context(throwaway_server(self.binaries, scratch, self.isolation))
+            server = self.stack.enter_context(
+                throwaway_server(self.binaries, scratch, self.isolation, nice=self.platform.backup.nice)
+            )
         except KeepwellError as error:
             yield Finding(name="scratch server", verdict=Verdict.UNKNOWN, message=error.message, hint=error.hint)
             return

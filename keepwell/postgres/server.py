@@ -23,6 +23,7 @@ from psycopg.conninfo import make_conninfo
 from keepwell import command
 from keepwell.command import Command
 from keepwell.errors import ServiceUnavailable
+from keepwell.giving_way import descendants_standing_back
 from keepwell.postgres.binaries import Binaries
 from keepwell.postgres.confinement import Confinement
 from keepwell.postgres.isolation import Isolation, isolate, unprivileged
@@ -168,6 +169,7 @@ def throwaway_server(
     *,
     locale: str = "C.UTF-8",
     encoding: str = "UTF8",
+    nice: int = 0,
 ) -> Iterator[str]:
     """A server that nobody else can reach, gone with this block, or with this process at the latest.
 
@@ -179,6 +181,7 @@ def throwaway_server(
         isolation: From `isolate` for the same programs and folder, for whoever wants to tell it.
         locale: Of its databases.
         encoding: Of its databases.
+        nice: How far it stands back for others, 0 to 19.
 
     Yields:
         A libpq connection string for its superuser, database `postgres`.
@@ -199,7 +202,7 @@ def throwaway_server(
         with log.open("wb") as log_stream:
             fcntl.flock(log_stream, fcntl.LOCK_EX)  # handed on to every process of the server: see _wait_until_gone
             process = command.start(
-                build_server_command(binaries, data, socket_folder, options, isolation),
+                build_server_command(binaries, data, socket_folder, options, isolation).standing_back(nice),
                 stdout=log_stream,
                 stderr=log_stream,
                 cwd=folder,
@@ -208,7 +211,8 @@ def throwaway_server(
         try:
             conninfo = make_conninfo("", host=str(socket_folder), port=5432, user=options.superuser, dbname="postgres")
             wait_until_ready(conninfo, process, log)
-            yield conninfo
+            with descendants_standing_back(process.pid, nice):
+                yield conninfo
         finally:
             command.stop(process, polite=signal.SIGQUIT)
             _wait_until_gone(log)

@@ -101,6 +101,8 @@ def joined_snapshot(
         with translated("joining the snapshot"):
             connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
             connection.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(snapshot_id)))
+            # As many sessions as were asked for, and not a worker more, take the source's processors.
+            connection.execute("SET max_parallel_workers_per_gather = 0")
         yield connection
         connection.rollback()
 

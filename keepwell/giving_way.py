@@ -1,0 +1,64 @@
+"""Giving way to whoever else needs the processor: programs of ours, and all that they start.
+
+`nice` alone does little on a stock Linux. Where autogroups are on, the kernel shares the processor among *sessions*
+first, and within one by niceness (sched(7)); and every backend of a PostgreSQL server is a session of its own. So what
+stands back is a session by itself, and its group is told as well.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+_LOOK_SECONDS = 0.1
+
+
+def let_session_stand_back(pid: int, nice: int) -> None:
+    """Let the session of a process stand back; where there are no autogroups, niceness alone does it.
+
+    Args:
+        pid: Of any process of that session; it should hold nobody else's.
+        nice: 0 to 19.
+    """
+    with suppress(OSError):
+        Path(f"/proc/{pid}/autogroup").write_text(str(nice))
+
+
+@contextmanager
+def descendants_standing_back(pid: int, nice: int) -> Iterator[None]:
+    """Let every session that a process's descendants begin stand back, soon after it began.
+
+    Args:
+        pid: Whose descendants; its own session is left as it is.
+        nice: 0 to 19; with 0 nothing is done.
+    """
+    done = threading.Event()
+
+    def look() -> None:
+        known: set[int] = set()
+        while not done.wait(_LOOK_SECONDS):
+            found = set(_descendants(pid))
+            for new in found - known:
+                let_session_stand_back(new, nice)
+            known = found
+
+    watcher = threading.Thread(target=look, name="standing back", daemon=True)
+    if nice:
+        watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        if nice:
+            watcher.join()
+
+
+def _descendants(pid: int) -> Iterator[int]:
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            pids = children.read_text().split()
+        except OSError:
+            continue
+        for child in map(int, pids):
+            yield child
+            yield from _descendants(child)

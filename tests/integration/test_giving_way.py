@@ -1,0 +1,84 @@
+"""What runs for a backup stands back for whoever shares the machine: each process of it, and each session."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+from real_servers import installation
+
+from keepwell import command
+from keepwell.command import Command
+from keepwell.postgres.server import throwaway_server
+
+NICE = 7
+# Where the kernel shares the processor among sessions first, each has such a file.
+AUTOGROUPS = Path("/proc/self/autogroup").exists()
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.02)
+
+
+def group_nice(pid: int) -> int:
+    """How far the session of a process stands back; where there are no autogroups, how far the process does."""
+    if AUTOGROUPS:
+        return int(Path(f"/proc/{pid}/autogroup").read_text().split()[-1])
+    return os.getpriority(os.PRIO_PROCESS, pid)
+
+
+def test_a_program_stands_back_with_a_session_of_its_own() -> None:
+    process = command.start(Command(("sleep", "60")).standing_back(NICE))
+    try:
+        wait_until(lambda: os.getpriority(os.PRIO_PROCESS, process.pid) == NICE)
+        assert os.getsid(process.pid) == process.pid
+        assert group_nice(process.pid) == NICE
+        assert group_nice(os.getpid()) != NICE
+    finally:
+        command.stop(process)
+
+
+def test_a_program_that_stands_back_still_dies_with_whoever_started_it() -> None:
+    """A session of its own hears no hangup of ours; the kernel's signal reaches it all the same."""
+    script = (
+        "from keepwell import command; from keepwell.command import Command; import time;"
+        f"print(command.start(Command(('sleep', '60')).standing_back({NICE})).pid, flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as starter:
+        assert starter.stdout is not None
+        pid = int(starter.stdout.readline())
+        wait_until(lambda: Path(f"/proc/{pid}/comm").read_text().strip() == "sleep")
+        starter.send_signal(signal.SIGKILL)
+        wait_until(lambda: not Path(f"/proc/{pid}").exists())
+
+
+def backends_of(conninfo: str) -> list[int]:
+    """The sessions of a scratch server: its superuser is nobody else's, and they bear its name."""
+    user = conninfo_to_dict(conninfo)["user"]
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            title = (entry / "cmdline").read_text(errors="replace")
+        except OSError:
+            continue
+        found += [int(entry.name)] if title.startswith(f"postgres: {user} ") else []
+    return found
+
+
+def test_every_session_of_a_scratch_server_stands_back(tmp_path: Path) -> None:
+    with (
+        throwaway_server(installation(17), tmp_path, nice=NICE) as conninfo,
+        psycopg.connect(conninfo),
+        psycopg.connect(conninfo),
+    ):
+        backends = backends_of(conninfo)
+        assert [os.getpriority(os.PRIO_PROCESS, pid) for pid in backends] == [NICE, NICE]
+        wait_until(lambda: [group_nice(pid) for pid in backends] == [NICE, NICE])
