@@ -11,7 +11,14 @@ from prefect.states import Completed, Failed
 from keepwell.backup.carry import Carried, CarryPlan, carry_set, read_carry_plan
 from keepwell.backup.expire import Expiry
 from keepwell.backup.proof import Proof
-from keepwell.backup.second_copies import SecondCopies, SecondCopy, copy_each, describe_failure, describe_waiting
+from keepwell.backup.second_copies import (
+    SecondCopies,
+    SecondCopy,
+    copy_each,
+    describe_failure,
+    describe_plan,
+    find_forgotten,
+)
 from keepwell.destination import Destination
 from keepwell.errors import KeepwellError
 from keepwell.holding import hold_carrying
@@ -22,6 +29,7 @@ from tasks import backup_steps, interlock_steps, platforms, retention_steps
 from tasks.artifacts import shown_progress
 from tasks.backup_steps import Which
 from tasks.endings import SECOND_FAILED
+from tasks.redaction import redact
 from tasks.retries import HOUR_SECONDS, step
 
 
@@ -42,7 +50,7 @@ def copy_and_prove(platform: str, backup_id: str) -> SecondCopies | None:
     except KeepwellError as error:
         return SecondCopies((SecondCopy(backup_id, failure=describe_failure(error)),))
     copies = copy_each(plan, lambda chosen: carry(platform, chosen), lambda chosen: _prove(platform, chosen))
-    return SecondCopies(tuple(copies), describe_waiting(plan))
+    return SecondCopies((*find_forgotten(plan, backup_id), *copies), tuple(describe_plan(plan)))
 
 
 def verify(platform: str, which: Which, backup_id: str | None) -> dict[str, Proof | str]:
@@ -143,7 +151,7 @@ def judge_end(platform: str, backup_id: str, second: SecondCopies | None) -> Sta
     return Failed(
         name=SECOND_FAILED,
         message=f"{backup_id} is proven in the first destination, and that backup stands. "
-        f"The second destination failed: {' '.join(bad)}",
+        f"The second destination failed: {redact(' '.join(bad))}",
     )
 
 

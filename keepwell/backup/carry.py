@@ -42,6 +42,7 @@ _FIRST_HINT = (
 MOST_SETS = 5
 # A set that stays for one of these alone is due, and would go again soon.
 _DUE = (Rule.HELD_BACK, Rule.NOTHING_FRESH)
+_BAD = (Standing.DAMAGED, Standing.UNREADABLE)
 
 T = TypeVar("T")
 
@@ -77,11 +78,15 @@ class CarryPlan:
         carry: Ids of the sets to carry and prove there, newest first.
         prove: Ids of sets that were carried and are not proven there, newest first.
         waiting: How many more are due, and wait for another run.
+        bad: Ids of sets that are proven in the first destination, and damaged or unreadable there; people decide.
+        proven: Ids of the sets that are proven there already.
     """
 
-    carry: tuple[str, ...]
-    prove: tuple[str, ...]
-    waiting: int
+    carry: tuple[str, ...] = ()
+    prove: tuple[str, ...] = ()
+    waiting: int = 0
+    bad: tuple[str, ...] = ()
+    proven: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -145,6 +150,8 @@ def plan_carrying(
         carry=tuple(backup_id for backup_id in chosen if backup_id in carry),
         prove=tuple(backup_id for backup_id in chosen if backup_id not in carry),
         waiting=len(wanted) - len(chosen),
+        bad=tuple(one.backup_id for one in kept if one.backup_id in proven_here and one.standing in _BAD),
+        proven=frozenset(one.backup_id for one in known.values() if one.standing is Standing.PROVEN),
     )
 
 

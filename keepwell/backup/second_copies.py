@@ -60,17 +60,16 @@ class SecondCopies:
     """What a run came to in the second destination.
 
     Attributes:
-        copies: One for each set that was carried or proven; at least the run's own, unless nothing was missing.
-        waiting: More that wait for another run; None when none do.
+        copies: One for each set that was carried or proven.
+        noticed: What else there is to know: sets that wait for another run, and copies that are damaged.
     """
 
     copies: tuple[SecondCopy, ...]
-    waiting: Finding | None = None
+    noticed: tuple[Finding, ...] = ()
 
     def judge(self, wanted: ProofLevel) -> tuple[Finding, ...]:
-        """Each set as a finding, and those that wait."""
-        waiting = [self.waiting] if self.waiting else []
-        return (*(copy.judge(wanted) for copy in self.copies), *waiting)
+        """Each set as a finding, and what else there is to know."""
+        return (*(copy.judge(wanted) for copy in self.copies), *self.noticed)
 
 
 def copy_each(plan: CarryPlan, carry: Callable[[str], Carried], prove: Callable[[str], Proof]) -> Iterator[SecondCopy]:
@@ -103,13 +102,34 @@ def describe_failure(error: KeepwellError) -> Finding:
     return Finding(name="second destination", verdict=verdict, message=error.message, hint=error.hint)
 
 
-def describe_waiting(plan: CarryPlan) -> Finding | None:
-    """That more sets wait for another run; None when none do."""
-    if not plan.waiting:
-        return None
-    return Finding(
-        name="copies that wait",
-        verdict=Verdict.WARN,
-        message=f"{plan.waiting} more sets are missing or unproven in the second destination.",
-        hint="The next runs catch up; by hand: keepwell backup copy",
-    )
+def find_forgotten(plan: CarryPlan, backup_id: str) -> Iterator[SecondCopy]:
+    """The set that a run has just proven, where the plan passes over it and it is not proven there already."""
+    if backup_id not in (*plan.carry, *plan.prove, *plan.proven):
+        yield SecondCopy(
+            backup_id,
+            failure=Finding(
+                name="second destination",
+                verdict=Verdict.ALERT,
+                message="It was not carried: something else lies there under its id, or no rule would keep it there.",
+                hint=f"Look there: keepwell backup list --destination second. Then: keepwell backup copy {backup_id}",
+            ),
+        )
+
+
+def describe_plan(plan: CarryPlan) -> Iterator[Finding]:
+    """What a plan leaves as it is: sets that wait for another run, and copies that are damaged."""
+    if plan.waiting:
+        yield Finding(
+            name="copies that wait",
+            verdict=Verdict.WARN,
+            message=f"{plan.waiting} more sets are missing or unproven in the second destination.",
+            hint="The next runs catch up; by hand: keepwell backup copy",
+        )
+    if plan.bad:
+        yield Finding(
+            name="damaged copies",
+            verdict=Verdict.WARN,
+            message=f"{len(plan.bad)} sets are damaged or unreadable in the second destination, proven in the first: "
+            f"{', '.join(plan.bad)}.",
+            hint=f"Find out why; then, for each: keepwell backup copy {plan.bad[0]}",
+        )

@@ -69,8 +69,8 @@ def create(
         outcome = _proof_outcome(settings, manifest, proven)
         if not has_second(settings) or not proven.proves(settings.backup.proven_level):
             return outcome
-        copies, more = second.copy_after_proof(settings, store, manifest.backup_id, progress)
-    return second.joined(outcome, settings, copies, more)
+        copies = second.copy_after_proof(settings, store, manifest.backup_id, progress)
+    return second.joined(outcome, settings, copies)
 
 
 @app.command("list")

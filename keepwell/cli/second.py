@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from keepwell.backup.carry import CarryPlan
-    from keepwell.backup.second_copies import SecondCopy
+    from keepwell.backup.second_copies import SecondCopies, SecondCopy
     from keepwell.objectstore.store import Store
     from keepwell.progress import Progress
     from keepwell.settings import Platform
@@ -42,7 +42,7 @@ def copy(
     that is there already is compared object by object, and what is damaged is sent anew.
     """
     from keepwell.backup.carry import CarryPlan, read_carry_plan
-    from keepwell.backup.second_copies import describe_waiting
+    from keepwell.backup.second_copies import SecondCopies, describe_plan
     from keepwell.objectstore.destinations import open_destination
 
     settings = console.load_platform(platform)
@@ -51,11 +51,10 @@ def copy(
     if which is None:
         plan = read_carry_plan(settings, first, second, datetime.now(UTC))
     else:
-        plan = CarryPlan((_require_proven(settings, first, which, unproven=unproven),), (), 0)
+        plan = CarryPlan((_require_proven(settings, first, which, unproven=unproven),))
     with console.progress_shown() as progress:
         copies = copy_all(settings, first, second, plan, progress)
-    waiting = describe_waiting(plan)
-    return _outcome(settings, second, copies, [waiting] if waiting else [])
+    return _outcome(settings, second, SecondCopies(tuple(copies), tuple(describe_plan(plan))))
 
 
 def copy_all(
@@ -79,16 +78,20 @@ def copy_all(
     return list(copy_each(plan, carry, prove))
 
 
-def copy_after_proof(
-    settings: "Platform", first: "Store", backup_id: str, progress: "Progress"
-) -> "tuple[list[SecondCopy], list[Finding]]":
+def copy_after_proof(settings: "Platform", first: "Store", backup_id: str, progress: "Progress") -> "SecondCopies":
     """What a backup does once its set is proven: carry it, and what the second destination missed before.
 
     Returns:
-        What became of each set, and what else is worth telling; nothing of it is raised, since the backup is done.
+        What became of each set; nothing of it is raised, since the backup is done.
     """
     from keepwell.backup.carry import read_carry_plan
-    from keepwell.backup.second_copies import SecondCopy, describe_failure, describe_waiting
+    from keepwell.backup.second_copies import (
+        SecondCopies,
+        SecondCopy,
+        describe_failure,
+        describe_plan,
+        find_forgotten,
+    )
     from keepwell.errors import KeepwellError
     from keepwell.objectstore.destinations import open_destination
 
@@ -96,9 +99,9 @@ def copy_after_proof(
         second = open_destination(settings, Destination.SECOND)
         plan = read_carry_plan(settings, first, second, datetime.now(UTC))
     except KeepwellError as error:
-        return [SecondCopy(backup_id, failure=describe_failure(error))], []
-    waiting = describe_waiting(plan)
-    return copy_all(settings, first, second, plan, progress), [waiting] if waiting else []
+        return SecondCopies((SecondCopy(backup_id, failure=describe_failure(error)),))
+    copies = copy_all(settings, first, second, plan, progress)
+    return SecondCopies((*find_forgotten(plan, backup_id), *copies), tuple(describe_plan(plan)))
 
 
 @console.command("backup.prepare-second")
@@ -126,13 +129,11 @@ def prepare_second(platform: console.PlatformName = None) -> Outcome:
     )
 
 
-def joined(
-    outcome: Outcome, settings: "Platform", copies: "Sequence[SecondCopy]", more: "Sequence[Finding]"
-) -> Outcome:
+def joined(outcome: Outcome, settings: "Platform", copies: "SecondCopies") -> Outcome:
     """A backup's outcome with what became of it in the second destination, which casts no doubt on the first."""
     from keepwell.verdict import Verdict, worst
 
-    findings = [*(one.judge(settings.backup.proven_level) for one in copies), *more]
+    findings = copies.judge(settings.backup.proven_level)
     verdict = worst([Verdict.OK, *(finding.verdict for finding in findings)])
 
     def show(screen: "Console") -> None:
@@ -143,25 +144,28 @@ def joined(
     bad = "The second destination has NOT got a proven copy of everything; the first has, and its backup is proven."
     return Outcome(
         worst([outcome.verdict, verdict]),
-        data=outcome.data | {"second": describe_copies(copies, settings)},
+        data=outcome.data | {"second": _describe(copies, settings)},
         hint=f"{bad}\n{outcome.hint}" if verdict in (Verdict.ALERT, Verdict.UNKNOWN) else outcome.hint,
         show=show,
     )
 
 
-def describe_copies(copies: "Sequence[SecondCopy]", settings: "Platform") -> list[dict[str, Any]]:
+def _describe(copies: "SecondCopies", settings: "Platform") -> dict[str, Any]:
     """What became of each set, for a JSON document."""
     wanted = settings.backup.proven_level
-    return [
-        {
-            "backup_id": one.backup_id,
-            "proven": one.is_proven(wanted),
-            "level": one.proof.reached if one.proof else None,
-            "carried": one.carried,
-            "finding": one.judge(wanted),
-        }
-        for one in copies
-    ]
+    return {
+        "copies": [
+            {
+                "backup_id": one.backup_id,
+                "proven": one.is_proven(wanted),
+                "level": one.proof.reached if one.proof else None,
+                "carried": one.carried,
+                "finding": one.judge(wanted),
+            }
+            for one in copies.copies
+        ],
+        "noticed": copies.noticed,
+    }
 
 
 def _require_proven(settings: "Platform", first: "Store", which: str, *, unproven: bool) -> str:
@@ -177,18 +181,14 @@ def _require_proven(settings: "Platform", first: "Store", which: str, *, unprove
     return backup_id
 
 
-def _outcome(
-    settings: "Platform", second: "Store", copies: "Sequence[SecondCopy]", more: "Sequence[Finding]"
-) -> Outcome:
+def _outcome(settings: "Platform", second: "Store", copies: "SecondCopies") -> Outcome:
     from keepwell.verdict import Verdict, worst
 
-    wanted = settings.backup.proven_level
-    findings = [*(one.judge(wanted) for one in copies), *more]
-    hint = "" if copies else "Nothing is missing there: every set that would be kept is there, and proven."
+    findings = copies.judge(settings.backup.proven_level)
     return Outcome(
         worst([Verdict.OK, *(finding.verdict for finding in findings)]),
-        data={"place": second.place, "copies": describe_copies(copies, settings), "findings": list(more)},
-        hint=hint,
+        data={"place": second.place} | _describe(copies, settings),
+        hint="" if findings else "Nothing is missing there: every set that would be kept is there, and proven.",
         show=lambda screen: _show(screen, second.place, findings),
     )
 

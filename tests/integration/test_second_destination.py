@@ -207,7 +207,7 @@ def test_a_backup_with_the_second_away_is_proven_in_the_first_and_not_green(
         second.put_bytes("x", b"")
     (tmp_path / "taken away").rename(mark)
     caught_up = run(platform, monkeypatch, "backup", "create")
-    (newest, missed, *_) = caught_up["data"]["second"]  # type: ignore[index,call-overload]
+    (newest, missed, *_) = caught_up["data"]["second"]["copies"]  # type: ignore[index,call-overload]
     assert newest["backup_id"] == caught_up["data"]["backup"]["backup_id"]  # type: ignore[index,call-overload]
     assert missed["backup_id"] == said["data"]["backup"]["backup_id"]  # type: ignore[index,call-overload]
     assert newest["proven"]

@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from keepwell.backup.manifest import Manifest, Part
 from keepwell.backup.proof import Proof
 from keepwell.backup.read_back import check_uploaded
 from keepwell.backup.retention import Standing, StoredSet
-from keepwell.backup.second_copies import SecondCopy, copy_each
+from keepwell.backup.second_copies import SecondCopy, copy_each, describe_plan, find_forgotten
 from keepwell.backup.transfer import send
 from keepwell.backup.uploads_index import FileEntry
 from keepwell.errors import KeepwellError, PreconditionFailed, ServiceUnavailable, VerificationFailed
@@ -311,7 +312,9 @@ def a_set(age_days: float, standing: Standing = Standing.PROVEN, **changes: Any)
 
 
 def plan(here: list[StoredSet], there: list[StoredSet], most: int = 5, **rules: int) -> CarryPlan:
-    return plan_carrying(here, there, RetentionSettings(**rules), max_age=timedelta(hours=26), now=NOW, most=most)
+    made = plan_carrying(here, there, RetentionSettings(**rules), max_age=timedelta(hours=26), now=NOW, most=most)
+    assert made.proven == {one.backup_id for one in there if one.standing is Standing.PROVEN}
+    return replace(made, proven=frozenset())
 
 
 def ids(*sets: StoredSet) -> tuple[str, ...]:
@@ -352,7 +355,7 @@ def test_an_unfinished_copy_is_gone_on_with_and_any_other_stays() -> None:
         a_set(1, Standing.DAMAGED, damaged_at=NOW),
         a_set(2, Standing.UNREADABLE),
     ]
-    assert plan(here, there) == CarryPlan(ids(here[0], here[3]), (), 0)
+    assert plan(here, there) == CarryPlan(ids(here[0], here[3]), (), 0, bad=ids(here[1], here[2]))
 
 
 def test_a_copy_that_was_never_proven_there_is_proven_and_not_carried() -> None:
@@ -360,6 +363,33 @@ def test_a_copy_that_was_never_proven_there_is_proven_and_not_carried() -> None:
     assert plan(here, [a_set(1, Standing.UNPROVEN)]) == CarryPlan(ids(here[0]), ids(here[1]), 0)
     # What is not proven in the first has no business to be proven in the second.
     assert plan([here[0]], [a_set(1, Standing.UNPROVEN)]).prove == ()
+
+
+def test_a_set_that_no_plan_names_and_that_is_not_proven_there_is_an_alert() -> None:
+    for settled in (CarryPlan(carry=("a",)), CarryPlan(prove=("a",)), CarryPlan(proven=frozenset({"a"}))):
+        assert list(find_forgotten(settled, "a")) == []
+    (forgotten,) = find_forgotten(CarryPlan(bad=("a",)), "a")
+    assert forgotten.judge("equal").verdict is Verdict.ALERT
+
+
+def test_what_a_plan_leaves_as_it_is_is_told() -> None:
+    assert list(describe_plan(CarryPlan(carry=("a",)))) == []
+    waiting, bad = describe_plan(CarryPlan(waiting=2, bad=("a", "b")))
+    assert (waiting.verdict, bad.verdict) == (Verdict.WARN, Verdict.WARN)
+    assert bad.hint.endswith("keepwell backup copy a")
+
+
+def test_a_folder_is_sent_only_what_a_killed_run_did_not_bring(source: MemoryStore, tmp_path: Path) -> None:
+    manifest, target = put_real_set(source), folder_store(tmp_path / "second")
+
+    def strike(effect: str, number: int, when: str) -> None:
+        if effect.startswith("put uploads/"):
+            raise Killed(effect)
+
+    with pytest.raises(Killed):
+        carry(source, WatchedStore(target, strike), manifest)
+    assert carry(source, target, manifest).sent_parts == 0
+    assert everything(target) == everything(source)
 
 
 class TestCopyingEach:
