@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -140,6 +140,26 @@ class BucketSettings(Section):
     def may_write(self) -> bool:
         """Whether there is a key to write with; one that only reads, alone, means that there is none."""
         return self.access_key_id is not None or self.reading_access_key_id is None
+
+
+class SecondBucketSettings(BucketSettings):
+    """A second destination: another bucket that gets each proven set too, best of another provider. One at most."""
+
+
+class SecondFolderSettings(Section):
+    """A second destination: a folder on another disk or a mounted NAS that gets each proven set too. One at most."""
+
+    directory: Path = Field(
+        description="Absolute path; made ready once by `keepwell backup prepare-second`, while its disk is mounted."
+    )
+
+    @field_validator("directory")
+    @classmethod
+    def _is_absolute(cls, directory: Path) -> Path:
+        if not directory.is_absolute():
+            message = "it must be an absolute path"
+            raise ValueError(message)
+        return directory
 
 
 class RedisSettings(Section):
@@ -283,6 +303,8 @@ class Platform(BaseSettings):
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$", description="Short name: a-z, 0-9 and dashes.")]
     database: DatabaseSettings
     bucket: BucketSettings
+    second_bucket: SecondBucketSettings | None = None
+    second_folder: SecondFolderSettings | None = None
     redis: RedisSettings | None = None
     uploads: UploadsSettings | None = None
     backup: BackupSettings = BackupSettings()
@@ -302,6 +324,16 @@ class Platform(BaseSettings):
                 raise ValueError(message)
         return self
 
+    @model_validator(mode="after")
+    def _has_one_second_destination(self) -> Self:
+        if self.second_bucket is not None and self.second_folder is not None:
+            message = "second_bucket and second_folder are both given; there is one second destination at most"
+            raise ValueError(message)
+        if self.second_bucket is not None and _place_of(self.second_bucket) == _place_of(self.bucket):
+            message = "second_bucket is the same place as bucket; a copy beside the original would be lost with it"
+            raise ValueError(message)
+        return self
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -315,6 +347,11 @@ class Platform(BaseSettings):
         del init_settings, dotenv_settings, file_secret_settings
         toml = _TomlWithoutSecrets(settings_cls)
         return env_settings, _SecretFiles(settings_cls, env_settings, toml), toml
+
+
+def _place_of(bucket: BucketSettings) -> tuple[str | None, str, str]:
+    """What tells two buckets apart, whoever's keys they are reached with."""
+    return bucket.endpoint_url, bucket.name, bucket.prefix
 
 
 def load_platform(name: str | None = None) -> Platform:
@@ -402,7 +439,7 @@ def _describe(error: ValidationError) -> str:
         if fault["type"] == "extra_forbidden"
         else f"{_dotted(fault['loc'])} is missing"
         if fault["type"] == "missing"
-        else f"{_dotted(fault['loc'])}: {fault['msg']}"
+        else ": ".join(filter(None, (_dotted(fault["loc"]), fault["msg"])))
         for fault in error.errors(include_input=False, include_url=False)
     )
 

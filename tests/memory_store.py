@@ -24,6 +24,8 @@ class MemoryStore:
     """
 
     may_write = True
+    place = "memory"
+    is_local = False
     seal = NO_SEAL
 
     def __init__(self) -> None:
@@ -41,6 +43,9 @@ class MemoryStore:
         if relative not in self.objects:
             raise ObjectMissing("There is no such object.")
         return self.objects[relative]
+
+    def open_writer(self, relative: str, uploads: object) -> "MemoryWriter":
+        return MemoryWriter(self, relative)
 
     @contextmanager
     def open_reader(self, relative: str) -> Iterator[io.BytesIO]:
@@ -82,6 +87,24 @@ class MemoryStore:
         return False
 
 
+class MemoryWriter:
+    """An object on its way; it is there once it is finished."""
+
+    def __init__(self, store: Any, relative: str) -> None:
+        self._store, self._relative = store, relative
+        self._content = bytearray()
+
+    def write(self, chunk: bytes) -> int:
+        self._content += chunk
+        return len(chunk)
+
+    def finish(self) -> None:
+        self._store.put_bytes(self._relative, bytes(self._content))
+
+    def abort(self) -> None:
+        self._content.clear()
+
+
 Strike = Callable[[str, int, str], None]
 
 
@@ -104,6 +127,10 @@ class WatchedStore:
 
     def put_bytes(self, relative: str, content: bytes) -> None:
         self._do(f"put {relative}", lambda: self._store.put_bytes(relative, content))
+
+    def open_writer(self, relative: str, uploads: object) -> MemoryWriter:
+        """An object as it comes; what has an effect is that it is finished."""
+        return MemoryWriter(self, relative)
 
     def abort_uploads(self, folder: str) -> int:
         return int(self._do(f"abort uploads of {folder}", lambda: self._store.abort_uploads(folder)))

@@ -21,11 +21,11 @@ from keepwell.backup.restore import sweep_restores
 from keepwell.backup.restore_page import Place, render_restore_page
 from keepwell.backup.spool import open_spool, sweep_spools
 from keepwell.backup.store_databases import StoredDatabase, store_databases
-from keepwell.backup.sweep import sweep_unfinished
+from keepwell.backup.sweep import require_unswept, sweep_unfinished
 from keepwell.backup.transfer import send
-from keepwell.errors import ServiceUnavailable, VerificationFailed
+from keepwell.errors import VerificationFailed
 from keepwell.objectstore.capabilities import require_keeping
-from keepwell.objectstore.store import ObjectMissing, Store
+from keepwell.objectstore.store import Store
 from keepwell.objectstore.uploads import Uploads
 from keepwell.postgres import archive
 from keepwell.progress import Progress
@@ -66,7 +66,7 @@ def create_backup(platform: Platform, store: Store, progress: Progress) -> Manif
     store.put_bytes(layout.unfinished_key(backup_id), mark)
     with open_spool(platform) as work:
         written = _write(platform, store, backup_id, ready=ready, work=work, progress=progress)
-    _require_unswept(store, backup_id, mark)
+    require_unswept(store, backup_id, mark)
     store.put_signed(layout.manifest_key(backup_id), written.to_json())
     read_back = Manifest.from_json(store.get_signed(layout.manifest_key(backup_id)))
     if read_back != written:
@@ -75,23 +75,6 @@ def create_backup(platform: Platform, store: Store, progress: Progress) -> Manif
         )
     store.delete([layout.unfinished_key(backup_id)])
     return read_back
-
-
-def _require_unswept(store: Store, backup_id: str, mark: bytes) -> None:
-    """Look whether our mark still stands: a run whose lock was lost may have been swept as if it were dead.
-
-    Raises:
-        ServiceUnavailable: Somebody swept this set while it was being written.
-    """
-    try:
-        unswept = store.get_bytes(layout.unfinished_key(backup_id)) == mark
-    except ObjectMissing:
-        unswept = False
-    if not unswept:
-        raise ServiceUnavailable(
-            f"Another run took {backup_id} for dead and swept it.",
-            hint="The interlock's session was lost on the way: look at the database's connections, then run it again.",
-        )
 
 
 def _write(
@@ -170,7 +153,7 @@ def _write_restore_page(
         place=Place(
             without_login(platform.bucket.endpoint_url or "") or None,
             platform.bucket.region,
-            f"{store.bucket}/{store.key('').rstrip('/')}",
+            store.place,
         ),
         sealed_for=tuple(map(str, store.seal.recipients)),
         signed=store.seal.signer is not None,

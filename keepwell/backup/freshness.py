@@ -187,6 +187,20 @@ def judge_backups(sets: Sequence[SetFacts], limits: FreshnessLimits, now: dateti
     return (*findings, *judge_sizes(sets, limits))
 
 
+def name_second(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    """Findings of the second destination, told from those of the first, and with a hint that helps there."""
+    return tuple(
+        finding.model_copy(
+            update={
+                "name": f"second destination: {finding.name}",
+                "message": f"In the second destination: {finding.message}",
+                "hint": "keepwell backup copy" if is_bad(finding.verdict) else finding.hint,
+            }
+        )
+        for finding in findings
+    )
+
+
 def judge_sizes(sets: Sequence[SetFacts], limits: FreshnessLimits) -> tuple[Finding, ...]:
     """The newest readable set's size against the median of its predecessors, database by database.
 

@@ -16,6 +16,7 @@ from keepwell.backup.database import Database, Table
 from keepwell.backup.freshness import Notice, is_bad
 from keepwell.backup.manifest import Manifest, UploadedFiles, describe_snapshots
 from keepwell.backup.proof import LEVELS, LevelOutcome, Proof
+from keepwell.destination import Destination
 from keepwell.evidence import Evidence
 from keepwell.notify import Message
 from keepwell.quantities import describe_bytes, describe_seconds
@@ -35,6 +36,7 @@ _ENDED = {
     "Crashed": "was killed or crashed",
     "TimedOut": "took too long and was ended",
     "Late": "has not started",
+    "SecondFailed": "is proven in the first destination, and failed in the second",
 }
 _TABLES_SHOWN = 25
 _SETS_SHOWN = 10
@@ -127,6 +129,12 @@ def render_check(evidence: Evidence, *, platform: str) -> str:
     return "\n\n".join([*parts, *render_findings(evidence.findings)])
 
 
+def render_second(evidence: Evidence, *, platform: str) -> str:
+    """The evidence page of what was carried to the second destination."""
+    title = f"# Second destination of {escape(platform)}: {sign(evidence.verdict)}"
+    return "\n\n".join([title, escape(evidence.summary), *render_findings(evidence.findings)])
+
+
 def render_failure(facts: FailureFacts) -> str:
     """The page of a failed run: cause, what is still safe, next command."""
     page = f"\n\n[The run]({facts.run_url})" if facts.run_url else ""
@@ -193,17 +201,23 @@ def describe_safety(entries: Sequence[BackupEntry], proven_level: ProofLevel) ->
     )
 
 
-def build_restore_commands(manifest: Manifest, platform: str) -> list[str]:
+def build_restore_commands(
+    manifest: Manifest, platform: str, destination: Destination = Destination.FIRST
+) -> list[str]:
     """The commands that restore a set's databases into new ones, ready for a shell, the main one first."""
-    return [_build_restore_command(manifest.backup_id, database, platform) for database in manifest.databases]
+    return [
+        _build_restore_command(manifest.backup_id, database, platform, destination) for database in manifest.databases
+    ]
 
 
-def _build_restore_command(backup_id: str, database: Database, platform: str) -> str:
+def _build_restore_command(backup_id: str, database: Database, platform: str, destination: Destination) -> str:
     suffix = f"_restored_{database.snapshot_at:%Y%m%d}"
     kept = database.name.encode()[: _NAME_BYTES - len(suffix)].decode(errors="ignore")
     argv = ["keepwell", "backup", "restore", backup_id]
     argv += [] if database.is_main else ["--database", database.name]
-    return shlex.join([*argv, "--into", kept + suffix, "--platform", platform])
+    argv += ["--into", kept + suffix, "--platform", platform]
+    argv += [] if destination is Destination.FIRST else ["--destination", destination.value]
+    return shlex.join(argv)
 
 
 def describe_names(manifest: Manifest) -> str:

@@ -1,21 +1,25 @@
 """What a dead run left in the store: known by its mark, and removed by the next run that has a key to do so."""
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 from keepwell.backup import layout
-from keepwell.errors import KeepwellError, TransientError
+from keepwell.errors import KeepwellError, ServiceUnavailable, TransientError
 from keepwell.objectstore.store import ObjectMissing, Store, StoredObject
 from keepwell.verdict import Finding, Verdict
 
 _SWEPT = b"swept"
 
 
-def sweep_unfinished(store: Store) -> list[str]:
+def sweep_unfinished(store: Store, spare: Container[str] = ()) -> list[str]:
     """Remove sets that were begun and never finished; the caller holds the platform, so none is being written.
 
     Only marked ones: objects without a manifest and without a mark may be the rest of a set that somebody damaged,
     and are left for people to look at. What the store keeps, because this machine's key may not delete it or a lock
     forbids it, stays marked: it stops nobody, `judge_left_over` tells of it, and a later sweep goes on.
+
+    Args:
+        store: Where they lie.
+        spare: Ids of sets that are left as they are, since the caller goes on with them.
 
     Returns:
         Ids of the sets that were removed.
@@ -26,6 +30,8 @@ def sweep_unfinished(store: Store) -> list[str]:
     removed = []
     for marker in list(store.list_objects(layout.UNFINISHED)):
         backup_id = marker.key.removeprefix(layout.UNFINISHED)
+        if backup_id in spare:
+            continue
         if store.find(layout.manifest_key(backup_id)) is None:
             # Should its writer live after all, it finds its mark gone and publishes nothing.
             store.put_bytes(marker.key, _SWEPT)
@@ -85,6 +91,23 @@ def _remove(store: Store, backup_id: str) -> bool:
         except KeepwellError:
             pass  # what counts is what is left
     return next(owned_objects(store, backup_id), None) is None
+
+
+def require_unswept(store: Store, backup_id: str, mark: bytes) -> None:
+    """Look whether our mark still stands: a run whose lock was lost may have been swept as if it were dead.
+
+    Raises:
+        ServiceUnavailable: Somebody swept this set while it was being written.
+    """
+    try:
+        unswept = store.get_bytes(layout.unfinished_key(backup_id)) == mark
+    except ObjectMissing:
+        unswept = False
+    if not unswept:
+        raise ServiceUnavailable(
+            f"Another run took {backup_id} for dead and swept it.",
+            hint="The interlock's session was lost on the way: look at the database's connections, then run it again.",
+        )
 
 
 def owned_objects(store: Store, backup_id: str) -> Iterator[StoredObject]:

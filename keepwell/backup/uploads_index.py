@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from keepwell.backup import layout
 from keepwell.backup.lines import LineSink
 from keepwell.backup.manifest import Manifest, Part
-from keepwell.backup.transfer import receive
+from keepwell.backup.transfer import Source, receive
 from keepwell.errors import VerificationFailed
 from keepwell.objectstore.store import ChecksumMismatch, ObjectMissing, Store
 from keepwell.sealing import SealForOthers
@@ -71,11 +71,11 @@ class FileEntry:
         """As it is stored, without the line's end; what says nothing is left out."""
         return _ENTRY.dump_json(self, exclude_defaults=True)
 
-    def read_content(self, store: Store, target: Callable[[bytes], object]) -> str:
+    def read_content(self, store: Source, target: Callable[[bytes], object]) -> str:
         """Read a file's content back from the store.
 
         Args:
-            store: The platform's folder in the bucket; its seal opens it.
+            store: The platform's objects; its seal opens it.
             target: Gets the content as it comes; whether it was the right one shows at the end.
 
         Returns:

@@ -10,6 +10,7 @@ import typer
 
 from keepwell.cli import console
 from keepwell.cli.console import Outcome
+from keepwell.destination import Destination
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
 app = console.group("Make, prove, list and restore backups.")
 
 Which = Annotated[str, typer.Argument(help="A backup's id, `newest`, `newest-proven` or `random-older`.", metavar="ID")]
+_MAKE_ONE = {Destination.FIRST: "keepwell backup create", Destination.SECOND: "keepwell backup copy"}
+In = Annotated[
+    Destination, typer.Option("--destination", help="Which place: the bucket, or the second destination beside it.")
+]
 
 
 @app.command("create")
@@ -42,8 +47,10 @@ def create(
     from keepwell.backup.create import create_backup
     from keepwell.backup.sweep import judge_left_over
     from keepwell.backup.verify import verify_backup
+    from keepwell.cli import second
     from keepwell.holding import hold_platform, hold_sets
     from keepwell.interlock import Procedure
+    from keepwell.objectstore.destinations import has_second
     from keepwell.objectstore.store import open_store
     from keepwell.verdict import Verdict
 
@@ -63,22 +70,26 @@ def create(
             )
         with hold_sets(settings, store):
             proven = verify_backup(settings, store, manifest.backup_id, progress, all_uploads=False)
-    return _proof_outcome(settings, manifest, proven)
+        outcome = _proof_outcome(settings, manifest, proven)
+        if not has_second(settings) or not proven.proves(settings.backup.proven_level):
+            return outcome
+        copies = second.copy_after_proof(settings, store, manifest.backup_id, progress)
+    return second.joined(outcome, settings, copies)
 
 
 @app.command("list")
 @console.command("backup.list")
-def list_backups(platform: console.PlatformName = None) -> Outcome:
-    """List the backup sets in the bucket, newest first, each with the level that was proven."""
+def list_backups(*, destination: In = Destination.FIRST, platform: console.PlatformName = None) -> Outcome:
+    """List the backup sets of a destination, newest first, each with the level that was proven there."""
     from keepwell.backup.catalogue import read_catalogue
     from keepwell.backup.expire import read_expiring
     from keepwell.backup.pins import read_pins
     from keepwell.backup.sweep import read_left_over
-    from keepwell.objectstore.store import open_store
+    from keepwell.objectstore.destinations import open_destination
     from keepwell.verdict import Verdict
 
     settings = console.load_platform(platform)
-    store = open_store(settings)
+    store = open_destination(settings, destination)
     entries, pins, expiring = read_catalogue(store), read_pins(store), read_expiring(store)
     left_over = read_left_over(store)
     level = settings.backup.proven_level
@@ -94,23 +105,25 @@ def list_backups(platform: console.PlatformName = None) -> Outcome:
             "expiring": expiring,
             "left_over": left_over,
         },
-        hint="" if proven else "There is no proven backup: make one with `keepwell backup create`.",
+        hint="" if proven else f"There is no proven backup: make one with `{_MAKE_ONE[destination]}`.",
         show=lambda screen: _show_list(screen, entries, settings, pins, expiring | left_over),
     )
 
 
 @app.command("show")
 @console.command("backup.show")
-def show(which: Which = "newest", platform: console.PlatformName = None) -> Outcome:
+def show(
+    which: Which = "newest", *, destination: In = Destination.FIRST, platform: console.PlatformName = None
+) -> Outcome:
     """Show one backup set: what it holds, how far it was proven, and how to restore it."""
     from keepwell.backup.catalogue import read_entry
     from keepwell.backup.pins import read_pins
     from keepwell.errors import PreconditionFailed
-    from keepwell.objectstore.store import open_store
+    from keepwell.objectstore.destinations import open_destination
     from keepwell.verdict import Verdict
 
     settings = console.load_platform(platform)
-    store = open_store(settings)
+    store = open_destination(settings, destination)
     entry = read_entry(store, choose(settings, store, which))
     manifest = entry.manifest
     if manifest is None:
@@ -122,22 +135,24 @@ def show(which: Which = "newest", platform: console.PlatformName = None) -> Outc
     return Outcome(
         verdict,
         data={"manifest": manifest, "proof": entry.proof, "pin": _describe_pin(entry.backup_id, pins)},
-        hint="It is damaged: restore another." if entry.damaged else _restore_hint(manifest),
+        hint="It is damaged: restore another." if entry.damaged else _restore_hint(manifest, destination),
         show=lambda screen: _show_set(screen, manifest, entry.proof, pins),
     )
 
 
 @app.command("verify")
 @console.command("backup.verify")
-def verify(which: Which = "newest", platform: console.PlatformName = None) -> Outcome:
+def verify(
+    which: Which = "newest", *, destination: In = Destination.FIRST, platform: console.PlatformName = None
+) -> Outcome:
     """Read a backup set back from the store, restore it on a scratch server, and compare it with its source."""
     from keepwell.backup.catalogue import read_manifest
     from keepwell.backup.verify import verify_backup
     from keepwell.holding import hold_sets
-    from keepwell.objectstore.store import open_store
+    from keepwell.objectstore.destinations import open_destination
 
     settings = console.load_platform(platform)
-    store = open_store(settings)
+    store = open_destination(settings, destination)
     backup_id = choose(settings, store, which)
     with console.progress_shown() as progress, hold_sets(settings, store):
         proven = verify_backup(settings, store, backup_id, progress)
@@ -145,7 +160,7 @@ def verify(which: Which = "newest", platform: console.PlatformName = None) -> Ou
         console.say("This machine has a key that only reads, so this proof was not stored beside the set.")
     elif not store.seal.is_believed:
         console.say("This machine signs nothing that counts here, so this proof was not stored beside the set.")
-    return _proof_outcome(settings, read_manifest(store, backup_id), proven)
+    return _proof_outcome(settings, read_manifest(store, backup_id), proven, destination)
 
 
 @app.command("restore")
@@ -158,17 +173,18 @@ def restore(
         str | None, typer.Option(help="Which of the set's databases; its main one by default.", show_default=False)
     ] = None,
     unproven: Annotated[bool, typer.Option(help="Restore even a set that was never proven.")] = False,
+    destination: In = Destination.FIRST,
     platform: console.PlatformName = None,
 ) -> Outcome:
     """Restore a database of a backup set into a new one beside the live one, and prove it equal there."""
     from keepwell.backup.restore import restore_into
     from keepwell.holding import hold_platform
     from keepwell.interlock import Procedure
-    from keepwell.objectstore.store import open_store
+    from keepwell.objectstore.destinations import open_destination
     from keepwell.verdict import Verdict
 
     settings = console.load_platform(platform)
-    store = open_store(settings)
+    store = open_destination(settings, destination)
     backup_id = choose(settings, store, which)
     with console.progress_shown() as progress, hold_platform(settings, store, Procedure.RESTORE, on_wait=tell_waiting):
         restored = restore_into(settings, store, backup_id, into, progress, source=database, allow_unproven=unproven)
@@ -181,16 +197,17 @@ def restore_uploads(
     which: Which,
     *,
     into: Annotated[Path, typer.Option(help="New or empty folder; nothing that exists is touched.")],
+    destination: In = Destination.FIRST,
     platform: console.PlatformName = None,
 ) -> Outcome:
     """Put the uploaded files of a backup set into a folder, each compared with its hash; needs no database."""
     from keepwell.backup.restore_uploads import restore_uploads as engine_restore_uploads
     from keepwell.holding import hold_sets
-    from keepwell.objectstore.store import open_store
+    from keepwell.objectstore.destinations import open_destination
     from keepwell.verdict import Verdict, worst
 
     settings = console.load_platform(platform)
-    store = open_store(settings)
+    store = open_destination(settings, destination)
     with console.progress_shown() as progress, hold_sets(settings, store):
         restored = engine_restore_uploads(store, choose(settings, store, which), into, progress)
     verdict = worst([Verdict.OK, *(finding.verdict for finding in restored.findings)])
@@ -216,9 +233,11 @@ def tell_waiting(holder: Any) -> None:
     console.say(f"Waiting: {holder.procedure.named} is at work on this platform.")
 
 
-def _proof_outcome(settings: "Platform", manifest: "Manifest", proof: "Proof") -> Outcome:
+def _proof_outcome(
+    settings: "Platform", manifest: "Manifest", proof: "Proof", destination: Destination = Destination.FIRST
+) -> Outcome:
     proven = proof.proves(settings.backup.proven_level)
-    hint = _restore_hint(manifest) if proven else "Do not rely on this set; the findings above say why."
+    hint = _restore_hint(manifest, destination) if proven else "Do not rely on this set; the findings above say why."
     return Outcome(
         _proof_verdict(proof, proven=proven),
         data={"backup": _summarize(manifest), "proof": proof, "level": proof.reached, "proven": proven},
@@ -286,10 +305,10 @@ def _state(entry: "BackupEntry", settings: "Platform") -> str:
     return "proven" if entry.is_proven(settings.backup.proven_level) else "not proven"
 
 
-def _restore_hint(manifest: "Manifest") -> str:
+def _restore_hint(manifest: "Manifest", destination: Destination = Destination.FIRST) -> str:
     from keepwell.backup.report import build_restore_commands
 
-    commands = build_restore_commands(manifest, manifest.platform)
+    commands = build_restore_commands(manifest, manifest.platform, destination)
     return f"Restore it beside the live database: {'; '.join(commands)}"
 
 

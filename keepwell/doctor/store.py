@@ -11,7 +11,7 @@ from keepwell.errors import KeepwellError
 from keepwell.objectstore.capabilities import Answer, Capabilities, judge_keeping, probe_capabilities
 from keepwell.objectstore.forbidden import THROW_AWAY, Fate, try_to_delete, try_to_write
 from keepwell.objectstore.keeping import build_keeping
-from keepwell.objectstore.store import DENIED_HINTS, Store, open_store
+from keepwell.objectstore.store import DENIED_HINTS, BucketStore, open_bucket
 from keepwell.settings import BucketSettings, Platform, RetentionSettings
 from keepwell.verdict import Finding
 
@@ -33,8 +33,13 @@ _DENIED = f"{_ROTATED} Else its policy must allow get, put, list and delete belo
 
 def examine_store(platform: Platform) -> Iterator[Finding]:
     """Write, read, list and delete throw-away keys, and tell what the store was seen to do."""
+    yield from examine_bucket(platform, platform.bucket)
+
+
+def examine_bucket(platform: Platform, bucket: BucketSettings) -> Iterator[Finding]:
+    """The same for any of a platform's buckets."""
     try:
-        store = open_store(platform)
+        store = open_bucket(platform, bucket)
         if not store.may_write:
             yield from _examine_by_reading(store)
             return
@@ -43,13 +48,13 @@ def examine_store(platform: Platform) -> Iterator[Finding]:
         yield alert("bucket", error.message, hint=store_hint(error))
         yield not_checked("object store", "What the store can do was not checked: the bucket is out of reach.")
         return
-    yield ok("bucket", f"{platform.bucket.name}: written, read back equal, listed and removed.")
+    yield ok("bucket", f"{store.bucket}: written, read back equal, listed and removed.")
     yield from judge_capabilities(seen)
-    yield from judge_keeping_asked(platform.bucket, platform.retention, seen)
-    yield from guarded("keys of the bucket", lambda: _examine_keys(platform.bucket, store))
+    yield from judge_keeping_asked(bucket, platform.retention, seen)
+    yield from guarded("keys of the bucket", lambda: _examine_keys(bucket, store))
 
 
-def _examine_by_reading(store: Store) -> Iterator[Finding]:
+def _examine_by_reading(store: BucketStore) -> Iterator[Finding]:
     """A machine that only reads: what can be told without writing."""
     sets = [name for name in store.list_folders(layout.BACKUPS) if store.find(layout.manifest_key(name))]
     yield ok("bucket", f"{store.bucket}: {len(sets)} backup sets can be listed and looked at.")
@@ -61,7 +66,7 @@ def _examine_by_reading(store: Store) -> Iterator[Finding]:
     yield from guarded("reading key", lambda: [judge_reading_key(writes=try_to_write(store), fate=None)])
 
 
-def _examine_keys(bucket: BucketSettings, store: Store) -> Iterator[Finding]:
+def _examine_keys(bucket: BucketSettings, store: BucketStore) -> Iterator[Finding]:
     """Whether each key is as weak as it should be."""
     if not (store.has_expiring_key or bucket.deletes_forbidden):
         yield not_applicable(

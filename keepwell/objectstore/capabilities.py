@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from keepwell.errors import KeepwellError, PreconditionFailed, VerificationFailed
 from keepwell.objectstore.keeping import Keeping
-from keepwell.objectstore.store import Store, translated
+from keepwell.objectstore.store import BucketStore, Store, translated
 from keepwell.objectstore.uploads import checksum_of_locked
 
 PROBES = "probes/"
@@ -71,7 +71,7 @@ class Capabilities(BaseModel):
         return Answer.YES in (self.refuses_bad_md5, self.refuses_bad_crc32, self.refuses_bad_sha256)
 
 
-def probe_capabilities(store: Store) -> Capabilities:
+def probe_capabilities(store: BucketStore) -> Capabilities:
     """Try what the store does on throw-away keys below `probes/`, and remove them whatever happens.
 
     Writes about 5 MiB. Leftovers of a probe that was killed are removed once they are an hour old.
@@ -98,9 +98,9 @@ def probe_capabilities(store: Store) -> Capabilities:
 
 
 def require_keeping(store: Store) -> None:
-    """Try on throw-away keys whether the store keeps what is asked of it for sets: a lock, a storage class.
+    """Try on throw-away keys whether a bucket keeps what is asked of it for sets: a lock, a storage class.
 
-    Asks nothing of the store where neither is asked for. What it cannot remove at once, because it is locked for some
+    Asks nothing of it where neither is asked for. What it cannot remove at once, because it is locked for some
     seconds, the next try removes.
 
     Raises:
@@ -108,7 +108,7 @@ def require_keeping(store: Store) -> None:
         AccessDenied, ServiceUnavailable, KeepwellError: The bucket cannot be used.
     """
     keeping = store.keeping
-    if not keeping.lock_days and keeping.storage_class is None:
+    if not isinstance(store, BucketStore) or (not keeping.lock_days and keeping.storage_class is None):
         return
     probe = _Probe(store, f"{PROBES}keeping/")
     _remove(store, probe.folder)
@@ -155,7 +155,7 @@ def judge_keeping(keeping: Keeping, *, locks: Answer, holds: Answer, keeps: Answ
 
 @dataclass
 class _Probe:
-    store: Store
+    store: BucketStore
     folder: str
     notes: list[str] = field(default_factory=list)
     locked_until: datetime | None = None
@@ -395,7 +395,7 @@ class _Probe:
         return any(entry["Key"] == key for entry in page.get("Contents", ()))
 
 
-def _remove_leftovers(store: Store) -> None:
+def _remove_leftovers(store: BucketStore) -> None:
     """Remove what a probe that was killed has left behind; a probe at work beside us is younger and stays."""
     oldest_kept = datetime.now(UTC) - _LEFTOVER_AGE
     old = {entry.key.split("/")[1] for entry in store.list_objects(PROBES) if entry.modified_at < oldest_kept}
@@ -403,7 +403,7 @@ def _remove_leftovers(store: Store) -> None:
         _remove(store, f"{PROBES}{name}/")
 
 
-def _remove(store: Store, folder: str) -> bool:
+def _remove(store: BucketStore, folder: str) -> bool:
     """Remove every version below a folder; True when nothing is left."""
     with translated("removing probes"):
         for key, version in list(_versions(store, folder)):
@@ -413,11 +413,11 @@ def _remove(store: Store, folder: str) -> bool:
         return not _is_there(store, folder)
 
 
-def _is_there(store: Store, folder: str) -> bool:
+def _is_there(store: BucketStore, folder: str) -> bool:
     return next(_versions(store, folder), None) is not None
 
 
-def _delete(store: Store, key: str, chosen: dict[str, str]) -> None:
+def _delete(store: BucketStore, key: str, chosen: dict[str, str]) -> None:
     try:
         store.client.delete_object(Bucket=store.bucket, Key=key, **chosen)
     except ClientError:
@@ -426,7 +426,7 @@ def _delete(store: Store, key: str, chosen: dict[str, str]) -> None:
         store.client.delete_object(Bucket=store.bucket, Key=key, BypassGovernanceRetention=True, **chosen)
 
 
-def _versions(store: Store, folder: str) -> Iterator[tuple[str, str | None]]:
+def _versions(store: BucketStore, folder: str) -> Iterator[tuple[str, str | None]]:
     prefix = store.key(folder)
     try:
         pages = list(store.reader.get_paginator("list_object_versions").paginate(Bucket=store.bucket, Prefix=prefix))

@@ -10,7 +10,7 @@ from botocore.exceptions import ClientError
 from keepwell.errors import AccessDenied, KeepwellError
 from keepwell.objectstore.capabilities import PROBES
 from keepwell.objectstore.keeping import SETS
-from keepwell.objectstore.store import ObjectMissing, Store, translated
+from keepwell.objectstore.store import BucketStore, ObjectMissing, translated
 
 # Below the folder of sets, where a policy has to forbid it; one name for ever, so that what cannot be removed again
 # does not become more. It is no folder, and so no set.
@@ -42,7 +42,7 @@ class Attempts:
     left: bool
 
 
-def try_to_delete(store: Store) -> Attempts:
+def try_to_delete(store: BucketStore) -> Attempts:
     """Write an object among the sets, and try to delete it with every key that must not be able to.
 
     Afterwards the key that may delete sets removes it, where there is one.
@@ -58,7 +58,7 @@ def try_to_delete(store: Store) -> Attempts:
     return Attempts(writer, reader, left=store.find(THROW_AWAY) is not None)
 
 
-def try_to_write(store: Store) -> bool:
+def try_to_write(store: BucketStore) -> bool:
     """Whether the reading key can write an object; what it wrote is removed again.
 
     Raises:
@@ -74,7 +74,7 @@ def try_to_write(store: Store) -> bool:
     return written
 
 
-def _try(store: Store, client: Any) -> Fate:
+def _try(store: BucketStore, client: Any) -> Fate:
     """Delete in each way that there is: some stores forbid one and forget the other."""
     if store.find(THROW_AWAY) is None:
         store.put_bytes(THROW_AWAY, _BODY)
@@ -96,7 +96,7 @@ def _try(store: Store, client: Any) -> Fate:
     return Fate.REFUSED if store.find(THROW_AWAY) is not None else Fate.HIDDEN
 
 
-def _is_there(store: Store, chosen: dict[str, str]) -> bool:
+def _is_there(store: BucketStore, chosen: dict[str, str]) -> bool:
     try:
         with translated("looking at the object that was to be deleted"):
             store.reader.head_object(Bucket=store.bucket, Key=store.key(THROW_AWAY), **chosen)
@@ -105,7 +105,7 @@ def _is_there(store: Store, chosen: dict[str, str]) -> bool:
     return True
 
 
-def _remove(store: Store) -> None:
+def _remove(store: BucketStore) -> None:
     """Remove it with the key that may, its version too where the store lets it."""
     address = {"Bucket": store.bucket, "Key": store.key(THROW_AWAY)}
     with suppress(ClientError):

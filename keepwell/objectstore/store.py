@@ -1,16 +1,17 @@
-"""One platform's folder in an S3 bucket.
+"""One platform's objects: what every destination can do with them, and how a bucket does it.
 
 Keys are relative to `<prefix>/<platform>/` everywhere above this file. Never trust a success status alone: what was
 written is read back by those who rely on it.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, Protocol
 
 import boto3
 from botocore.config import Config
@@ -36,7 +37,7 @@ from keepwell.errors import (
 )
 from keepwell.objectstore.keeping import CONTENTS, SETS, Keeping, build_keeping, choose_mode
 from keepwell.objectstore.uploads import ObjectWriter, Uploads, checksum_of_locked
-from keepwell.sealing import NO_SEAL, Seal, load_seal
+from keepwell.sealing import NO_SEAL, Readable, Seal, load_seal
 from keepwell.settings import BucketSettings, Platform
 
 SIGNATURE_SUFFIX = ".sig"
@@ -74,6 +75,158 @@ class StoredObject:
     locked_until: datetime | None = None
 
 
+class Sink(Protocol):
+    """One object on its way into a store; it is there once `finish` returned, and not before."""
+
+    def write(self, chunk: bytes, /) -> int:
+        """Take the next bytes."""
+
+    def finish(self) -> None:
+        """Make it an object.
+
+        Raises:
+            KeepwellError: The store did not take it; there is no object.
+        """
+
+    def abort(self) -> None:
+        """Give up: neither an object nor what was taken of it stays, or the next run sweeps it."""
+
+
+class Store(ABC):
+    """The objects of one platform in one destination: a bucket, or a folder.
+
+    Attributes:
+        seal: Who can open what is stored here, and whose documents count.
+        is_local: Whether reading an object back costs about as little as looking at it.
+        keeping: How what sets hold is kept.
+        may_write: Whether there is a key to write with.
+        has_expiring_key: Whether there is a key of its own that deletes what sets hold.
+        may_expire: Whether there is a key that might delete what sets hold.
+    """
+
+    seal: Seal
+    is_local: bool = False
+    keeping: Keeping = _NOT_KEPT
+    may_write: bool = True
+    has_expiring_key: bool = False
+    may_expire: bool = True
+
+    @property
+    @abstractmethod
+    def place(self) -> str:
+        """Where the objects lie, for people: bucket and folder, or a path; without a slash at its end."""
+
+    @abstractmethod
+    def put_bytes(self, relative: str, content: bytes) -> None:
+        """Write one small object whole."""
+
+    @abstractmethod
+    def open_writer(self, relative: str, uploads: Uploads) -> Sink:
+        """Write one object as it comes, however large it gets.
+
+        Args:
+            relative: Its key.
+            uploads: Whose threads send it, where it takes some.
+        """
+
+    @abstractmethod
+    def open_reader(self, relative: str) -> AbstractContextManager[Readable]:
+        """Read one object of any size as it comes.
+
+        Raises:
+            PreconditionFailed: There is no such object.
+        """
+
+    @abstractmethod
+    def get_bytes(self, relative: str) -> bytes:
+        """One small object whole.
+
+        Raises:
+            PreconditionFailed: There is no such object.
+        """
+
+    @abstractmethod
+    def copy(self, source: str, target: str) -> None:
+        """Copy one object inside the store, of any size."""
+
+    @abstractmethod
+    def find(self, relative: str) -> StoredObject | None:
+        """What the store says of one object; None when there is none."""
+
+    @abstractmethod
+    def list_objects(self, folder: str) -> Iterator[StoredObject]:
+        """Every object below a folder, in the order of their keys.
+
+        Args:
+            folder: Ends with a slash, or is empty for all.
+        """
+
+    @abstractmethod
+    def list_folders(self, folder: str) -> list[str]:
+        """Names of the folders directly below a folder that hold an object, sorted."""
+
+    @abstractmethod
+    def delete(self, relatives: Iterable[str]) -> None:
+        """Delete objects; those that are gone already do no harm.
+
+        Raises:
+            KeepwellError: The store kept at least one of them.
+        """
+
+    @abstractmethod
+    def keeps_versions(self) -> bool | None:
+        """Whether what is deleted stays as an old version; None when the store does not say."""
+
+    def read_clock(self) -> datetime:
+        """What time it is by the store; by this machine where the store has no clock of its own."""
+        return datetime.now(UTC)
+
+    def keep_longer(self, relatives: Iterable[str]) -> int:  # noqa: ARG002 - what cannot be locked is not
+        """Lock contents for as long as a set of now needs them; never for less than they are locked already.
+
+        Args:
+            relatives: Keys of contents that the set uses again.
+
+        Returns:
+            How many were locked anew; 0 where no lock is asked for.
+
+        Raises:
+            VerificationFailed: The store does not keep the lock.
+            KeepwellError: It refuses it.
+        """
+        return 0
+
+    @abstractmethod
+    def abort_uploads(self, folder: str) -> int:
+        """Give up whatever was begun below a folder and never finished; nobody may be writing there.
+
+        Returns:
+            How many there were.
+        """
+
+    def put_signed(self, relative: str, document: bytes) -> None:
+        """Write a document of ours, its signature first, so that it is never there without one."""
+        signature = self.seal.sign(document)
+        if signature is not None:
+            self.put_bytes(relative + SIGNATURE_SUFFIX, signature)
+        self.put_bytes(relative, document)
+
+    def get_signed(self, relative: str) -> bytes:
+        """Read a document of ours, and believe nothing of it before its signature is found to be good.
+
+        Raises:
+            PreconditionFailed: There is no such document.
+            VerificationFailed: It is signed by nobody whose signature counts here.
+        """
+        document = self.get_bytes(relative)
+        try:
+            signature = self.get_bytes(relative + SIGNATURE_SUFFIX)
+        except ObjectMissing:
+            signature = None
+        self.seal.require_signed(document, signature, relative)
+        return document
+
+
 class ObjectReader:
     """One object's bytes as they come; asks the network for much at once, however little is read."""
 
@@ -91,8 +244,8 @@ class ObjectReader:
         return bytes(chunk)
 
 
-class Store:
-    """The objects of one platform.
+class BucketStore(Store):
+    """The objects of one platform in an S3 bucket.
 
     Attributes:
         bucket: Name of the bucket.
@@ -124,6 +277,11 @@ class Store:
         self._client = client
         self._expiring = keys.expiring
         self._root = root
+
+    @property
+    def place(self) -> str:
+        """The bucket, and the platform's folder in it."""
+        return f"{self.bucket}/{self._root}".rstrip("/")
 
     @property
     def client(self) -> Any:
@@ -192,28 +350,6 @@ class Store:
             answer = self.reader.get_object(Bucket=self.bucket, Key=self.key(relative))
         with closing(answer["Body"]) as body:
             yield ObjectReader(body, f"reading {relative}")
-
-    def put_signed(self, relative: str, document: bytes) -> None:
-        """Write a document of ours, its signature first, so that it is never there without one."""
-        signature = self.seal.sign(document)
-        if signature is not None:
-            self.put_bytes(relative + SIGNATURE_SUFFIX, signature)
-        self.put_bytes(relative, document)
-
-    def get_signed(self, relative: str) -> bytes:
-        """Read a document of ours, and believe nothing of it before its signature is found to be good.
-
-        Raises:
-            PreconditionFailed: There is no such document.
-            VerificationFailed: It is signed by nobody whose signature counts here.
-        """
-        document = self.get_bytes(relative)
-        try:
-            signature = self.get_bytes(relative + SIGNATURE_SUFFIX)
-        except ObjectMissing:
-            signature = None
-        self.seal.require_signed(document, signature, relative)
-        return document
 
     def get_bytes(self, relative: str) -> bytes:
         """One small object whole.
@@ -309,18 +445,7 @@ class Store:
             raise AccessDenied(f"The store kept {relative}: AccessDenied.", hint=_KEPT_HINT) from error
 
     def keep_longer(self, relatives: Iterable[str]) -> int:
-        """Lock contents for as long as a set of now needs them; never for less than they are locked already.
-
-        Args:
-            relatives: Keys of contents that the set uses again.
-
-        Returns:
-            How many were locked anew; 0 where no lock is asked for.
-
-        Raises:
-            VerificationFailed: The store does not keep the lock.
-            KeepwellError: It refuses it.
-        """
+        """Lock contents for as long as a set of now needs them; see `Store.keep_longer`."""
         if not self.keeping.lock_days:
             return 0
         with ThreadPoolExecutor(_LOCKERS, "locking") as lockers:
@@ -417,10 +542,13 @@ class ChecksumMismatch(VerificationFailed):
     """The store's own checksum does not fit what it sent."""
 
 
-def open_store(platform: Platform) -> Store:
-    """The platform's folder in its bucket; nothing is asked of the store yet."""
-    bucket = platform.bucket
-    seal = load_seal(platform.sealing)
+def open_store(platform: Platform) -> BucketStore:
+    """The platform's folder in its bucket, the first destination; nothing is asked of the store yet."""
+    return open_bucket(platform, platform.bucket)
+
+
+def open_bucket(platform: Platform, bucket: BucketSettings) -> BucketStore:
+    """The platform's folder in one of its buckets; nothing is asked of the store yet."""
     silence = platform.backup.stall_limit_seconds
     reading = (bucket.reading_access_key_id, bucket.reading_secret_access_key)
     expiring = (bucket.expiring_access_key_id, bucket.expiring_secret_access_key)
@@ -431,12 +559,13 @@ def open_store(platform: Platform) -> Store:
     )
     own = (bucket.access_key_id, bucket.secret_access_key)
     writing = _build_client(bucket, silence, *own) if bucket.may_write else None
-    return Store(writing, bucket.name, folder_of(platform), seal, keys=keys, keeping=build_keeping(bucket))
+    folder, seal = folder_of(platform, bucket), load_seal(platform.sealing)
+    return BucketStore(writing, bucket.name, folder, seal, keys=keys, keeping=build_keeping(bucket))
 
 
-def folder_of(platform: Platform) -> str:
-    """The platform's folder in its bucket, ending with a slash."""
-    outer = f"{platform.bucket.prefix}/" if platform.bucket.prefix else ""
+def folder_of(platform: Platform, bucket: BucketSettings) -> str:
+    """The platform's folder in one of its buckets, ending with a slash."""
+    outer = f"{bucket.prefix}/" if bucket.prefix else ""
     return f"{outer}{platform.name}/"
 
 

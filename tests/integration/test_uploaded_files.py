@@ -28,7 +28,7 @@ from keepwell.backup.verify import verify_backup
 from keepwell.cli import console
 from keepwell.cli.main import app
 from keepwell.errors import PreconditionFailed, VerificationFailed
-from keepwell.objectstore.store import Store, open_store
+from keepwell.objectstore.store import BucketStore, Store, open_store
 from keepwell.progress import Step, silent
 from keepwell.sealing import load_seal
 from keepwell.settings import Platform, UploadsSettings
@@ -311,7 +311,7 @@ def test_a_content_that_was_found_damaged_is_sent_anew_by_the_next_backup(case: 
 def test_files_sealed_for_others_are_unknown_and_not_called_damaged(case: Case, tmp_path: Path) -> None:
     entry = entry_of(case, "same one")
     stranger = load_seal(make_sealing())
-    foreign = Store(case.store.client, case.store.bucket, case.store.key(""), stranger)
+    foreign = BucketStore(case.store.client, case.store.bucket, case.store.key(""), stranger)
     content = seal(foreign, b"whatever")
     with replaced(case.store, entry.key, content):
         (finding,) = check(case, case.manifest, tmp_path / "r").findings
