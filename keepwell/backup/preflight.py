@@ -2,15 +2,17 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import psycopg
 
+from keepwell.backup.source_image import find_client, moved_to
 from keepwell.backup.space import WORKING_BYTES
 from keepwell.backup.spool import require_space, spool_place
 from keepwell.errors import Busy, PreconditionFailed
 from keepwell.postgres import facts
-from keepwell.postgres.binaries import Binaries, choose_client, find_installations
+from keepwell.postgres.binaries import Binaries, find_installations
 from keepwell.postgres.connection import connect
 from keepwell.postgres.facts import DatabaseFacts, MigrationFacts, TableFacts
 from keepwell.progress import Progress, Step, silent
@@ -29,6 +31,10 @@ class Readiness:
     client: Binaries
     database: DatabaseFacts
     findings: tuple[Finding, ...]
+
+    def moved_to(self, folder: Path) -> "Readiness":
+        """The same for a run with that folder, which the client's programs may need."""
+        return replace(self, client=moved_to(self.client, folder))
 
 
 def require_ready(platform: Platform, progress: Progress = silent) -> Readiness:
@@ -53,7 +59,8 @@ def require_ready(platform: Platform, progress: Progress = silent) -> Readiness:
         # First, since it may change everything that is looked at below.
         unfinished = _wait_for_migrations(connection, platform.backup.interlock_wait_seconds, progress)
         database = facts.read_database(connection)
-        client = choose_client(find_installations(platform.backup.tools_directory), server_major=database.server_major)
+        installations = find_installations(platform.backup.tools_directory)
+        client = find_client(platform, installations, server_major=database.server_major)
         tables = facts.read_tables(connection)
         refuse_unreadable(tables, role=platform.database.user)
         _refuse_unreadable_large_objects(connection, role=platform.database.user)

@@ -5,7 +5,7 @@ Each level rests on those before it, so the ladder ends at the first that does n
 
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -18,13 +18,14 @@ from keepwell.backup.manifest import Manifest
 from keepwell.backup.proof import LEVELS, LevelOutcome, Proof
 from keepwell.backup.read_back import PartDamaged, SetReader
 from keepwell.backup.rehearsal import Target
+from keepwell.backup.source_image import choose_tools, find_provers, without_image
 from keepwell.backup.space import estimate_scratch_bytes
 from keepwell.backup.spool import open_scratch, open_spool, require_space, spool_place, sweep_spools
 from keepwell.backup.uploads_proof import check_uploads, read_trusted
-from keepwell.errors import ConfigurationError, KeepwellError
+from keepwell.errors import KeepwellError
 from keepwell.objectstore.store import Store
 from keepwell.postgres.archive import DataEntry
-from keepwell.postgres.binaries import Binaries, choose_server, find_installations
+from keepwell.postgres.binaries import Binaries, find_installations
 from keepwell.postgres.connection import connect_to
 from keepwell.postgres.isolation import Isolation, isolate
 from keepwell.postgres.server import database_on, throwaway_server
@@ -89,6 +90,7 @@ class _Ladder:
     stack: ExitStack
     all_uploads: bool
     binaries: Binaries | None = None
+    tools: Binaries | None = None
     isolation: Isolation | None = None
     target: Target | None = None
     entries: list[DataEntry] | Finding | None = None
@@ -176,25 +178,12 @@ class _Ladder:
 
     def _restore(self) -> Iterator[Finding]:
         """Restore onto a scratch server; what is wrong with the streams themselves, the levels before tell."""
-        try:
-            self.binaries = choose_server(
-                find_installations(self.platform.backup.tools_directory),
-                source_major=self.manifest.source.server_major,
-                archive_major=self.manifest.tools.archive_major,
-            )
-        except ConfigurationError as error:
-            yield Finding(name="tools", verdict=Verdict.UNKNOWN, message=error.message, hint=error.hint)
+        began = yield from self._begin()
+        if began is None:
             return
-        self.entries = read_back.list_entries(self.binaries, self.spool)
-        scratch = self.stack.enter_context(open_scratch(self.spool))
-        try:
-            self.isolation = isolate(self.binaries, scratch)
-            server = self.stack.enter_context(
-                throwaway_server(self.binaries, scratch, self.isolation, nice=self.platform.backup.nice)
-            )
-        except KeepwellError as error:
-            yield Finding(name="scratch server", verdict=Verdict.UNKNOWN, message=error.message, hint=error.hint)
-            return
+        scratch, server = began
+        assert self.binaries is not None  # noqa: S101 - the server runs from them
+        assert self.tools is not None  # noqa: S101 - chosen with it
         with connect_to(server) as connection:
             findings = list(rehearsal.create_like(connection, _DATABASE, self.manifest.source))
         self.target = Target(
@@ -207,7 +196,43 @@ class _Ladder:
         yield from findings
         if all(finding.verdict in (Verdict.OK, Verdict.WARN) for finding in findings):
             with suppress(PartDamaged):
-                yield from rehearsal.check_restored(self.manifest, self.binaries, self.spool, self.target, self.reader)
+                yield from rehearsal.check_restored(self.manifest, self.tools, self.spool, self.target, self.reader)
+
+    def _begin(self) -> Generator[Finding, None, tuple[Path, str] | None]:
+        """Start the scratch server: from the source's own image where that works, else from this machine's programs.
+
+        Returns:
+            Its folder and connection string; None when none could be started, which a finding tells.
+        """
+        installations = find_installations(self.platform.backup.tools_directory)
+        archive_major = self.manifest.tools.archive_major
+        provers = find_provers(
+            self.platform,
+            self.spool,
+            installations,
+            source_major=self.manifest.source.server_major,
+            archive_major=archive_major,
+        )
+        yield from provers.findings
+        for left, self.binaries in zip(reversed(range(len(provers.servers))), provers.servers, strict=True):
+            self.tools = choose_tools(self.binaries, installations, archive_major=archive_major)
+            self.entries = read_back.list_entries(self.tools, self.spool)
+            try:
+                with ExitStack() as attempt:
+                    scratch = attempt.enter_context(open_scratch(self.spool))
+                    self.isolation = isolate(self.binaries, scratch)
+                    server = attempt.enter_context(
+                        throwaway_server(self.binaries, scratch, self.isolation, nice=self.platform.backup.nice)
+                    )
+                    self.stack.push(attempt.pop_all())
+                    return scratch, server
+            except KeepwellError as error:
+                yield (
+                    without_image(error)
+                    if left
+                    else Finding(name="scratch server", verdict=Verdict.UNKNOWN, message=error.message, hint=error.hint)
+                )
+        return None
 
     def _programs_folder(self, scratch: Path) -> Path:
         """Where programs of the scratch server leave what they found."""
@@ -238,8 +263,8 @@ class _Ladder:
 
     def _sound(self) -> tuple[str, Iterable[Finding]]:
         assert self.target is not None  # noqa: S101 - restored before
-        assert self.binaries is not None  # noqa: S101 - chosen before
-        findings = list(rehearsal.check_sound(self.manifest, self.binaries, self.target))
+        assert self.tools is not None  # noqa: S101 - chosen before
+        findings = list(rehearsal.check_sound(self.manifest, self.tools, self.target))
         summary = f"indexes know every row, {len(self.manifest.sequences)} sequences not behind, views came back"
         # What this machine cannot judge of Redis does not say that the database is not equal; it is never green either.
         findings += self.keys.unjudged
