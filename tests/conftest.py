@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable, Iterator
 
 import pytest
+from docker_engine import missing_for_an_engine
 from pydantic import SecretStr
 from real_servers import (
     BUCKET,
@@ -45,6 +46,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     by_hand = [item for item in items if item.get_closest_marker("stock_tools")]
     if by_hand and (missing := missing_tools()):
         _leave_out(config, items, by_hand, f"tests that restore by hand; not installed here: {', '.join(missing)}")
+    in_containers = [item for item in items if item.get_closest_marker("docker")]
+    if in_containers and (missing := missing_for_an_engine()):
+        _leave_out(config, items, in_containers, f"tests in containers; missing here: {', '.join(missing)}")
 
 
 def _leave_out(config: pytest.Config, items: list[pytest.Item], left_out: list[pytest.Item], which: str) -> None:

@@ -7,6 +7,7 @@ rules of a firewall.
 import io
 import os
 import shutil
+import socket
 import subprocess
 import tarfile
 import tempfile
@@ -90,17 +91,20 @@ def _path() -> str:
 
 def _wait_for(address: str, process: subprocess.Popen[bytes], log: Path) -> docker.DockerClient:
     deadline = time.monotonic() + _START_SECONDS
-    while True:
-        try:
-            client = docker.DockerClient(base_url=address, timeout=30)
-            client.ping()
-        except docker.errors.DockerException as error:
-            if process.poll() is None and time.monotonic() < deadline:
-                time.sleep(0.05)
-                continue
+    while not _listens(address.removeprefix("unix://")):
+        if process.poll() is not None or time.monotonic() > deadline:
             message = f"dockerd did not start: {log.read_text(errors='replace')[-2000:]}"
-            raise RuntimeError(message) from error
-        return client
+            raise RuntimeError(message)
+        time.sleep(0.05)
+    # It listens before it serves, and answers once it does.
+    client = docker.DockerClient(base_url=address, timeout=_START_SECONDS)
+    client.ping()
+    return client
+
+
+def _listens(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as connection:
+        return connection.connect_ex(path) == 0
 
 
 def _unmount_below(folder: Path) -> None:

@@ -40,6 +40,13 @@ def wants_image(platform: Platform) -> bool:
     return wanted != _NEVER and (wanted != _AUTO or platform.database.container is not None)
 
 
+def why_image(platform: Platform) -> str:
+    """Whose image it is, in words; for platforms that know of one."""
+    if platform.backup.scratch_image == _AUTO:
+        return f"the image of database.container, {platform.database.container}"
+    return "the image that backup.scratch_image names"
+
+
 def find_image_programs(platform: Platform, folder: Path) -> Binaries:
     """The programs of the source's image, seen to run.
 

@@ -4,6 +4,7 @@ Only what is ours, by its label, is ever removed.
 """
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -39,13 +40,25 @@ class Image:
 
 
 def find_address() -> str | None:
-    """Where an engine of this machine listens: DOCKER_HOST, else the usual socket; None where there is none.
+    """Where an engine of this machine listens: DOCKER_HOST, else the usual socket; None where nobody does.
 
     One that is reached by a network sees other folders than ours, so it is none for us.
     """
     told = os.environ.get(ADDRESS_VARIABLE, "")
     address = told or f"{_UNIX}{_DEFAULT_SOCKET}"
-    return address if address.startswith(_UNIX) and Path(address.removeprefix(_UNIX)).is_socket() else None
+    return address if address.startswith(_UNIX) and _somebody_listens(address.removeprefix(_UNIX)) else None
+
+
+def _somebody_listens(path: str) -> bool:
+    """Asked without the SDK, which leaves sockets open when nobody does."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        try:
+            connection.connect(path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+        except OSError:
+            return True  # such as a right that we lack: whoever opens it is told
+    return True
 
 
 @contextmanager
