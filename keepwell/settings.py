@@ -53,6 +53,7 @@ class DatabaseSettings(Section):
     container: str | None = Field(
         default=None,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$",
+        examples=["esn_postgres"],
         description="Container or compose service that its server runs in, on this machine, if it does.",
     )
     sslmode: Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"] = Field(
