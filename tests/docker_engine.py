@@ -18,11 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import docker
+import pytest
 
 from keepwell.postgres.binaries import Binaries
 
 IMAGE = "keepwell-tests/postgres:of-this-machine"
 _START_SECONDS = 60
+_FOR_ROOT = "/usr/sbin:/sbin"
 # What PostgreSQL and the tests call beside PostgreSQL's own programs.
 _PROGRAMS = ("sh", "cat", "cp", "dirname", "grep", "id", "rm", "sha256sum", "sleep", "tail", "touch")
 _MODULES = ("amcheck.so", "dict_snowball.so", "plpgsql.so")
@@ -64,6 +66,8 @@ def running_engine(binaries: Binaries) -> Iterator[RunningEngine]:
     Args:
         binaries: Whose PostgreSQL its image holds.
     """
+    if missing := missing_for_an_engine():
+        pytest.fail(f"No Docker Engine can be started here; missing: {', '.join(missing)}.")
     with tempfile.TemporaryDirectory(prefix="keepwell-docker-", dir="/tmp", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         address = f"unix://{folder}/docker.sock"
@@ -86,7 +90,7 @@ def running_engine(binaries: Binaries) -> Iterator[RunningEngine]:
 
 
 def _path() -> str:
-    return f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+    return f"{os.environ.get('PATH', os.defpath)}:{_FOR_ROOT}"
 
 
 def _wait_for(address: str, process: subprocess.Popen[bytes], log: Path) -> docker.DockerClient:

@@ -14,15 +14,23 @@ from real_servers import BucketSettings, Server, build_platform
 from requests import Response
 
 from keepwell.backup import source_image
+from keepwell.backup.read_back import list_entries
+from keepwell.backup.rehearsal import restore_finding
 from keepwell.backup.source_image import SCRATCH_IMAGE, Provers, choose_tools, find_client, find_provers, wants_image
 from keepwell.containers import engine, run
 from keepwell.containers.engine import Image, find_address, find_container_image, find_image, sweep_containers
 from keepwell.containers.programs import ImageRunner, used_containers
-from keepwell.errors import ConfigurationError, KeepwellError, PreconditionFailed, ServiceUnavailable
-from keepwell.postgres.archive import build_dump_command, build_index_check_command, build_restore_command
+from keepwell.errors import CommandFailed, ConfigurationError, KeepwellError, PreconditionFailed, ServiceUnavailable
+from keepwell.postgres.archive import (
+    build_dump_command,
+    build_index_check_command,
+    build_restore_command,
+    run_index_check,
+    run_tool,
+)
 from keepwell.postgres.binaries import Binaries
 from keepwell.settings import Platform
-from keepwell.verdict import Verdict
+from keepwell.verdict import Finding, Verdict
 
 ID = "sha256:3f2a1b9c0d1e" + "0" * 52
 OTHER_ID = "sha256:" + "b" * 64
@@ -350,3 +358,25 @@ def test_a_client_comes_from_the_image_only_where_none_here_is_of_its_major(
     assert find_client(platform, here[1:], server_major=15) == here[1]
     with pytest.raises(ConfigurationError, match=r"15 or newer were found\. No Docker Engine answers"):
         find_client(platform, [], server_major=15)
+
+
+# Where a container cannot be run, nothing is known of the set.
+
+
+class CannotRun:
+    """Stands for an engine that went away under a proof."""
+
+    def prefix(self, **asked: Any) -> tuple[str, ...]:
+        return ("sh", "-c", f"echo '{run.COULD_NOT_RUN_WORDS}: it is gone' >&2; exit {run.COULD_NOT_RUN}")
+
+
+def test_an_archive_that_no_container_can_read_is_not_called_damaged(tmp_path: Path) -> None:
+    gone = Binaries(Path("/pg/bin"), (15, 8), f"image {NAME}", CannotRun())
+    found = list_entries(gone, tmp_path)
+    assert isinstance(found, Finding)
+    assert (found.verdict, "it is gone" in found.message) == (Verdict.UNKNOWN, True)
+    with pytest.raises(CommandFailed) as raised:
+        run_tool(build_restore_command(gone, tmp_path, "dbname=restored", {}, jobs=1))
+    assert restore_finding("database", raised.value).verdict is Verdict.UNKNOWN
+    with pytest.raises(CommandFailed):
+        run_index_check(build_index_check_command(gone, "dbname=restored", jobs=1))
