@@ -10,7 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from keepwell.backup.spool import open_spool
-from keepwell.containers.engine import find_address, find_container_image, find_image, open_engine
+from keepwell.containers.engine import (
+    find_address,
+    find_container_image,
+    find_image,
+    find_publishing_container,
+    open_engine,
+)
 from keepwell.containers.programs import ImageRunner, find_programs
 from keepwell.errors import ConfigurationError, KeepwellError, PreconditionFailed
 from keepwell.postgres.binaries import Binaries, choose_client, choose_restorer, choose_server
@@ -19,6 +25,7 @@ from keepwell.verdict import Finding, Verdict
 
 SCRATCH_IMAGE = "scratch image"
 _AUTO, _NEVER = "auto", "never"
+_THIS_MACHINE = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,20 @@ def why_image(platform: Platform) -> str:
     if platform.backup.scratch_image == _AUTO:
         return f"the image of database.container, {platform.database.container}"
     return "the image that backup.scratch_image names"
+
+
+def suggest_container(platform: Platform) -> str:
+    """What to set, where a container publishes the database's port and the platform file names none; else nothing."""
+    undecided = platform.database.container is None and platform.backup.scratch_image == _AUTO
+    address = find_address() if undecided and platform.database.host in _THIS_MACHINE else None
+    if address is None:
+        return ""
+    try:
+        with open_engine(address) as client:
+            name = find_publishing_container(client, platform.database.port)
+    except KeepwellError:
+        return ""  # it is only a suggestion
+    return f'If the database runs in the container {name}, set database.container = "{name}".' if name else ""
 
 
 def find_image_programs(platform: Platform, folder: Path) -> Binaries:

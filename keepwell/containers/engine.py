@@ -108,6 +108,20 @@ def find_container_image(client: Any, name: str) -> Image:
     return Image(image_id, _name(image_id, told))
 
 
+def find_publishing_container(client: Any, port: int) -> str | None:
+    """Name of the running container that publishes a TCP port of this machine, if one does.
+
+    Args:
+        client: From `open_engine`.
+        port: Of this machine.
+    """
+    for container in client.containers.list(filters={"publish": str(port)}):
+        bindings = [bound for inner in (container.ports or {}).values() for bound in inner or []]
+        if any(bound.get("HostPort") == str(port) for bound in bindings):
+            return str(container.name)
+    return None
+
+
 def find_image(client: Any, reference: str) -> Image:
     """An image by its reference, as the engine has it.
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import psycopg
 
 from keepwell.backup.preflight import judge_migrations, refuse_old_server, refuse_unreadable
-from keepwell.backup.source_image import find_client, find_provers, why_image
+from keepwell.backup.source_image import find_client, find_provers, suggest_container, why_image
 from keepwell.backup.space import WORKING_BYTES, estimate_scratch_bytes
 from keepwell.backup.spool import open_spool, require_space, spool_place
 from keepwell.doctor.clock import judge_clock
@@ -110,12 +110,14 @@ def _examine_tools(found: DatabaseFacts, platform: Platform) -> Iterator[Finding
     if server.elsewhere is not None:
         yield ok("proving server", f"{server} restores and proves: {why_image(platform)}.")
     elif server.major == found.server_major:
-        yield ok("proving server", f"{server} restores and proves, the same major version as the source.")
+        message = f"{server} restores and proves, the same major version as the source."
+        yield ok("proving server", message, hint=suggest_container(platform))
     else:
         yield warn(
             "proving server",
             f"{server} restores and proves; the source is {found.server_version}, and each proof will say so.",
-            hint=f"Install postgresql-{found.server_major} to prove on the source's own version.",
+            hint=suggest_container(platform)
+            or f"Install postgresql-{found.server_major} to prove on the source's own version.",
         )
 
 

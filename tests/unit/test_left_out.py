@@ -1,4 +1,4 @@
-"""What the tests do where the older PostgreSQL or an engine is missing: one line and no failure, but a failure under CI."""
+"""What the tests do where a PostgreSQL or an engine is missing: one line and no failure, but a failure under CI."""
 
 import os
 import re

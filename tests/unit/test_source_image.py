@@ -16,7 +16,15 @@ from requests import Response
 from keepwell.backup import source_image
 from keepwell.backup.read_back import list_entries
 from keepwell.backup.rehearsal import restore_finding
-from keepwell.backup.source_image import SCRATCH_IMAGE, Provers, choose_tools, find_client, find_provers, wants_image
+from keepwell.backup.source_image import (
+    SCRATCH_IMAGE,
+    Provers,
+    choose_tools,
+    find_client,
+    find_provers,
+    suggest_container,
+    wants_image,
+)
 from keepwell.containers import engine, run
 from keepwell.containers.engine import Image, find_address, find_container_image, find_image, sweep_containers
 from keepwell.containers.programs import ImageRunner, used_containers
@@ -37,12 +45,15 @@ OTHER_ID = "sha256:" + "b" * 64
 NAME = "postgres:15-alpine"
 
 
-def container(name: str, image: str = ID, *, told: str = NAME, status: str = "running", service: str = "") -> Any:
+def container(
+    name: str, image: str = ID, *, told: str = NAME, status: str = "running", service: str = "", ports: Any = None
+) -> Any:
     return SimpleNamespace(
         name=name,
         id=name,
         status=status,
         service=service,
+        ports=ports or {},
         attrs={"Image": image, "Config": {"Image": told}},
         removed=[],
     )
@@ -59,6 +70,8 @@ class FakeContainers:
         raise NotFound(f"No such container: {name}")
 
     def list(self, *, all: bool = False, filters: dict[str, str]) -> list[Any]:  # noqa: A002 - the SDK calls it so
+        if "publish" in filters:
+            return [found for found in self._containers if found.ports]
         name, _, value = filters["label"].partition("=")
         key = {"com.docker.compose.service": "service", "keepwell.folder": "folder"}[name]
         shown = [found for found in self._containers if all or found.status == "running"]
@@ -189,6 +202,29 @@ def test_a_run_that_used_no_container_asks_no_engine(tmp_path: Path) -> None:
     assert not used_containers(tmp_path)
     ImageRunner("unix:///x", Image(ID, NAME), tmp_path).prepare()
     assert used_containers(tmp_path)
+
+
+# Suggesting it.
+
+
+@pytest.mark.parametrize(
+    ("changes", "suggested"),
+    [
+        ({}, True),
+        ({"container": "named"}, False),
+        ({"host": "db.elsewhere"}, False),
+        ({"port": 6000}, False),
+    ],
+)
+def test_a_container_that_publishes_the_databases_port_is_suggested_to_whoever_named_none(
+    changes: dict[str, Any], suggested: bool, platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published = {"5432/tcp": [{"HostIp": "0.0.0.0", "HostPort": "5432"}], "9187/tcp": None}
+    running = client(container("other", ports={"80/tcp": [{"HostPort": "80"}]}), container("pg", ports=published))
+    monkeypatch.setattr(source_image, "find_address", lambda: "unix:///x")
+    monkeypatch.setattr(source_image, "open_engine", lambda address: opened(running))
+    asked = platform.model_copy(update={"database": platform.database.model_copy(update={"container": None} | changes)})
+    assert ('set database.container = "pg"' in suggest_container(asked)) is suggested
 
 
 # The container.
