@@ -68,11 +68,13 @@ class ImageRunner:
             has_network: Whether it uses this machine's network.
             reads_input: Whether it gets our standard input.
         """
+        uid = os.geteuid() if user is None else user
+        gid = os.getegid() if uid == os.geteuid() else uid
         # Isolated (-I): it is started in folders that others may write to, and must import nothing from there.
         argv = [sys.executable, "-I", "-m", "keepwell.containers.run"]
         argv += ["--address", self.address, "--image", self.image.id, "--folder", str(self.folder)]
         argv += ["--users", str(self.folder / _USERS_FILE)]
-        argv += ["--user", f"{os.geteuid()}:{os.getegid()}" if user is None else f"{user}:{user}"]
+        argv += ["--user", f"{uid}:{gid}"]
         argv += [word for path in writable for word in ("--write", str(path))]
         argv += [word for path in readable for word in ("--read", str(path))]
         argv += ["--network"] if has_network else []

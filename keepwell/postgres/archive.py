@@ -125,23 +125,32 @@ def _dump_command(
     lock_wait_seconds: int,
     writable: Sequence[Path] = (),
 ) -> Command:
-    argv = [binaries.program("pg_dump"), "--dbname", conninfo(database, application_name="keepwell pg_dump"), *form]
+    target = conninfo(database, application_name="keepwell pg_dump")
+    argv = [binaries.program("pg_dump"), "--dbname", target, *form]
     argv += ["--compress=0", f"--snapshot={snapshot_id}", f"--lock-wait-timeout={lock_wait_seconds * 1000}"]
     argv += ["--no-password", f"--encoding={encoding}"]
     environment = password_environment(database) | {"PGOPTIONS": DUMP_OPTIONS}
     # Where the role may not read past row security, fail instead of dumping only the rows it may see: the default.
-    return binaries.call(argv, environment, writable=writable, readable=_to_log_in(database), has_network=True)
+    return binaries.call(
+        argv, environment, writable=writable, readable=_to_log_in(target), has_network=_over_a_network(target)
+    )
 
 
 def build_globals_command(binaries: Binaries, database: DatabaseSettings, file: Path, *, passwords: bool) -> Command:
     """Dump roles and their memberships, with their password hashes where we may read them."""
-    argv = [binaries.program("pg_dumpall"), "--dbname", conninfo(database, application_name="keepwell pg_dumpall")]
+    target = conninfo(database, application_name="keepwell pg_dumpall")
+    argv = [binaries.program("pg_dumpall"), "--dbname", target]
     argv += ["--globals-only", "--no-tablespaces", f"--file={file}", "--no-password"]
     # Given as a connection string, because a name that holds an equals sign would be taken for one.
     argv += [f"--database={make_conninfo('', dbname=database.name)}"]
     argv += [] if passwords else ["--no-role-passwords"]
-    environment, needed = password_environment(database), _to_log_in(database)
-    return binaries.call(argv, environment, writable=[file.parent], readable=needed, has_network=True)
+    return binaries.call(
+        argv,
+        password_environment(database),
+        writable=[file.parent],
+        readable=_to_log_in(target),
+        has_network=_over_a_network(target),
+    )
 
 
 def build_restore_command(
@@ -151,9 +160,11 @@ def build_restore_command(
     argv = [binaries.program("pg_restore"), "--dbname", target, f"--jobs={jobs}", "--exit-on-error"]
     # A subscription of the copy would start to pull from wherever the source's pulls.
     argv += ["--no-tablespaces", "--no-subscriptions", "--no-password", str(folder)]
-    sockets = _socket_of(target)
     return binaries.call(
-        argv, environment | {"PGOPTIONS": DUMP_OPTIONS}, readable=[folder, *sockets], has_network=not sockets
+        argv,
+        environment | {"PGOPTIONS": DUMP_OPTIONS},
+        readable=[folder, *_to_log_in(target)],
+        has_network=_over_a_network(target),
     )
 
 
@@ -205,20 +216,19 @@ def create_roles(connection: psycopg.Connection, globals_sql: bytes) -> None:
 def build_index_check_command(binaries: Binaries, target: str, *, jobs: int) -> Command:
     """Check every table and index of a database, and that each index knows every row."""
     argv = [binaries.program("pg_amcheck"), "--heapallindexed", f"--jobs={jobs}", "--no-password", target]
-    sockets = _socket_of(target)
-    return binaries.call(argv, {}, readable=sockets, has_network=not sockets)
+    return binaries.call(argv, {}, readable=_to_log_in(target), has_network=_over_a_network(target))
 
 
-def _socket_of(target: str) -> list[Path]:
-    """The folder of the socket that a connection string names, if it names one."""
-    host = str(conninfo_to_dict(target).get("host") or "")
-    return [Path(host)] if host.startswith("/") else []
+def _to_log_in(target: str) -> list[Path]:
+    """What a program must be able to read to use a connection string: a socket's folder, a certificate."""
+    named = conninfo_to_dict(target)
+    paths = [str(named.get(key) or "") for key in ("host", "sslrootcert")]
+    return [Path(path) for path in paths if path.startswith("/")]
 
 
-def _to_log_in(database: DatabaseSettings) -> list[Path]:
-    """What a program must be able to read to log in to the source."""
-    certificate = [] if database.ssl_root_certificate is None else [database.ssl_root_certificate.absolute()]
-    return [*_socket_of(make_conninfo("", host=database.host)), *certificate]
+def _over_a_network(target: str) -> bool:
+    """Whether a connection string leads to a server beyond a socket."""
+    return not str(conninfo_to_dict(target).get("host") or "").startswith("/")
 
 
 def run_index_check(call: Command) -> str:

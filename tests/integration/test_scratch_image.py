@@ -20,12 +20,15 @@ from real_servers import PASSWORD, Server, bucket_settings, build_platform, inst
 from deployments.local.objectstore import RunningObjectStore
 from deployments.local.ports import find_free_port
 from keepwell.backup.proof import Proof
+from keepwell.backup.restore import restore_into
 from keepwell.backup.source_image import SCRATCH_IMAGE, find_image_programs
 from keepwell.backup.spool import open_scratch, open_spool, sweep_spools
 from keepwell.containers.engine import ADDRESS_VARIABLE
 from keepwell.containers.programs import ImageRunner
 from keepwell.doctor.database import examine_database
+from keepwell.objectstore.store import open_store
 from keepwell.postgres.server import throwaway_server
+from keepwell.progress import silent
 from keepwell.settings import Platform
 from keepwell.verdict import Finding, Verdict
 
@@ -103,10 +106,15 @@ def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
         time.sleep(0.02)
 
 
-@pytest.fixture
-def platform(source: Server, objectstore: RunningObjectStore, tmp_path: Path) -> Platform:
+@pytest.fixture(scope="module")
+def platform(source: Server, objectstore: RunningObjectStore, tmp_path_factory: pytest.TempPathFactory) -> Platform:
     """A platform whose server runs in the container."""
-    return on_image(build_platform(source, "app", bucket_settings(objectstore), tmp_path))
+    return on_image(build_platform(source, "app", bucket_settings(objectstore), tmp_path_factory.mktemp("spool")))
+
+
+@pytest.fixture(scope="module")
+def backup_id(platform: Platform) -> str:
+    return back_up(platform).backup_id
 
 
 def on_image(platform: Platform, container: str | None = SOURCE, scratch_image: str = "auto") -> Platform:
@@ -124,8 +132,10 @@ def assert_only_the_source_runs(engine: RunningEngine) -> None:
     assert (names, engine.volumes()) == ([SOURCE], [])
 
 
-def test_a_set_is_proven_on_the_image_that_its_source_runs_from(platform: Platform, engine: RunningEngine) -> None:
-    proof = prove(platform, back_up(platform).backup_id)
+def test_a_set_is_proven_on_the_image_that_its_source_runs_from(
+    platform: Platform, backup_id: str, engine: RunningEngine
+) -> None:
+    proof = prove(platform, backup_id)
     assert (proof.reached, proof.verdict, noticed(proof)) == ("serving", Verdict.OK, [])
     assert proof.server == f"PostgreSQL {installation(15).version[0]}.{installation(15).version[1]} (image {IMAGE})"
     assert (proof.isolation, proof.same_major) == (CONTAINED, True)
@@ -133,15 +143,19 @@ def test_a_set_is_proven_on_the_image_that_its_source_runs_from(platform: Platfo
 
 
 @pytest.mark.long
-def test_a_machine_without_any_postgresql_dumps_and_proves_with_the_image_alone(
-    platform: Platform, engine: RunningEngine, monkeypatch: pytest.MonkeyPatch
+def test_a_machine_without_any_postgresql_dumps_proves_and_restores_with_the_image_alone(
+    platform: Platform, source: Server, engine: RunningEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("preflight", "verify"):
+    for module in ("preflight", "verify", "restore"):
         monkeypatch.setattr(f"keepwell.backup.{module}.find_installations", lambda configured: [])
     manifest = back_up(platform)
     assert (manifest.tools.archive_major, manifest.spooled_bytes) == (15, 0)
     proof = prove(platform, manifest.backup_id)
     assert (proof.reached, proof.verdict) == ("serving", Verdict.OK)
+    restore_into(platform, open_store(platform), manifest.backup_id, "app_look", silent)
+    with source.connect("app_look") as connection:
+        assert connection.execute("SELECT count(*) FROM people").fetchone() == (5000,)
+        connection.execute("DROP TABLE people, notes")
     assert_only_the_source_runs(engine)
 
 
@@ -233,11 +247,10 @@ def test_a_container_that_did_not_end_is_swept_by_the_next_run(
 
 
 def test_without_an_engine_the_systems_programs_prove_and_it_is_said(
-    platform: Platform, monkeypatch: pytest.MonkeyPatch
+    platform: Platform, backup_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    manifest = back_up(platform)
     monkeypatch.setenv(ADDRESS_VARIABLE, "unix:///nowhere/docker.sock")
-    proof = prove(platform, manifest.backup_id)
+    proof = prove(platform, backup_id)
     (finding,) = noticed(proof)
     assert (proof.reached, proof.verdict, finding.verdict) == ("serving", Verdict.WARN, Verdict.WARN)
     assert "No Docker Engine answers on this machine" in finding.message

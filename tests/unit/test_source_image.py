@@ -230,7 +230,7 @@ def test_a_container_that_publishes_the_databases_port_is_suggested_to_whoever_n
 # The container.
 
 
-def test_a_container_gets_nothing_but_what_it_is_given(tmp_path: Path) -> None:
+def test_a_container_gets_nothing_but_what_it_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: dict[str, Any] = {}
 
     class FakeApi:
@@ -248,11 +248,13 @@ def test_a_container_gets_nothing_but_what_it_is_given(tmp_path: Path) -> None:
     runner = ImageRunner("unix:///x", Image(ID, NAME), tmp_path)
     prefix = runner.prefix(writable=[tmp_path / "own"], readable=[tmp_path / "archive"], user=65534)
     assert prefix[1:4] == ("-I", "-m", "keepwell.containers.run")
+    monkeypatch.setattr(run.os, "nice", lambda more: 10)
     wanted = run._parse([*prefix[4:], "postgres", "--version"])
     assert run._create(FakeApi(), wanted) == "new"
     host = asked["host_config"]
     assert (asked["image"], asked["user"], asked["command"]) == (ID, "65534:65534", ["postgres", "--version"])
     assert (host["network_mode"], host["read_only"], host["auto_remove"]) == ("none", True, True)
+    assert host["cpu_shares"] == 110  # as much less than 1024 as niceness 10 is
     assert (host["cap_drop"], host["cap_add"], host["security_opt"]) == (["ALL"], [], ["no-new-privileges"])
     assert {(mount["Source"], mount["Target"], mount["Type"], mount["ReadOnly"]) for mount in host["mounts"]} == {
         (str(tmp_path / ".users"), "/etc/passwd", "bind", True),
@@ -297,7 +299,7 @@ def test_each_program_of_an_image_is_given_what_it_needs_and_no_more(platform: P
     changes = {"host": "/run/postgresql", "ssl_root_certificate": Path("/etc/ca.pem")}
     elsewhere = platform.database.model_copy(update=changes)
     dump = build_dump_command(SHOWN, elsewhere, folder, **asked)
-    assert dump.argv[1:4] == ("w:/spool", "r:/run/postgresql", "r:/etc/ca.pem")
+    assert dump.argv[1:5] == ("w:/spool", "r:/run/postgresql", "r:/etc/ca.pem", "/pg/bin/pg_dump")
 
 
 # The choice.
