@@ -54,7 +54,8 @@ class DatabaseSettings(Section):
         default=None,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$",
         examples=["esn_postgres"],
-        description="Container or compose service that its server runs in, on this machine, if it does.",
+        description="Container or compose service that its server runs in, where that is on this machine; proofs then "
+        "restore on its image.",
     )
     sslmode: Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"] = Field(
         default="prefer", description="As libpq knows it."

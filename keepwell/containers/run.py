@@ -115,8 +115,8 @@ class _Relay:
 
     def _send(self) -> None:
         while self._waiting:
-            # It may have ended meanwhile.
-            with suppress(DockerException):
+            # It may have ended meanwhile, and another signal may have come and sent this one too.
+            with suppress(DockerException, RequestException, IndexError):
                 self._api.kill(self._container, signal=self._waiting.pop(0))
 
 
