@@ -1,11 +1,15 @@
 """One platform's folder in memory, and a watch over any store's effects that can strike at each of them."""
 
+import io
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 from keepwell.errors import AccessDenied
 from keepwell.objectstore.store import ObjectMissing, StoredObject
+from keepwell.sealing import NO_SEAL
 
 
 class MemoryStore:
@@ -15,13 +19,20 @@ class MemoryStore:
         objects: By their keys.
         locked: Keys that the store refuses to delete; the others of the same call are deleted, as S3 does it.
         sticky: Keys that it says it deleted, and keeps.
+        retained: Until when an object is locked, by its key; told by `find`.
+        may_expire: Whether there is a key that may delete what sets hold.
     """
+
+    may_write = True
+    seal = NO_SEAL
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
         self.modified: dict[str, datetime] = {}
         self.locked: set[str] = set()
         self.sticky: set[str] = set()
+        self.retained: dict[str, datetime] = {}
+        self.may_expire = True
 
     def put_bytes(self, relative: str, content: bytes) -> None:
         self.objects[relative] = content
@@ -31,6 +42,10 @@ class MemoryStore:
             raise ObjectMissing("There is no such object.")
         return self.objects[relative]
 
+    @contextmanager
+    def open_reader(self, relative: str) -> Iterator[io.BytesIO]:
+        yield io.BytesIO(self.get_bytes(relative))
+
     def put_signed(self, relative: str, document: bytes) -> None:
         self.put_bytes(relative, document)
 
@@ -38,7 +53,8 @@ class MemoryStore:
         return self.get_bytes(relative)
 
     def find(self, relative: str) -> StoredObject | None:
-        return next((stored for stored in self.list_objects(relative) if stored.key == relative), None)
+        found = next((stored for stored in self.list_objects(relative) if stored.key == relative), None)
+        return replace(found, locked_until=self.retained.get(relative)) if found else None
 
     def list_objects(self, folder: str) -> Iterator[StoredObject]:
         for key in sorted(self.objects):

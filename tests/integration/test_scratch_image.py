@@ -146,10 +146,10 @@ def test_a_set_is_proven_on_the_image_that_its_source_runs_from(
 def test_a_machine_without_any_postgresql_dumps_proves_and_restores_with_the_image_alone(
     platform: Platform, source: Server, engine: RunningEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("preflight", "verify", "restore"):
+    for module in ("preflight", "scratch_restore", "restore"):
         monkeypatch.setattr(f"keepwell.backup.{module}.find_installations", lambda configured: [])
     manifest = back_up(platform)
-    assert (manifest.tools.archive_major, manifest.spooled_bytes) == (15, 0)
+    assert (manifest.tools.archive_major, manifest.main.spooled_bytes) == (15, 0)
     proof = prove(platform, manifest.backup_id)
     assert (proof.reached, proof.verdict) == ("serving", Verdict.OK)
     restore_into(platform, open_store(platform), manifest.backup_id, "app_look", silent)

@@ -154,3 +154,42 @@ def test_values_never_show_in_an_error(folder: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(Exception) as caught:  # noqa: PT011 - whatever it is, it must not tell
         load_platform()
     assert "hush" not in str(caught.value)
+
+
+MORE = 'user = "backup"\nmore_names = {names}'
+
+
+def test_more_databases_follow_the_main_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_platform().database.names == ("esn_db",)
+    text = MINIMAL.replace('user = "backup"', MORE.format(names='["analytics", "billing"]'))
+    (folder / "keepwell.toml").write_text(text)
+    database = load_platform().database
+    assert database.names == ("esn_db", "analytics", "billing")
+    assert (database.of("billing").names, database.of("billing").user) == (("billing",), "backup")
+    monkeypatch.setenv("KEEPWELL_DATABASE__MORE_NAMES", '["other"]')
+    assert load_platform().database.names == ("esn_db", "other")
+
+
+@pytest.mark.parametrize(
+    ("names", "fault"),
+    [
+        ('["esn_db"]', "more_names holds the database that name names already; leave it out there"),
+        ('["analytics", "b", "analytics"]', "more_names holds a database twice; name each once"),
+        ('[""]', r"database\.more_names\.0: String should have at least 1 character"),
+        (f'["{"a" * 64}"]', r"database\.more_names\.0: String should have at most 63 characters"),
+        ('"analytics"', r"database\.more_names: Input should be a valid tuple"),
+    ],
+)
+def test_more_databases_are_named_each_once(folder: Path, names: str, fault: str) -> None:
+    (folder / "keepwell.toml").write_text(MINIMAL.replace('user = "backup"', MORE.format(names=names)))
+    with pytest.raises(ConfigurationError, match=fault):
+        load_platform()
+
+
+def test_a_smoke_query_may_name_a_database_that_sets_hold_and_no_other(folder: Path) -> None:
+    query = '\n[[backup.smoke_queries]]\nname = "asked"\nsql = "SELECT 1"\ndatabase = "{name}"\n'
+    _extend(folder, query.format(name="esn_db"))
+    assert load_platform().backup.smoke_queries[0].database == "esn_db"
+    _extend(folder, query.format(name="analytics"))
+    with pytest.raises(ConfigurationError, match="the smoke query “asked” asks a database that no set holds"):
+        load_platform()

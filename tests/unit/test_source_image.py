@@ -14,6 +14,7 @@ from real_servers import BucketSettings, Server, build_platform
 from requests import Response
 
 from keepwell.backup import source_image
+from keepwell.backup.manifest import Manifest
 from keepwell.backup.read_back import list_entries
 from keepwell.backup.rehearsal import restore_finding
 from keepwell.backup.source_image import (
@@ -40,6 +41,7 @@ from keepwell.postgres.binaries import Binaries
 from keepwell.settings import Platform
 from keepwell.verdict import Finding, Verdict
 
+GOLDEN = Path(__file__).parent.parent / "cases" / "manifest-1.json"
 ID = "sha256:3f2a1b9c0d1e" + "0" * 52
 OTHER_ID = "sha256:" + "b" * 64
 NAME = "postgres:15-alpine"
@@ -410,7 +412,7 @@ class CannotRun:
 
 def test_an_archive_that_no_container_can_read_is_not_called_damaged(tmp_path: Path) -> None:
     gone = Binaries(Path("/pg/bin"), (15, 8), f"image {NAME}", CannotRun())
-    found = list_entries(gone, tmp_path)
+    found = list_entries(Manifest.from_json(GOLDEN.read_bytes()).main, gone, tmp_path)
     assert isinstance(found, Finding)
     assert (found.verdict, "it is gone" in found.message) == (Verdict.UNKNOWN, True)
     with pytest.raises(CommandFailed) as raised:
