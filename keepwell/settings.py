@@ -53,6 +53,13 @@ class DatabaseSettings(Section):
     maintenance_name: str = Field(
         default="postgres", description="Another database of the same server, which holds our locks."
     )
+    container: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$",
+        examples=["esn_postgres"],
+        description="Container or compose service that its server runs in, where that is on this machine; proofs then "
+        "restore on its image.",
+    )
     sslmode: Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"] = Field(
         default="prefer", description="As libpq knows it."
     )
@@ -209,6 +216,13 @@ class BackupSettings(Section):
         default=60, ge=0, le=86400, description="How long a backup's locks may keep others waiting; 0 only reports it."
     )
     tools_directory: Path | None = Field(default=None, description="Folder of pg_dump and its kin, tried first.")
+    scratch_image: str = Field(
+        default="auto",
+        pattern=r"^[A-Za-z0-9][\w./:@-]*$",
+        description="Image whose PostgreSQL a proof restores on, and whose client tools are used where none of this "
+        "machine fit. `auto`: that of database.container, else this machine's programs; `never`: these alone; or the "
+        "name of an image that this machine has. Nothing is ever pulled.",
+    )
     lock_wait_seconds: int = Field(default=30, ge=1, le=3600, description="How long a dump may queue for a table.")
     interlock_wait_seconds: int = Field(
         default=600, ge=0, le=86400, description="How long to wait for another procedure, or a migration, to end."

@@ -65,7 +65,7 @@ def create_backup(platform: Platform, store: Store, progress: Progress) -> Manif
     mark = secrets.token_bytes(16)
     store.put_bytes(layout.unfinished_key(backup_id), mark)
     with open_spool(platform) as work:
-        written = _write(platform, store, backup_id, ready=ready, work=work, progress=progress)
+        written = _write(platform, store, backup_id, ready=ready.moved_to(work), work=work, progress=progress)
     require_unswept(store, backup_id, mark)
     store.put_signed(layout.manifest_key(backup_id), written.to_json())
     read_back = Manifest.from_json(store.get_signed(layout.manifest_key(backup_id)))

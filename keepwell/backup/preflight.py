@@ -2,15 +2,17 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import psycopg
 
+from keepwell.backup.source_image import find_client, moved_to
 from keepwell.backup.space import estimate_working_bytes
 from keepwell.backup.spool import require_space, spool_place
 from keepwell.errors import Busy, PreconditionFailed
 from keepwell.postgres import facts
-from keepwell.postgres.binaries import Binaries, choose_client, find_installations
+from keepwell.postgres.binaries import Binaries, find_installations
 from keepwell.postgres.connection import connect
 from keepwell.postgres.facts import DatabaseFacts, MigrationFacts, TableFacts
 from keepwell.progress import Progress, Step, silent
@@ -36,6 +38,10 @@ class Readiness:
     main: DatabaseFacts
     findings: tuple[Finding, ...]
 
+    def moved_to(self, folder: Path) -> "Readiness":
+        """The same for a run with that folder, which the client's programs may need."""
+        return replace(self, client=moved_to(self.client, folder))
+
 
 def require_ready(platform: Platform, progress: Progress = silent) -> Readiness:
     """Look at the source, the tools and the disk; a migration at work is waited for, as another procedure would be.
@@ -57,7 +63,8 @@ def require_ready(platform: Platform, progress: Progress = silent) -> Readiness:
     main, findings = _examine(platform, platform.database, deadline, progress)
     for name in platform.database.more_names:
         findings += _examine_further(platform, name, deadline, progress)
-    client = choose_client(find_installations(platform.backup.tools_directory), server_major=main.server_major)
+    installations = find_installations(platform.backup.tools_directory)
+    client = find_client(platform, installations, server_major=main.server_major)
     findings += judge_client(client, main)
     require_space(spool_place(platform), estimate_working_bytes(len(platform.database.names)), "the run")
     return Readiness(client, main, tuple(findings))

@@ -268,6 +268,13 @@ def list_entries(database: Database, binaries: Binaries, folder: Path) -> list[D
     try:
         return archive.list_data_entries(binaries, folder / database.folder)
     except CommandFailed as error:
+        if archive.machine_lacks(error.message):
+            return Finding(
+                name=archive.CONTENTS_FILE,
+                verdict=Verdict.UNKNOWN,
+                message=f"The archive's table of contents could not be read here: {error.message}",
+                hint="Verify it again where pg_restore can be run.",
+            )
         return _alert(archive.CONTENTS_FILE, f"The archive's table of contents cannot be parsed: {error.message}")
 
 

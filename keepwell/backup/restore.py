@@ -20,12 +20,13 @@ from keepwell.backup.database import Database, Source
 from keepwell.backup.manifest import Manifest
 from keepwell.backup.read_back import SetReader
 from keepwell.backup.rehearsal import Target
+from keepwell.backup.source_image import find_restorer, moved_to
 from keepwell.backup.space import estimate_working_bytes
 from keepwell.backup.spool import open_spool, require_space, spool_place, sweep_spools
 from keepwell.errors import KeepwellError, PreconditionFailed, VerificationFailed
 from keepwell.objectstore.store import Store
 from keepwell.postgres import facts
-from keepwell.postgres.binaries import Binaries, choose_restorer, find_installations
+from keepwell.postgres.binaries import Binaries, find_installations
 from keepwell.postgres.connection import connect, conninfo, translated
 from keepwell.progress import Progress, Step
 from keepwell.settings import Platform
@@ -98,6 +99,7 @@ def restore_into(
     with open_spool(platform) as folder:
         parts = manifest.parts_with(database)
         reader = SetReader(store, manifest, folder, progress, parts=parts, nice=platform.backup.nice)
+        binaries = moved_to(binaries, folder)
         _check_before(store, manifest, database, reader, binaries=binaries, folder=folder)
         temporary = f"{_temporary(platform)}{secrets.token_hex(6)}"
         target = Target(
@@ -221,7 +223,7 @@ def _require_target(platform: Platform, manifest: Manifest, database: Database, 
         )
     installations = find_installations(platform.backup.tools_directory)
     archive_major = manifest.tools.archive_major
-    binaries = choose_restorer(installations, target_major=server_major, archive_major=archive_major)
+    binaries = find_restorer(platform, installations, target_major=server_major, archive_major=archive_major)
     if binaries.major >= _TRANSACTION_TIMEOUT_MAJOR > server_major:
         raise PreconditionFailed(
             f"pg_restore {binaries.major} speaks of settings that a server {server_major} does not know, and the set "

@@ -11,10 +11,11 @@ from keepwell.backup.database import Database
 from keepwell.backup.manifest import Manifest
 from keepwell.backup.read_back import PartDamaged, SetReader
 from keepwell.backup.rehearsal import Target
+from keepwell.backup.source_image import choose_tools, find_provers, without_image
 from keepwell.backup.spool import open_scratch
-from keepwell.errors import ConfigurationError, KeepwellError
+from keepwell.errors import KeepwellError
 from keepwell.postgres.archive import DataEntry
-from keepwell.postgres.binaries import Binaries, choose_server, find_installations
+from keepwell.postgres.binaries import Binaries, find_installations
 from keepwell.postgres.connection import connect_to
 from keepwell.postgres.isolation import Isolation, isolate
 from keepwell.postgres.server import database_on, throwaway_server
@@ -47,7 +48,8 @@ class ScratchRestore:
         reader: Feeds its streams.
         spool: Where its files were read back to.
         stack: Ends the server with the proof.
-        binaries: What was chosen for it; None when there is nothing.
+        binaries: What was chosen for its server; None when there is nothing.
+        tools: Client tools for it; None as above.
         isolation: How the server is kept apart; None when it did not come to one.
         copies: One for each database, the main one first; empty without binaries.
         findings: What is wrong or worth knowing. What is wrong with the streams themselves, the reader remembers.
@@ -60,6 +62,7 @@ class ScratchRestore:
     spool: Path
     stack: ExitStack
     binaries: Binaries | None = None
+    tools: Binaries | None = None
     isolation: Isolation | None = None
     copies: list[Copy] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
@@ -86,29 +89,40 @@ class ScratchRestore:
         return next((target.server_major for _, target in self.targets), None)
 
     def _restore(self) -> Iterator[Finding]:
-        try:
-            self.binaries = choose_server(
-                find_installations(self.platform.backup.tools_directory),
-                source_major=self.manifest.main.source.server_major,
-                archive_major=self.manifest.tools.archive_major,
-            )
-        except ConfigurationError as error:
-            yield Finding(name="tools", verdict=Verdict.UNKNOWN, message=error.message, hint=error.hint)
+        """From the source's own image where that works, else from this machine's programs."""
+        installations = find_installations(self.platform.backup.tools_directory)
+        archive_major = self.manifest.tools.archive_major
+        provers = find_provers(
+            self.platform,
+            self.spool,
+            installations,
+            source_major=self.manifest.main.source.server_major,
+            archive_major=archive_major,
+        )
+        yield from provers.findings
+        for left, binaries in zip(reversed(range(len(provers.servers))), provers.servers, strict=True):
+            self.binaries, self.tools = binaries, choose_tools(binaries, installations, archive_major=archive_major)
+            self.copies = [
+                Copy(database, read_back.list_entries(database, self.tools, self.spool))
+                for database in self.manifest.databases
+            ]
+            try:
+                with ExitStack() as attempt:
+                    scratch = attempt.enter_context(open_scratch(self.spool))
+                    self.isolation = isolate(binaries, scratch)
+                    server = attempt.enter_context(
+                        throwaway_server(binaries, scratch, self.isolation, nice=self.platform.backup.nice)
+                    )
+                    self.stack.push(attempt.pop_all())
+            except KeepwellError as error:
+                yield without_image(error) if left else _not_started(error)
+                continue
+            yield from self._restore_onto(server, scratch, binaries, self.tools, self.isolation)
             return
-        for database in self.manifest.databases:
-            self.copies.append(Copy(database, read_back.list_entries(database, self.binaries, self.spool)))
-        scratch = self.stack.enter_context(open_scratch(self.spool))
-        try:
-            self.isolation = isolate(self.binaries, scratch)
-            server = self.stack.enter_context(
-                throwaway_server(self.binaries, scratch, self.isolation, nice=self.platform.backup.nice)
-            )
-        except KeepwellError as error:
-            yield Finding(name="scratch server", verdict=Verdict.UNKNOWN, message=error.message, hint=error.hint)
-            return
-        yield from self._restore_onto(server, scratch, self.binaries, self.isolation)
 
-    def _restore_onto(self, server: str, scratch: Path, binaries: Binaries, isolation: Isolation) -> Iterator[Finding]:
+    def _restore_onto(
+        self, server: str, scratch: Path, binaries: Binaries, tools: Binaries, isolation: Isolation
+    ) -> Iterator[Finding]:
         """All databases first, then the roles, of which each may own something in any of them."""
         findings: list[Finding] = []
         with connect_to(server) as connection:
@@ -128,8 +142,12 @@ class ScratchRestore:
         if all(finding.verdict in (Verdict.OK, Verdict.WARN) for finding in findings):
             with suppress(PartDamaged):
                 for database, target in self.targets:
-                    restored = rehearsal.check_restored(database, binaries, self.spool, target, self.reader)
+                    restored = rehearsal.check_restored(database, tools, self.spool, target, self.reader)
                     yield from database.tell_findings(restored)
+
+
+def _not_started(error: KeepwellError) -> Finding:
+    return Finding(name="scratch server", verdict=Verdict.UNKNOWN, message=error.message, hint=error.hint)
 
 
 def _programs_folder(folder: Path, isolation: Isolation) -> Path:

@@ -6,11 +6,13 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from keepwell import disk_space
 from keepwell.command import end_orphans
+from keepwell.containers.engine import find_address, sweep_containers
+from keepwell.containers.programs import used_containers
 from keepwell.errors import ConfigurationError, KeepwellError
 from keepwell.locked_folder import locked_folder, sweep_locked_folders
 from keepwell.postgres.server import sweep_server
@@ -73,15 +75,16 @@ def open_scratch(spool: Path, link: str = SCRATCH) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        (spool / link).unlink(missing_ok=True)
 
 
 def sweep_spools(platform: Platform) -> int:
-    """Remove what dead runs left, their scratch servers first.
+    """Remove what dead runs left, their containers and scratch servers first.
 
     Returns:
         How many there were.
     """
-    return sweep_locked_folders(spool_place(platform), _PREFIX, _sweep_scratch)
+    return sweep_locked_folders(spool_place(platform), _PREFIX, _end_dead_run)
 
 
 def require_space(place: Path, needed_bytes: int, purpose: str) -> None:
@@ -99,8 +102,13 @@ def require_space(place: Path, needed_bytes: int, purpose: str) -> None:
     disk_space.require_space(place, needed_bytes, purpose, hint=hint)
 
 
-def _sweep_scratch(spool: Path) -> None:
-    """End what a dead run left at work, and remove its scratch servers, beside its spool."""
+def _end_dead_run(spool: Path) -> None:
+    """End what a dead run left at work, its containers first, and remove its scratch servers beside its spool."""
+    address = find_address() if used_containers(spool) else None
+    if address is not None:
+        # They end by themselves; an engine that does not answer must not keep a new run from its work.
+        with suppress(KeepwellError):
+            sweep_containers(address, spool)
     end_orphans(spool)
     for link in (SCRATCH, CACHE_SCRATCH):
         try:

@@ -206,10 +206,10 @@ class _Ladder:
         return _joined(summary, self.keys.summary), [*findings, *self.keys.equal]
 
     def _sound(self) -> tuple[str, Iterable[Finding]]:
-        assert self.scratch.binaries is not None  # noqa: S101 - chosen before
+        assert self.scratch.tools is not None  # noqa: S101 - chosen before
         findings: list[Finding] = []
         for database, target in self._restored_databases:
-            checked = rehearsal.check_sound(database, self.scratch.binaries, target)
+            checked = rehearsal.check_sound(database, self.scratch.tools, target)
             findings += database.tell_findings(checked)
         sequences = sum(len(database.sequences) for database in self.manifest.databases)
         summary = f"indexes know every row, {sequences} sequences not behind, views came back"

@@ -8,17 +8,18 @@ from datetime import UTC, datetime
 import psycopg
 
 from keepwell.backup.preflight import judge_migrations, refuse_old_server, refuse_unreadable
+from keepwell.backup.source_image import find_client, find_provers, suggest_container, why_image
 from keepwell.backup.space import estimate_scratch_bytes, estimate_working_bytes
-from keepwell.backup.spool import require_space, spool_place
+from keepwell.backup.spool import open_spool, require_space, spool_place
 from keepwell.doctor.clock import judge_clock
 from keepwell.doctor.outcome import alert, guarded, not_checked, ok, warn
-from keepwell.errors import Busy, ConfigurationError, KeepwellError, PreconditionFailed
+from keepwell.errors import Busy, KeepwellError, PreconditionFailed
 from keepwell.postgres import facts
-from keepwell.postgres.binaries import choose_client, choose_server, find_installations
+from keepwell.postgres.binaries import find_installations
 from keepwell.postgres.connection import connect, translated
 from keepwell.postgres.facts import DatabaseFacts
 from keepwell.settings import DatabaseSettings, Platform
-from keepwell.verdict import Finding
+from keepwell.verdict import Finding, Verdict
 
 _STATEMENT_SECONDS = 20
 _MIB = 1024 * 1024
@@ -120,20 +121,29 @@ def _examine_facts(connection: psycopg.Connection, platform: Platform) -> Iterat
 
 def _examine_tools(found: DatabaseFacts, platform: Platform) -> Iterator[Finding]:
     installations = find_installations(platform.backup.tools_directory)
-    client = choose_client(installations, server_major=found.server_major)
+    client = find_client(platform, installations, server_major=found.server_major)
     yield ok("client tools", f"{client} dumps the server's {found.server_version}.")
-    try:
-        server = choose_server(installations, source_major=found.server_major, archive_major=client.major)
-    except ConfigurationError as error:
-        yield alert("proving server", error.message, hint=error.hint)
+    with open_spool(platform) as folder:
+        provers = find_provers(
+            platform, folder, installations, source_major=found.server_major, archive_major=client.major
+        )
+    yield from (finding for finding in provers.findings if finding.verdict is Verdict.WARN)
+    if not provers.servers:
+        missing = provers.findings[-1]
+        yield alert("proving server", missing.message, hint=missing.hint)
         return
-    if server.major == found.server_major:
-        yield ok("proving server", f"{server} restores and proves, the same major version as the source.")
+    server = provers.servers[0]
+    if server.elsewhere is not None:
+        yield ok("proving server", f"{server} restores and proves: {why_image(platform)}.")
+    elif server.major == found.server_major:
+        message = f"{server} restores and proves, the same major version as the source."
+        yield ok("proving server", message, hint=suggest_container(platform))
     else:
         yield warn(
             "proving server",
             f"{server} restores and proves; the source is {found.server_version}, and each proof will say so.",
-            hint=f"Install postgresql-{found.server_major} to prove on the source's own version.",
+            hint=suggest_container(platform)
+            or f"Install postgresql-{found.server_major} to prove on the source's own version.",
         )
 
 

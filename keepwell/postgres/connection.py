@@ -56,7 +56,8 @@ def conninfo(database: DatabaseSettings, *, dbname: str | None = None, applicati
     if not database.host.startswith("/"):
         parameters["sslmode"] = database.sslmode
     if database.ssl_root_certificate is not None:
-        parameters["sslrootcert"] = str(database.ssl_root_certificate)
+        # Programs may run in another folder than ours.
+        parameters["sslrootcert"] = str(database.ssl_root_certificate.absolute())
     return make_conninfo("", **parameters)
 
 

@@ -36,6 +36,7 @@ from keepwell.backup import layout
 from keepwell.backup.catalogue import read_catalogue, read_entry, read_manifest
 from keepwell.backup.manifest import Manifest
 from keepwell.backup.proof import Proof
+from keepwell.backup.source_image import SCRATCH_IMAGE
 from keepwell.errors import KeepwellError, PreconditionFailed, ServiceUnavailable, VerificationFailed
 from keepwell.objectstore.store import Store, open_store
 from keepwell.postgres.binaries import Binaries
@@ -323,6 +324,25 @@ def test_a_scratch_server_that_does_not_start_makes_a_set_unknown_and_not_damage
     proof = prove(proven.platform, copied.backup_id)
     assert (failed_level(proof).level, proof.verdict, proof.damaged) == ("restored", Verdict.UNKNOWN, False)
     assert "no locale here" in failed_level(proof).summary
+
+
+class _NoRoom:
+    """Stands for containers that cannot be run."""
+
+    def prefix(self, **asked: object) -> tuple[str, ...]:
+        return ("sh", "-c", "echo no room for it >&2; exit 125")
+
+
+def test_where_no_server_starts_from_the_sources_image_this_machine_proves_and_it_is_said(
+    proven: Proven, copied: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = Binaries(Path("/in/the/image"), installation(17).version, "image postgres:17", _NoRoom())
+    monkeypatch.setattr("keepwell.backup.source_image.find_image_programs", lambda platform, folder: image)
+    database = proven.platform.database.model_copy(update={"container": "postgres"})
+    proof = prove(proven.platform.model_copy(update={"database": database}), copied.backup_id)
+    assert (proof.reached, proof.verdict, proof.server) == ("serving", Verdict.WARN, str(installation(17)))
+    (finding,) = (found for found in proof.findings if found.name == SCRATCH_IMAGE)
+    assert "initdb ended with exit code 125: no room for it" in finding.message
 
 
 # restored: roles and schema.
