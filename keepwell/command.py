@@ -23,6 +23,10 @@ from keepwell.giving_way import let_session_stand_back
 _STDERR_TAIL_BYTES = 4_000
 # What programs need to run at all; everything else of our environment (keys, passwords) stays with us.
 _INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "TZDIR")
+# For a program with workers of its own, such as pg_dump with jobs: the kernel's signal at our death reaches it and not
+# them, and this one it hands on. A worker that nobody tells may wait for ever for the other end of a FIFO, its session
+# and its locks with it.
+TELLS_ITS_WORKERS = signal.SIGTERM
 
 
 @dataclass(frozen=True)
@@ -137,6 +141,20 @@ def stop(
     for stream in (process.stdin, process.stdout, process.stderr):
         if stream is not None:
             stream.close()
+
+
+def end_orphans(folder: Path) -> None:
+    """End programs of ours that a dead run left at work in its folder, by the calls that name it.
+
+    Args:
+        folder: Of one run, with a name that nothing else has.
+    """
+    named = os.fsencode(folder)
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it ended meanwhile, or there is no such list on this system
+            ours = entry.stat().st_uid == os.geteuid() and int(entry.name) != os.getpid()
+            if ours and named in (entry / "cmdline").read_bytes():
+                os.kill(int(entry.name), signal.SIGKILL)
 
 
 class StderrTail:

@@ -8,8 +8,7 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from datetime import UTC, datetime
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from types import TracebackType
 from typing import Self
 
@@ -131,7 +130,8 @@ class Hold:
 def hold_sets(platform: Platform, store: Store) -> Iterator[None]:
     """Keep backup sets from being removed for as long as the block reads or pins them.
 
-    By the store's lease alone: a set can be verified with its database gone.
+    By the store's lease alone: a set can be verified with its database gone. A machine whose key only reads leaves no
+    lease: it waits for an expiry that is at work, and one that begins later does not see it.
 
     Raises:
         Busy: Sets were still being removed when the time was over.
@@ -139,7 +139,7 @@ def hold_sets(platform: Platform, store: Store) -> Iterator[None]:
     """
     own, cluster = _new_token(), ""  # of no server, so that it binds everywhere
     deadline = time.monotonic() + platform.backup.interlock_wait_seconds
-    with keep_lease(store, Procedure.VERIFY, own, cluster):
+    with keep_lease(store, Procedure.VERIFY, own, cluster) if store.may_write else nullcontext():
         _wait_for_leases(store, Procedure.VERIFY, own, cluster, deadline)
         yield
 
@@ -164,6 +164,9 @@ def _leased(store: Store, procedure: Procedure, token: str, cluster: str, deadli
     """A store's lease, with nobody else's in the way."""
     while True:
         _wait_for_leases(store, procedure, token, cluster, deadline)
+        if not store.may_write:
+            yield  # a restore with a key that only reads: the database's locks alone
+            return
         with keep_lease(store, procedure, token, cluster):
             if not _find_binding(store, procedure, token, cluster):
                 yield
@@ -191,7 +194,7 @@ def _wait_for_leases(store: Store, procedure: Procedure, token: str, cluster: st
 
 def _find_binding(store: Store, procedure: Procedure, token: str, cluster: str) -> list[Lease]:
     """The leases that stand in the way."""
-    return [lease for lease in read_leases(store, datetime.now(UTC)) if _binds(lease, procedure, token, cluster)]
+    return [lease for lease in read_leases(store, store.read_clock()) if _binds(lease, procedure, token, cluster)]
 
 
 def _binds(lease: Lease, procedure: Procedure, token: str, cluster: str) -> bool:

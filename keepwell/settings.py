@@ -44,6 +44,9 @@ class DatabaseSettings(Section):
     host: str = Field(default="127.0.0.1", min_length=1, description="Host name, address, or folder of its socket.")
     port: int = Field(default=5432, ge=1, le=65535, description="TCP port; not a transaction pooler's.")
     name: str = Field(min_length=1, max_length=63, description="Database to back up.")
+    more_names: tuple[Annotated[str, Field(min_length=1, max_length=63)], ...] = Field(
+        default=(), description="Other databases of the same server that every set holds too."
+    )
     user: str = Field(min_length=1, max_length=63, description="Role that may read every table.")
     password: SecretStr | None = Field(default=None, description="Secret.")
     password_file: Path | None = Field(default=None, description="File that holds the password.")
@@ -54,6 +57,25 @@ class DatabaseSettings(Section):
         default="prefer", description="As libpq knows it."
     )
     ssl_root_certificate: Path | None = Field(default=None, description="Certificate authority for verify-*.")
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        if self.name in self.more_names:
+            message = "more_names holds the database that name names already; leave it out there"
+            raise ValueError(message)
+        if len(set(self.more_names)) < len(self.more_names):
+            message = "more_names holds a database twice; name each once"
+            raise ValueError(message)
+        return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every database that a set holds, the main one first."""
+        return self.name, *self.more_names
+
+    def of(self, name: str) -> Self:
+        """The same server and role, for one database alone."""
+        return self.model_copy(update={"name": name, "more_names": ()})
 
 
 class BucketSettings(Section):
@@ -76,6 +98,48 @@ class BucketSettings(Section):
         default="when_supported", description="`when_required` for stores that refuse flexible checksums."
     )
     ca_bundle: Path | None = Field(default=None, description="Certificate authority of a private endpoint.")
+    storage_class: str = Field(
+        default="",
+        pattern=r"^$|^[A-Z][A-Z0-9_]*$",
+        description="Class of what sets hold; the store's own by default. It must be readable at once.",
+    )
+    lock_days: int = Field(
+        default=0, ge=0, le=36500, description="How long nobody may delete what a set holds (Object Lock); 0 for none."
+    )
+    lock_mode: Literal["governance", "compliance"] = Field(
+        default="governance", description="`compliance` binds even the account's owner, for all of lock_days."
+    )
+    deletes_forbidden: bool = Field(
+        default=False,
+        description="The access key above may not delete sets; `keepwell doctor` tries it.",
+    )
+    reading_access_key_id: SecretStr | None = Field(default=None, description="Secret. A key that may only read.")
+    reading_access_key_id_file: Path | None = Field(default=None, description="File that holds its id.")
+    reading_secret_access_key: SecretStr | None = Field(default=None, description="Secret. Of the key that only reads.")
+    reading_secret_access_key_file: Path | None = Field(default=None, description="File that holds its secret.")
+    expiring_access_key_id: SecretStr | None = Field(default=None, description="Secret. A key that may delete sets.")
+    expiring_access_key_id_file: Path | None = Field(default=None, description="File that holds its id.")
+    expiring_secret_access_key: SecretStr | None = Field(
+        default=None, description="Secret. Of the key that may delete sets."
+    )
+    expiring_secret_access_key_file: Path | None = Field(default=None, description="File that holds its secret.")
+
+    @model_validator(mode="after")
+    def _keys_are_whole(self) -> Self:
+        pairs = {
+            "reading": (self.reading_access_key_id, self.reading_secret_access_key),
+            "expiring": (self.expiring_access_key_id, self.expiring_secret_access_key),
+        }
+        for purpose, (key_id, secret) in pairs.items():
+            if (key_id is None) != (secret is None):
+                message = f"the {purpose} key needs both {purpose}_access_key_id and {purpose}_secret_access_key"
+                raise ValueError(message)
+        return self
+
+    @property
+    def may_write(self) -> bool:
+        """Whether there is a key to write with; one that only reads, alone, means that there is none."""
+        return self.access_key_id is not None or self.reading_access_key_id is None
 
 
 class SecondBucketSettings(BucketSettings):
@@ -123,6 +187,9 @@ class SmokeQuery(Section):
     name: str = Field(min_length=1, description="What it shows, for the evidence.")
     sql: str = Field(min_length=1, description="One SELECT; the first value of its first row counts.")
     at_least: float | None = Field(default=None, description="The value must be a number this large or larger.")
+    database: str | None = Field(
+        default=None, min_length=1, description="Which one of database.more_names is asked; database.name by default."
+    )
 
 
 class BackupSettings(Section):
@@ -171,6 +238,12 @@ class RetentionSettings(Section):
         default=14, ge=1, le=36500, description="How long a damaged set is kept for people to look at."
     )
     most_removals: int = Field(default=10, ge=1, le=1000, description="How many sets one run may remove at most.")
+    unneeded_uploads_days: int = Field(
+        default=7, ge=1, le=36500, description="How long a content of uploaded files stays that no set needs."
+    )
+    most_upload_removals: int = Field(
+        default=10_000, ge=1, le=1_000_000, description="How many such contents one run may remove at most."
+    )
 
     @model_validator(mode="after")
     def _keeps_something(self) -> Self:
@@ -248,6 +321,17 @@ class Platform(BaseSettings):
         if self.second_bucket is not None and _place_of(self.second_bucket) == _place_of(self.bucket):
             message = "second_bucket is the same place as bucket; a copy beside the original would be lost with it"
             raise ValueError(message)
+        return self
+
+    @model_validator(mode="after")
+    def _questions_can_be_asked(self) -> Self:
+        for query in self.backup.smoke_queries:
+            if query.database is not None and query.database not in self.database.names:
+                message = (
+                    f"the smoke query “{query.name}” asks a database that no set holds; database.name and "
+                    "database.more_names say which do"
+                )
+                raise ValueError(message)
         return self
 
     @classmethod

@@ -7,11 +7,12 @@ from prefect import get_run_logger
 from prefect.runtime import flow_run
 
 from keepwell.backup.catalogue import BackupEntry, read_catalogue
-from keepwell.backup.freshness import build_limits, describe_sets, judge_size
+from keepwell.backup.freshness import build_limits, describe_sets, judge_sizes
 from keepwell.backup.manifest import Manifest
 from keepwell.backup.proof import Proof
 from keepwell.backup.report import render_backup, render_check, render_second, render_verification
 from keepwell.backup.second_copies import SecondCopies
+from keepwell.backup.sweep import judge_left_over
 from keepwell.destination import Destination
 from keepwell.errors import KeepwellError
 from keepwell.evidence import Evidence, write_evidence
@@ -47,14 +48,15 @@ def record_backup(platform: str, proof: Proof, started_at: datetime, noticed: Se
     store = open_store(loaded)
     entries = [entry for entry in read_catalogue(store) if entry.backup_id <= proof.backup_id]
     manifest, earlier = _split(entries, proof.backup_id)
+    noticed = (*noticed, *judge_left_over(store))
     wanted = loaded.backup.proven_level
-    size = judge_size(describe_sets(entries, wanted), build_limits(loaded.backup))
+    sizes = judge_sizes(describe_sets(entries, wanted), build_limits(loaded))
     evidence = Evidence(
         items=BACKUP_ITEMS,
         platform=platform,
-        verdict=_judge(proof, wanted, [*noticed, *([size] if size else [])]),
+        verdict=_judge(proof, wanted, [*noticed, *sizes]),
         summary=f"{proof.backup_id} reached {proof.reached or 'no level'}; {wanted} is wanted.",
-        findings=(*noticed, *proof.findings, *([size] if size else [])),
+        findings=(*noticed, *proof.findings, *sizes),
         numbers=_measure(manifest, proof),
         started_at=started_at,
         finished_at=datetime.now(UTC),
@@ -210,7 +212,8 @@ def _measure(manifest: Manifest | None, proof: Proof) -> dict[str, float | str |
             "tables": len(manifest.tables),
             "stored_bytes": manifest.stored_bytes,
             "content_bytes": manifest.content_bytes,
-            "database_bytes": manifest.source.size_bytes,
+            "database_bytes": manifest.source_bytes,
+            **_measure_databases(manifest),
             "dump_seconds": manifest.seconds.dump,
             "backup_seconds": manifest.seconds.total,
             "role_passwords": "in the set" if manifest.role_passwords else "not in the set",
@@ -219,3 +222,10 @@ def _measure(manifest: Manifest | None, proof: Proof) -> dict[str, float | str |
             "redis_keys": manifest.cache.records if manifest.cache else "not in the set",
         }
     return numbers
+
+
+def _measure_databases(manifest: Manifest) -> dict[str, float]:
+    """The size of each database, where a set holds several."""
+    if len(manifest.databases) == 1:
+        return {}
+    return {f"database_bytes {one.name}": one.source.size_bytes for one in manifest.databases}

@@ -32,6 +32,11 @@ def plan(platform: str, destination: Destination = Destination.FIRST) -> Retenti
     planned = read_plan(loaded, open_destination(loaded, destination), datetime.now(UTC))
     for decision in planned.remove:
         get_run_logger().info("To be removed: %s: %s.", decision.stored.backup_id, decision.words)
+    get_run_logger().info(
+        "To be removed: %d contents of uploaded files that no set needs, %d bytes.",
+        len(planned.unneeded.remove),
+        planned.unneeded.size_bytes,
+    )
     for finding in planned.findings:
         get_run_logger().info("%s: %s: %s", finding.verdict, finding.name, finding.message)
     return planned

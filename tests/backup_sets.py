@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import zstandard
+from backup_documents import change_main
 
 from keepwell import sealing
 from keepwell.backup import layout
@@ -55,12 +56,13 @@ def write_manifest(store: Store, manifest: Manifest) -> None:
 def proof_of(store: Store, manifest: Manifest, proof: Proof) -> Proof:
     """A proof as if it had been made for another set, with its manifest as it is stored now."""
     sha256 = hashlib.sha256(store.get_bytes(layout.manifest_key(manifest.backup_id))).hexdigest()
-    return proof.model_copy(update={"backup_id": manifest.backup_id, "manifest_sha256": sha256})
+    return proof.model_copy(update={"backup_id": manifest.backup_id, "manifest_sha256": sha256, "stored_as": None})
 
 
 def part_of(manifest: Manifest, name: str) -> Part:
-    """The part that holds a table's rows (`public.t`), or the part of that very name."""
-    wanted = next((table.part for table in manifest.tables if table.qualified == name), name)
+    """The part that holds a table's rows (`public.t`, `other: public.t`), or the part of that very name."""
+    tables = [(database.tell(table.qualified), table) for database in manifest.databases for table in database.tables]
+    wanted = next((table.part for told, table in tables if told == name), name)
     return next(part for part in manifest.parts if part.content_name == content_name_of(wanted))
 
 
@@ -123,13 +125,13 @@ def replace_content(
 
 
 def change_table(manifest: Manifest, qualified: str, **changes: object) -> Manifest:
-    """A manifest that says something else of one table."""
-    return manifest.model_copy(
-        update={
-            "tables": tuple(
-                table.model_copy(update=changes) if table.qualified == qualified else table for table in manifest.tables
-            )
-        }
+    """A manifest that says something else of one table of the main database."""
+    return change_main(
+        manifest,
+        tables=tuple(
+            table.model_copy(update=changes) if table.qualified == qualified else table
+            for table in manifest.main.tables
+        ),
     )
 
 

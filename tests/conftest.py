@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable, Iterator
 
 import pytest
+from locking_store import LockingStore, running_locking_store
 from pydantic import SecretStr
 from real_servers import (
     BUCKET,
@@ -88,6 +89,12 @@ def server(servers: Callable[[int], Server]) -> Server:
 def objectstore(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningObjectStore]:
     with running_objectstore(tmp_path_factory.mktemp("store")) as running:
         create_bucket(running.endpoint_url, running.access_key_id, running.secret_access_key, BUCKET)
+        yield running
+
+
+@pytest.fixture(scope="session")
+def locking_store() -> Iterator[LockingStore]:
+    with running_locking_store() as running:
         yield running
 
 

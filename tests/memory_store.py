@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,17 +19,22 @@ class MemoryStore:
         objects: By their keys.
         locked: Keys that the store refuses to delete; the others of the same call are deleted, as S3 does it.
         sticky: Keys that it says it deleted, and keeps.
+        retained: Until when an object is locked, by its key; told by `find`.
+        may_expire: Whether there is a key that may delete what sets hold.
     """
+
+    place = "memory"
+    is_local = False
+    may_write = True
+    seal = NO_SEAL
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
         self.modified: dict[str, datetime] = {}
         self.locked: set[str] = set()
         self.sticky: set[str] = set()
-
-    place = "memory"
-    is_local = False
-    seal = NO_SEAL
+        self.retained: dict[str, datetime] = {}
+        self.may_expire = True
 
     def put_bytes(self, relative: str, content: bytes) -> None:
         self.objects[relative] = content
@@ -52,7 +58,8 @@ class MemoryStore:
         return self.get_bytes(relative)
 
     def find(self, relative: str) -> StoredObject | None:
-        return next((stored for stored in self.list_objects(relative) if stored.key == relative), None)
+        found = next((stored for stored in self.list_objects(relative) if stored.key == relative), None)
+        return replace(found, locked_until=self.retained.get(relative)) if found else None
 
     def list_objects(self, folder: str) -> Iterator[StoredObject]:
         for key in sorted(self.objects):
@@ -75,6 +82,12 @@ class MemoryStore:
 
     def abort_uploads(self, folder: str) -> int:
         return 0
+
+    def keep_longer(self, relatives: Iterable[str]) -> int:
+        return 0
+
+    def read_clock(self) -> datetime:
+        return datetime.now(UTC)
 
     def keeps_versions(self) -> bool:
         return False

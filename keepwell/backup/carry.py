@@ -26,6 +26,7 @@ from keepwell.backup.sweep import require_unswept, sweep_unfinished
 from keepwell.backup.transfer import Measured
 from keepwell.backup.uploads_index import Content, list_contents, read_index
 from keepwell.errors import PreconditionFailed, VerificationFailed
+from keepwell.objectstore.capabilities import require_keeping
 from keepwell.objectstore.store import SIGNATURE_SUFFIX, ObjectMissing, Sink, Store
 from keepwell.objectstore.uploads import Uploads
 from keepwell.progress import Progress, Step
@@ -173,11 +174,13 @@ def carry_set(source: Store, target: Store, backup_id: str, progress: Progress) 
         progress: Told how far it is.
 
     Raises:
-        PreconditionFailed: There is no such set, or it is being removed in the second destination.
+        PreconditionFailed: There is no such set, it is being removed in the second destination, or that keeps no locks
+            though it is asked to.
         VerificationFailed: An object is not what the manifest or the index says, or another set has the id there.
         KeepwellError: A destination failed; the next run goes on.
     """
     started = time.monotonic()
+    require_keeping(target)
     document = _read_document(source, backup_id)
     sweep_unfinished(target, spare={backup_id})
     published = _is_published(target, document)
@@ -290,6 +293,8 @@ class _Run:
         if contents:
             missing = list(self._find_missing(contents))
             self._each(self._carry_content, missing)
+            sent = {content.first.key for content in missing}
+            self.target.keep_longer(one.first.key for one in contents if one.first.key not in sent)
         return len(contents)
 
     def _each(self, carry: Callable[[T], None], items: Sequence[T]) -> None:

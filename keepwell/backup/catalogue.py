@@ -141,9 +141,10 @@ def read_proofs(store: Store, backup_id: str, manifest_sha256: str) -> list[Proo
 
 def _read_proof(store: Store, key: str) -> Proof | None:
     try:
-        return Proof.from_json(store.get_signed(key))
+        proof = Proof.from_json(store.get_signed(key))
     except VerificationFailed:
         return None
+    return proof if proof.is_at_its_place(key.rpartition("/")[2]) else None
 
 
 def choose_backup(entries: Sequence[BackupEntry], which: str, *, proven_level: ProofLevel, dice: random.Random) -> str:

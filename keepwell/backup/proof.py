@@ -41,6 +41,9 @@ class Proof(Document):
         pattern="^[0-9a-f]{64}$",
         description="SHA-256 of the manifest, as it was stored, that the set was compared with; None before version 2.",
     )
+    stored_as: str | None = Field(
+        default=None, description="Its name among its set's proofs; under another name it proves nothing."
+    )
     started_at: AwareDatetime
     finished_at: AwareDatetime
     levels: tuple[LevelOutcome, ...] = Field(description="In order, up to the first that did not pass.")
@@ -65,6 +68,14 @@ class Proof(Document):
     def is_of(self, backup_id: str, manifest_sha256: str) -> bool:
         """Whether it speaks of this set, with this very manifest as far as it tells."""
         return self.backup_id == backup_id and self.manifest_sha256 in (None, manifest_sha256)
+
+    def is_at_its_place(self, name: str) -> bool:
+        """Whether it lies where it was put, as far as it tells: an old good proof must not be laid before a bad one.
+
+        Args:
+            name: Under which it was found among its set's proofs.
+        """
+        return self.stored_as in (None, name)
 
     @property
     def reached(self) -> ProofLevel | None:

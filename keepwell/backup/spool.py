@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from keepwell.errors import ConfigurationError, KeepwellError, PreconditionFailed
+from keepwell import disk_space
+from keepwell.command import end_orphans
+from keepwell.errors import ConfigurationError, KeepwellError
 from keepwell.locked_folder import locked_folder, sweep_locked_folders
 from keepwell.postgres.server import sweep_server
 from keepwell.settings import Platform
@@ -18,8 +20,6 @@ _PREFIX = "keepwell-spool-"
 _SCRATCH_PREFIX = "keepwell-scratch-"
 SCRATCH = "scratch"
 CACHE_SCRATCH = "scratch-redis"
-# What is always left free, so that our spool is never what stops the platform.
-_RESERVE_BYTES = 256 * 1024 * 1024
 
 
 def spool_place(platform: Platform) -> Path:
@@ -85,7 +85,7 @@ def sweep_spools(platform: Platform) -> int:
 
 
 def require_space(place: Path, needed_bytes: int, purpose: str) -> None:
-    """Stop before the disk would be full.
+    """Stop before the disk of the spools would be full.
 
     Args:
         place: Existing folder on the disk in question.
@@ -95,17 +95,13 @@ def require_space(place: Path, needed_bytes: int, purpose: str) -> None:
     Raises:
         PreconditionFailed: There is less than that, beside a reserve that is always left.
     """
-    free_bytes = shutil.disk_usage(place).free
-    if free_bytes < needed_bytes + _RESERVE_BYTES:
-        raise PreconditionFailed(
-            f"{place} has {free_bytes / 1e6:,.0f} MB free; {purpose} needs about {needed_bytes / 1e6:,.0f} MB"
-            f" and leaves {_RESERVE_BYTES / 1e6:,.0f} MB alone.",
-            hint="Free some space, or set backup.spool_directory to a larger disk.",
-        )
+    hint = "Free some space, or set backup.spool_directory to a larger disk."
+    disk_space.require_space(place, needed_bytes, purpose, hint=hint)
 
 
 def _sweep_scratch(spool: Path) -> None:
-    """End and remove a dead run's scratch servers, beside its spool."""
+    """End what a dead run left at work, and remove its scratch servers, beside its spool."""
+    end_orphans(spool)
     for link in (SCRATCH, CACHE_SCRATCH):
         try:
             folder = (spool / link).readlink()

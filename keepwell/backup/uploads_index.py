@@ -175,12 +175,16 @@ def find_index(manifest: Manifest) -> Part | None:
 class IndexSink:
     """Takes an index as it comes back from the store.
 
+    Args:
+        keep: Gets each entry; by default they are kept here.
+
     Attributes:
-        entries: What came so far, up to the first line that is none.
+        entries: What was kept here so far, up to the first line that is none.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, keep: Callable[[FileEntry], object] | None = None) -> None:
         self.entries: list[FileEntry] = []
+        self._keep = keep or self.entries.append
         self._fault = ""
         self._lines = LineSink(self._take)
 
@@ -195,7 +199,7 @@ class IndexSink:
 
     def _take(self, line: bytes) -> None:
         try:
-            self.entries.append(parse_entry(line))
+            self._keep(parse_entry(line))
         except ValueError as error:
             self._fault = self._fault or f"holds a line that is damaged: {error}"
 
@@ -210,22 +214,40 @@ def read_index(store: Store, manifest: Manifest) -> list[FileEntry]:
         VerificationFailed: It is not what was stored.
         KeepwellError: The store cannot be read.
     """
+    sink = IndexSink()
+    _read_index(store, manifest, sink)
+    return sink.entries
+
+
+def read_upload_objects(store: Store, manifest: Manifest) -> frozenset[str]:
+    """Keys of every content that a set needs, in the platform's folder of the bucket: what keeps an object alive.
+
+    As `read_index`, without keeping the index in memory.
+
+    Raises:
+        VerificationFailed: The index is not what was stored.
+        KeepwellError: The store cannot be read.
+    """
+    keys: set[str] = set()
+
+    def keep(entry: FileEntry) -> None:
+        if entry.kind == "file":
+            keys.add(entry.key)
+
+    _read_index(store, manifest, IndexSink(keep))
+    return frozenset(keys)
+
+
+def _read_index(store: Store, manifest: Manifest, sink: IndexSink) -> None:
     part = find_index(manifest)
     if part is None:
-        return []
-    sink = IndexSink()
+        return
     received = receive(store, layout.set_folder(manifest.backup_id), part, sink.write)
     fault = received.fault or sink.finish()
     if not fault and received.content.sha256 != part.content_sha256:
         fault = "is not what was stored"
     if fault:
         raise VerificationFailed(f"{part.name} {fault}.", hint=_DAMAGED_HINT)
-    return sink.entries
-
-
-def list_upload_objects(index: Iterable[FileEntry]) -> frozenset[str]:
-    """Keys of every content that a set needs, in the platform's folder of the bucket: what keeps an object alive."""
-    return frozenset(entry.key for entry in index if entry.kind == "file")
 
 
 def _stays_inside(location: bytes) -> bool:

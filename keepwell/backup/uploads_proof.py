@@ -18,8 +18,7 @@ from keepwell.backup.uploads_index import (
     FileEntry,
     IndexSink,
     list_contents,
-    list_upload_objects,
-    read_index,
+    read_upload_objects,
 )
 from keepwell.errors import PreconditionFailed, VerificationFailed
 from keepwell.objectstore.store import Store
@@ -60,7 +59,7 @@ def check_uploads(
 ) -> UploadsChecked:
     """Read a set's index back, look for every content, and read some of them, or all.
 
-    A content that is found damaged is marked, so that the next backup sends it anew.
+    A content that is found damaged is marked, so that the next backup sends it anew; not by a machine that only reads.
 
     Args:
         store: Where the set and the contents lie.
@@ -107,15 +106,20 @@ def check_uploads(
 def read_trusted(store: Store, backup_id: str, proven_level: ProofLevel) -> frozenset[str]:
     """Contents of the newest proven set before this one: its proof read those that none before it had read.
 
-    What a killed run sent, or a set that nobody proved, is not among them.
+    What a killed run sent, or a set that nobody proved, is not among them. Nor is anything once the recipients changed:
+    contents are not sealed anew, so each must be shown to open with the keys that there are now.
 
     Raises:
         KeepwellError: The store cannot be read.
     """
-    for entry in read_catalogue(store):
+    entries = read_catalogue(store)
+    sealed_for = next((own.manifest.sealed_for for own in entries if own.manifest and own.backup_id == backup_id), ())
+    for entry in entries:
         if entry.manifest is not None and entry.backup_id < backup_id and entry.is_proven(proven_level):
+            if set(entry.manifest.sealed_for) != set(sealed_for):
+                break
             try:
-                return list_upload_objects(read_index(store, entry.manifest))
+                return read_upload_objects(store, entry.manifest)
             except (VerificationFailed, PreconditionFailed):
                 break  # damaged since, or removed this moment: then nothing is taken on trust
     return frozenset()
@@ -160,11 +164,11 @@ def _read_all(store: Store, chosen: list[Content], marked: set[str], progress: P
             progress(Step("reading uploaded files back", done, len(chosen), "files"))
             mark = layout.damaged_upload_key(content.first.key)
             if finding is None:
-                if mark in marked:
+                if mark in marked and store.may_write:
                     store.delete([mark])  # it was sent anew, or somebody put it right
                 continue
             findings.append(finding)
-            if finding.verdict is Verdict.ALERT and mark not in marked:
+            if finding.verdict is Verdict.ALERT and mark not in marked and store.may_write:
                 store.put_bytes(mark, b"")
     return findings
 

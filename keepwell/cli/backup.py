@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from keepwell.backup.catalogue import BackupEntry
+    from keepwell.backup.database import Database
     from keepwell.backup.manifest import Manifest
     from keepwell.backup.pins import Pin
     from keepwell.backup.proof import Proof
@@ -42,8 +43,9 @@ def create(
     proof: Annotated[bool, typer.Option(help="Prove it at once; without a proof it is no backup yet.")] = True,
     platform: console.PlatformName = None,
 ) -> Outcome:
-    """Dump the database into a new backup set, and prove that it restores equal."""
+    """Dump the platform's databases into a new backup set, and prove that it restores equal."""
     from keepwell.backup.create import create_backup
+    from keepwell.backup.sweep import judge_left_over
     from keepwell.backup.verify import verify_backup
     from keepwell.cli import second
     from keepwell.holding import hold_platform, hold_sets
@@ -57,6 +59,8 @@ def create(
     with console.progress_shown() as progress:
         with hold_platform(settings, store, Procedure.BACKUP, on_wait=tell_waiting):
             manifest = create_backup(settings, store, progress)
+        for finding in judge_left_over(store):
+            console.say(f"{finding.name}: {finding.message} {finding.hint}")
         if not proof:
             return Outcome(
                 Verdict.WARN,
@@ -80,12 +84,14 @@ def list_backups(*, destination: In = Destination.FIRST, platform: console.Platf
     from keepwell.backup.catalogue import read_catalogue
     from keepwell.backup.expire import read_expiring
     from keepwell.backup.pins import read_pins
+    from keepwell.backup.sweep import read_left_over
     from keepwell.objectstore.destinations import open_destination
     from keepwell.verdict import Verdict
 
     settings = console.load_platform(platform)
     store = open_destination(settings, destination)
     entries, pins, expiring = read_catalogue(store), read_pins(store), read_expiring(store)
+    left_over = read_left_over(store)
     level = settings.backup.proven_level
     proven = [entry for entry in entries if entry.is_proven(level)]
     verdict = Verdict.OK if entries and entries[0].is_proven(level) else Verdict.WARN if proven else Verdict.ALERT
@@ -97,9 +103,10 @@ def list_backups(*, destination: In = Destination.FIRST, platform: console.Platf
             "backups": [_describe(entry, settings, pins) for entry in entries],
             "proven": len(proven),
             "expiring": expiring,
+            "left_over": left_over,
         },
         hint="" if proven else f"There is no proven backup: make one with `{_MAKE_ONE[destination]}`.",
-        show=lambda screen: _show_list(screen, entries, settings, pins, expiring),
+        show=lambda screen: _show_list(screen, entries, settings, pins, expiring | left_over),
     )
 
 
@@ -149,7 +156,9 @@ def verify(
     backup_id = choose(settings, store, which)
     with console.progress_shown() as progress, hold_sets(settings, store):
         proven = verify_backup(settings, store, backup_id, progress)
-    if not store.seal.is_believed:
+    if not store.may_write:
+        console.say("This machine has a key that only reads, so this proof was not stored beside the set.")
+    elif not store.seal.is_believed:
         console.say("This machine signs nothing that counts here, so this proof was not stored beside the set.")
     return _proof_outcome(settings, read_manifest(store, backup_id), proven, destination)
 
@@ -160,11 +169,14 @@ def restore(
     which: Which,
     *,
     into: Annotated[str, typer.Option(help="Name of the new database; there must be none of that name.")],
+    database: Annotated[
+        str | None, typer.Option(help="Which of the set's databases; its main one by default.", show_default=False)
+    ] = None,
     unproven: Annotated[bool, typer.Option(help="Restore even a set that was never proven.")] = False,
     destination: In = Destination.FIRST,
     platform: console.PlatformName = None,
 ) -> Outcome:
-    """Restore a backup set into a new database beside the live one, and prove it equal there."""
+    """Restore a database of a backup set into a new one beside the live one, and prove it equal there."""
     from keepwell.backup.restore import restore_into
     from keepwell.holding import hold_platform
     from keepwell.interlock import Procedure
@@ -175,8 +187,8 @@ def restore(
     store = open_destination(settings, destination)
     backup_id = choose(settings, store, which)
     with console.progress_shown() as progress, hold_platform(settings, store, Procedure.RESTORE, on_wait=tell_waiting):
-        restored = restore_into(settings, store, backup_id, into, progress, allow_unproven=unproven)
-    return Outcome(Verdict.OK, data=restored, show=lambda screen: _show_restored(screen, restored))
+        restored = restore_into(settings, store, backup_id, into, progress, source=database, allow_unproven=unproven)
+    return Outcome(Verdict.OK, data=restored, show=lambda screen: _show_restored(screen, restored, database))
 
 
 @app.command("restore-uploads")
@@ -244,16 +256,27 @@ def _summarize(manifest: "Manifest") -> dict[str, Any]:
     return {
         "backup_id": manifest.backup_id,
         "snapshot_at": manifest.snapshot_at,
-        "database": manifest.source.database,
-        "server_version": manifest.source.server_version,
+        "database": manifest.main.name,
+        "databases": [_summarize_database(database) for database in manifest.databases],
+        "server_version": manifest.main.source.server_version,
         "tables": len(manifest.tables),
         "rows": manifest.rows,
-        "bytes_source": manifest.source.size_bytes,
+        "bytes_source": manifest.source_bytes,
         "bytes_stored": manifest.stored_bytes,
         "seconds": manifest.seconds,
         "role_passwords": manifest.role_passwords,
         "uploads": manifest.uploads,
         "redis": manifest.cache,
+    }
+
+
+def _summarize_database(database: "Database") -> dict[str, Any]:
+    return {
+        "name": database.name,
+        "snapshot_at": database.snapshot_at,
+        "tables": len(database.tables),
+        "rows": database.rows,
+        "bytes_source": database.source.size_bytes,
     }
 
 
@@ -283,9 +306,10 @@ def _state(entry: "BackupEntry", settings: "Platform") -> str:
 
 
 def _restore_hint(manifest: "Manifest", destination: Destination = Destination.FIRST) -> str:
-    from keepwell.backup.report import build_restore_command
+    from keepwell.backup.report import build_restore_commands
 
-    return f"Restore it beside the live database: {build_restore_command(manifest, manifest.platform, destination)}"
+    commands = build_restore_commands(manifest, manifest.platform, destination)
+    return f"Restore it beside the live database: {'; '.join(commands)}"
 
 
 def _show_list(
@@ -304,7 +328,7 @@ def _show_list(
             word,
             entry.level or "-",
             f"{manifest.rows:,}" if manifest else "?",
-            size(manifest.source.size_bytes) if manifest else "?",
+            size(manifest.source_bytes) if manifest else "?",
             size(manifest.stored_bytes) if manifest else "?",
             f"{entry.proof.finished_at:%Y-%m-%d %H:%M}" if entry.proof else "-",
         )
@@ -324,21 +348,26 @@ def show_expiring(screen: "Console", expiring: dict[str, int]) -> None:
 
 
 def _show_set(screen: "Console", manifest: "Manifest", proof: "Proof | None", pins: "Pins | None" = None) -> None:
-    from keepwell.backup.report import describe_companions, describe_sealing
+    from keepwell.backup.report import (
+        database_word,
+        describe_companions,
+        describe_databases,
+        describe_names,
+        describe_sealing,
+    )
 
-    source = manifest.source
     screen.print(
-        f"{manifest.backup_id}: {source.database} on PostgreSQL {source.server_version}, "
+        f"{manifest.backup_id}: {describe_names(manifest)} on PostgreSQL {manifest.main.source.server_version}, "
         f"as of {manifest.snapshot_at:%Y-%m-%d %H:%M:%S} UTC",
         markup=False,
     )
     screen.print(
-        f"{len(manifest.tables)} tables, {manifest.rows:,} rows, database {size(source.size_bytes)}, "
-        f"stored {size(manifest.stored_bytes)} in {len(manifest.parts)} objects, "
+        f"{len(manifest.tables)} tables, {manifest.rows:,} rows, {database_word(manifest)} "
+        f"{size(manifest.source_bytes)}, stored {size(manifest.stored_bytes)} in {len(manifest.parts)} objects, "
         f"written in {manifest.seconds.total:.1f} s",
         markup=False,
     )
-    for line in describe_companions(manifest):
+    for line in (*describe_databases(manifest), *describe_companions(manifest)):
         screen.print(line, markup=False)
     screen.print(f"{describe_sealing(manifest)}.", markup=False)
     if pin := _describe_pin(manifest.backup_id, pins or {}):
@@ -363,10 +392,11 @@ def _show_set(screen: "Console", manifest: "Manifest", proof: "Proof | None", pi
         )
 
 
-def _show_restored(screen: "Console", restored: "Restored") -> None:
+def _show_restored(screen: "Console", restored: "Restored", chosen: str | None) -> None:
     screen.print(
-        f"{restored.backup_id} is restored as the database {restored.database}: {restored.tables} tables and "
-        f"{restored.rows:,} rows, equal to their source, in {restored.seconds:.1f} s. The live database is untouched.",
+        f"{f'{chosen} of ' if chosen else ''}{restored.backup_id} is restored as the database {restored.database}: "
+        f"{restored.tables} tables and {restored.rows:,} rows, equal to their source, in {restored.seconds:.1f} s. "
+        "The live database is untouched.",
         markup=False,
     )
     for finding in restored.findings:

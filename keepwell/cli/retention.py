@@ -43,7 +43,7 @@ def expire(
     store = open_destination(settings, destination)
     suffix = _flag(destination)
     planned, begun = read_plan(settings, store, datetime.now(UTC)), read_expiring(store)
-    is_due = planned.verdict is not Verdict.ALERT and bool(planned.remove or begun)
+    is_due = planned.verdict is not Verdict.ALERT and bool(planned.remove or begun or planned.unneeded.remove)
     if plan or (approve is None and not is_due):
         hint = f"Apply it: keepwell backup expire{suffix} --approve {planned.digest}" if is_due else ""
         return Outcome(
@@ -70,7 +70,8 @@ def expire(
             console.say(f"The evidence could not be kept: {error.message}")
     return Outcome(
         expiry.verdict,
-        data=_describe_plan(expiry.plan) | {"removals": expiry.removals, "swept": expiry.swept},
+        data=_describe_plan(expiry.plan)
+        | {"removals": expiry.removals, "swept": expiry.swept, "collected": expiry.collected},
         hint=evidence.summary,
         show=lambda screen: _show_expiry(screen, expiry),
     )
@@ -122,7 +123,14 @@ def _flag(destination: Destination) -> str:
 
 def _question(planned: "RetentionPlan", begun: dict[str, int]) -> str:
     rest = f" and what is left of {len(begun)} more" if begun else ""
+    if planned.unneeded.remove:
+        rest += f", and {_describe_unneeded(planned)}"
     return f"Remove {len(planned.remove)} of {len(planned.remove) + len(planned.keep)} sets{rest}?"
+
+
+def _describe_unneeded(planned: "RetentionPlan") -> str:
+    unneeded = planned.unneeded
+    return f"{len(unneeded.remove):,} contents of uploaded files that no set needs ({backup.size(unneeded.size_bytes)})"
 
 
 def _describe_plan(planned: "RetentionPlan") -> dict[str, Any]:
@@ -133,6 +141,7 @@ def _describe_plan(planned: "RetentionPlan") -> dict[str, Any]:
         "newest_proven_at": planned.newest_proven_at,
         "remove": [describe_decision(one) for one in planned.remove],
         "keep": [describe_decision(one) for one in planned.keep],
+        "unneeded_uploads": {"contents": len(planned.unneeded.remove), "bytes": planned.unneeded.size_bytes},
         "findings": planned.findings,
     }
 
@@ -151,6 +160,8 @@ def _show_plan(screen: "Console", planned: "RetentionPlan", begun: dict[str, int
         f"Plan {planned.digest}: {len(planned.remove)} sets go ({backup.size(freed_bytes)}), {len(planned.keep)} stay.",
         markup=False,
     )
+    if planned.unneeded.remove:
+        screen.print(f"With it go {_describe_unneeded(planned)}.", markup=False)
 
 
 def _row(word: str, look: str, one: "Decision", planned: "RetentionPlan") -> tuple[Any, ...]:

@@ -3,7 +3,6 @@
 import secrets
 import time
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 from keepwell.doctor.clock import judge_clock
@@ -11,7 +10,6 @@ from keepwell.doctor.outcome import alert, not_applicable, ok, warn
 from keepwell.doctor.store import examine_bucket
 from keepwell.errors import KeepwellError
 from keepwell.objectstore.folder import FolderStore, find_mount_point, open_folder
-from keepwell.objectstore.store import open_bucket
 from keepwell.quantities import describe_bytes
 from keepwell.settings import Platform
 from keepwell.verdict import Finding
@@ -27,7 +25,7 @@ def examine_second(platform: Platform) -> Iterator[Finding]:
     if platform.second_folder is not None:
         yield from _examine_folder(open_folder(platform, platform.second_folder))
     elif platform.second_bucket is not None:
-        yield from map(_named_second, examine_bucket(partial(open_bucket, platform, platform.second_bucket)))
+        yield from map(_named_second, examine_bucket(platform, platform.second_bucket))
     else:
         yield not_applicable(
             "second destination",

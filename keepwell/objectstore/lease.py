@@ -1,14 +1,15 @@
 """The interlock's second line: a lease in the store, for when the database cannot say who is at work.
 
-A lease runs out unless its holder renews it. Mutual exclusion never rests on it alone: a conditional put may have
-several winners on some stores, so the database's locks decide wherever the database answers.
+A lease runs out unless its holder renews it, and whether it has is judged by the store's clock alone: of two machines
+whose clocks are hours apart, each would take the other for dead. Mutual exclusion never rests on it alone: a
+conditional put may have several winners on some stores, so the database's locks decide wherever the database answers.
 """
 
 import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from keepwell.errors import KeepwellError
@@ -17,6 +18,9 @@ from keepwell.objectstore.store import Store
 LEASES = "leases/"
 _LIFETIME = timedelta(seconds=60)
 _RENEW_SECONDS = 15.0
+_GIVE_BACK_SECONDS = 10.0
+# A dead run's lease is removed by a later run, long after anybody could still go by it.
+_FORGET_AFTER = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class Lease:
         procedure: Its name.
         token: Of the run.
         cluster: Of the server whose locks it holds as well; another holder there knows better than this lease.
-        expires_at: When it is void unless renewed.
+        expires_at: When it is void unless renewed, by the store's clock.
     """
 
     procedure: str
@@ -37,15 +41,42 @@ class Lease:
 
 
 def read_leases(store: Store, now: datetime) -> list[Lease]:
-    """Every lease that has not run out."""
-    leases = []
+    """Every lease that has not run out.
+
+    Args:
+        store: The platform's folder in its bucket.
+        now: By the store's clock.
+    """
+    return [lease for _, lease in _read_all(store) if lease.expires_at > now]
+
+
+def _read_all(store: Store) -> Iterator[tuple[str, Lease]]:
+    """Every lease with its key, also those that have run out."""
     for stored in store.list_objects(LEASES):
+        lease = None
         with suppress(KeepwellError, ValueError, KeyError, TypeError):  # given back, or torn, meanwhile
-            fields = json.loads(store.get_bytes(stored.key))
-            lease = Lease(**fields | {"expires_at": datetime.fromisoformat(fields["expires_at"])})
-            if lease.expires_at > now:
-                leases.append(lease)
-    return leases
+            lease = _parse(store.get_bytes(stored.key), stored.modified_at)
+        if lease is not None:
+            yield stored.key, lease
+
+
+def _parse(content: bytes, stored_at: datetime) -> Lease:
+    """A lease as it is stored: how long it lasts is for its writer to say, and since when for the store."""
+    fields = json.loads(content)
+    expires_at, written_at = datetime.fromisoformat(fields["expires_at"]), fields.pop("written_at", None)
+    if written_at is not None:
+        expires_at = stored_at + (expires_at - datetime.fromisoformat(written_at))
+    if expires_at.tzinfo is None:
+        message = "a lease's time has a zone"
+        raise ValueError(message)
+    return Lease(**fields | {"expires_at": expires_at})
+
+
+def _forget_dead(store: Store) -> None:
+    """Remove what dead runs left, long after it ran out."""
+    with suppress(KeepwellError):  # it does no harm where it lies
+        now = store.read_clock()
+        store.delete([key for key, lease in _read_all(store) if lease.expires_at + _FORGET_AFTER < now])
 
 
 @contextmanager
@@ -58,8 +89,9 @@ def keep_lease(store: Store, procedure: str, token: str, cluster: str) -> Iterat
     key = f"{LEASES}{procedure}-{token}.json"
 
     def renew() -> None:
-        lease = Lease(procedure, token, cluster, datetime.now(UTC) + _LIFETIME)
-        fields = asdict(lease) | {"expires_at": lease.expires_at.isoformat()}
+        now = datetime.now(UTC)
+        fields = {"procedure": procedure, "token": token, "cluster": cluster}
+        fields |= {"written_at": now.isoformat(), "expires_at": (now + _LIFETIME).isoformat()}
         store.put_bytes(key, json.dumps(fields).encode())
 
     done = threading.Event()
@@ -68,14 +100,16 @@ def keep_lease(store: Store, procedure: str, token: str, cluster: str) -> Iterat
         while not done.wait(_RENEW_SECONDS):
             with suppress(KeepwellError):  # it runs out by itself; the next renewal may succeed
                 renew()
+        with suppress(KeepwellError):  # it runs out by itself
+            store.delete([key])
 
     renew()
+    _forget_dead(store)
     keeper = threading.Thread(target=keep_renewing, name=f"lease {procedure}", daemon=True)
     keeper.start()
     try:
         yield
     finally:
         done.set()
-        keeper.join()
-        with suppress(KeepwellError):  # it runs out by itself
-            store.delete([key])
+        # A store that fell silent keeps nobody from letting go of what else is held.
+        keeper.join(_GIVE_BACK_SECONDS)

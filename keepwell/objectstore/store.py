@@ -6,9 +6,11 @@ written is read back by those who rely on it.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, Protocol
 
 import boto3
@@ -21,6 +23,7 @@ from botocore.exceptions import (
     IncompleteReadError,
 )
 from botocore.exceptions import ConnectionError as BotoConnectionError
+from pydantic import SecretStr
 from urllib3.exceptions import HTTPError
 
 from keepwell.errors import (
@@ -32,25 +35,44 @@ from keepwell.errors import (
     Throttled,
     VerificationFailed,
 )
-from keepwell.objectstore.uploads import ObjectWriter, Uploads
+from keepwell.objectstore.keeping import CONTENTS, SETS, Keeping, build_keeping, choose_mode
+from keepwell.objectstore.uploads import ObjectWriter, Uploads, checksum_of_locked
 from keepwell.sealing import NO_SEAL, Readable, Seal, load_seal
 from keepwell.settings import BucketSettings, Platform
 
 SIGNATURE_SUFFIX = ".sig"
 _CHUNK_BYTES = 1024 * 1024
 _DELETE_BATCH = 1000
+_LOCKERS = 16
+_KEPT_HINT = "May this key delete objects there? A lock forbids it to everybody, for its time."
+_ATTEMPTS = 4
 _MISSING = {"404", "NoSuchKey", "NotFound"}
 _DENIED = {"403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"}
+DENIED_HINTS = {
+    "ExpiredToken": "The credentials have run out: get new ones, then run it again.",
+    "RequestTimeTooSkewed": "This machine's clock is too far from the store's: let it take its time from NTP.",
+}
 _BUSY = {"SlowDown", "Throttling", "ThrottlingException", "TooManyRequests", "RequestLimitExceeded", "429"}
+
+_NOT_KEPT = Keeping()
 
 
 @dataclass(frozen=True)
 class StoredObject:
-    """One object as the store lists it."""
+    """One object as the store lists it.
+
+    Attributes:
+        key: In the platform's folder.
+        size_bytes: Of what is stored.
+        modified_at: By the store's clock.
+        locked_until: Until when nobody may delete it. Told by `find` alone; None where it is not locked, or where the
+            key may not ask.
+    """
 
     key: str
     size_bytes: int
     modified_at: datetime
+    locked_until: datetime | None = None
 
 
 class Sink(Protocol):
@@ -76,10 +98,16 @@ class Store(ABC):
     Attributes:
         seal: Who can open what is stored here, and whose documents count.
         is_local: Whether reading an object back costs about as little as looking at it.
+        may_write: Whether this machine may write here.
+        may_expire: Whether it might delete what sets hold.
+        keeping: How what sets hold is kept.
     """
 
     seal: Seal
     is_local: bool = False
+    may_write: bool = True
+    may_expire: bool = True
+    keeping: Keeping = _NOT_KEPT
 
     @property
     @abstractmethod
@@ -143,6 +171,15 @@ class Store(ABC):
             KeepwellError: The store kept at least one of them.
         """
 
+    def keep_longer(self, relatives: Iterable[str]) -> int:
+        """Lock contents for as long as a set of now needs them, where that is asked for; how many were locked anew."""
+        del relatives
+        return 0
+
+    @abstractmethod
+    def read_clock(self) -> datetime:
+        """What time it is by the store, whose times the objects bear."""
+
     @abstractmethod
     def keeps_versions(self) -> bool | None:
         """Whether what is deleted stays as an old version; None when the store does not say."""
@@ -199,15 +236,34 @@ class BucketStore(Store):
     """The objects of one platform in an S3 bucket.
 
     Attributes:
-        client: The boto3 S3 client.
         bucket: Name of the bucket.
         seal: Who can open what is stored here, and whose documents count.
+        keeping: How what sets hold is kept.
+        reader: The boto3 S3 client that reads, looks and lists.
+        may_write: Whether there is a key to write with.
+        may_expire: Whether there is a key that might delete what sets hold.
     """
 
-    def __init__(self, client: Any, bucket: str, root: str, seal: Seal = NO_SEAL) -> None:
-        self.client = client
+    def __init__(
+        self,
+        client: Any,
+        bucket: str,
+        root: str,
+        seal: Seal = NO_SEAL,
+        *,
+        keys: "Keys | None" = None,
+        keeping: Keeping = _NOT_KEPT,
+    ) -> None:
+        keys = keys or Keys()
         self.bucket = bucket
         self.seal = seal
+        self.keeping = keeping
+        self.reader = keys.reading or client
+        self.may_write = client is not None
+        self.has_expiring_key = keys.expiring is not None
+        self.may_expire = self.has_expiring_key or (client is not None and not keys.deletes_forbidden)
+        self._client = client
+        self._expiring = keys.expiring
         self._root = root
 
     @property
@@ -215,29 +271,61 @@ class BucketStore(Store):
         """The bucket, and the platform's folder in it."""
         return f"{self.bucket}/{self._root}".rstrip("/")
 
+    @property
+    def client(self) -> Any:
+        """The boto3 S3 client that writes, and deletes what is no part of a set.
+
+        Raises:
+            AccessDenied: This machine has a key that only reads.
+        """
+        if self._client is None:
+            raise AccessDenied(
+                "This machine has no key that may write to the bucket, only one that reads.",
+                hint="Do it where bucket.access_key_id_file is set; reading, proving and restoring work here.",
+            )
+        return self._client
+
+    @property
+    def expirer(self) -> Any:
+        """The boto3 S3 client that deletes what sets hold: one of its own, or the one that writes."""
+        return self._expiring or self.client
+
     def key(self, relative: str) -> str:
         """The full key in the bucket."""
         return f"{self._root}{relative}"
 
     def put_bytes(self, relative: str, content: bytes) -> None:
         """Write one small object whole."""
+        until = self.keeping.find_lock(relative, datetime.now(UTC))
+        lock = self.keeping.build_lock(until)
         with translated(f"writing {relative}"):
-            self.client.put_object(Bucket=self.bucket, Key=self.key(relative), Body=content)
+            self.client.put_object(
+                Bucket=self.bucket,
+                Key=self.key(relative),
+                Body=content,
+                **lock,
+                **checksum_of_locked(self.client, lock, content),
+            )
+        self._require_lock(relative, until)
 
     def open_writer(self, relative: str, uploads: Uploads) -> ObjectWriter:
-        """Write one object as it comes, however large it gets.
+        """Write one object as it comes, however large it gets; locked and of its class where sets are to be.
 
         Args:
             relative: Its key.
             uploads: Whose threads send it.
         """
+        until = self.keeping.find_lock(relative, datetime.now(UTC))
+        extra = self.keeping.build_class(relative) | self.keeping.build_lock(until)
 
         def translate(call: Callable[[], Any]) -> Any:
             with translated(f"writing {relative}"):
                 return call()
 
         address = {"Bucket": self.bucket, "Key": self.key(relative)}
-        return ObjectWriter(self.client, address, {}, uploads, translate)
+        return ObjectWriter(
+            self.client, address, extra, uploads, translate, finished=lambda: self._require_lock(relative, until)
+        )
 
     @contextmanager
     def open_reader(self, relative: str) -> Iterator[ObjectReader]:
@@ -247,7 +335,7 @@ class BucketStore(Store):
             PreconditionFailed: There is no such object.
         """
         with translated(f"reading {relative}"):
-            answer = self.client.get_object(Bucket=self.bucket, Key=self.key(relative))
+            answer = self.reader.get_object(Bucket=self.bucket, Key=self.key(relative))
         with closing(answer["Body"]) as body:
             yield ObjectReader(body, f"reading {relative}")
 
@@ -258,7 +346,7 @@ class BucketStore(Store):
             PreconditionFailed: There is no such object.
         """
         with translated(f"reading {relative}"):
-            answer = self.client.get_object(Bucket=self.bucket, Key=self.key(relative))
+            answer = self.reader.get_object(Bucket=self.bucket, Key=self.key(relative))
             with closing(answer["Body"]) as body:
                 return bytes(body.read())
 
@@ -271,11 +359,16 @@ class BucketStore(Store):
     def find(self, relative: str) -> StoredObject | None:
         """What the store says of one object; None when there is none."""
         try:
-            with translated(f"looking at {relative}"):
-                head = self.client.head_object(Bucket=self.bucket, Key=self.key(relative))
+            head = self._look(relative)
         except ObjectMissing:
             return None
-        return StoredObject(relative, head["ContentLength"], head["LastModified"])
+        return StoredObject(
+            relative, head["ContentLength"], head["LastModified"], head.get("ObjectLockRetainUntilDate")
+        )
+
+    def _look(self, relative: str) -> Any:
+        with translated(f"looking at {relative}"):
+            return self.reader.head_object(Bucket=self.bucket, Key=self.key(relative))
 
     def list_objects(self, folder: str) -> Iterator[StoredObject]:
         """Every object below a folder, in the order of their keys.
@@ -284,7 +377,7 @@ class BucketStore(Store):
             folder: Ends with a slash, or is empty for all.
         """
         with translated(f"listing {folder}"):
-            pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.key(folder))
+            pages = self.reader.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.key(folder))
             for page in pages:
                 for entry in page.get("Contents", ()):
                     relative = entry["Key"].removeprefix(self._root)
@@ -293,42 +386,112 @@ class BucketStore(Store):
     def list_folders(self, folder: str) -> list[str]:
         """Names of the folders directly below a folder, sorted."""
         with translated(f"listing {folder}"):
-            pages = self.client.get_paginator("list_objects_v2").paginate(
+            pages = self.reader.get_paginator("list_objects_v2").paginate(
                 Bucket=self.bucket, Prefix=self.key(folder), Delimiter="/"
             )
             found = [entry["Prefix"] for page in pages for entry in page.get("CommonPrefixes", ())]
         return sorted(prefix.removeprefix(self.key(folder)).rstrip("/") for prefix in found)
 
     def delete(self, relatives: Iterable[str]) -> None:
-        """Delete objects; those that are gone already do no harm.
+        """Delete objects, those of sets by the key that may; those that are gone already do no harm.
 
         Raises:
+            AccessDenied: The key may not, or the object is locked.
             KeepwellError: The store kept at least one of them.
         """
-        batch: list[str] = []
+        waiting: dict[bool, list[str]] = {True: [], False: []}
         for relative in relatives:
-            batch.append(relative)
-            if len(batch) == _DELETE_BATCH:
-                self._delete_batch(batch)
-                batch = []
-        if batch:
-            self._delete_batch(batch)
+            of_sets = relative.startswith((SETS, CONTENTS))
+            waiting[of_sets].append(relative)
+            if len(waiting[of_sets]) == _DELETE_BATCH:
+                self._delete_batch(self.expirer if of_sets else self.client, waiting[of_sets])
+                waiting[of_sets] = []
+        for of_sets, batch in waiting.items():
+            if batch:
+                self._delete_batch(self.expirer if of_sets else self.client, batch)
 
-    def _delete_batch(self, relatives: Sequence[str]) -> None:
+    def _delete_batch(self, client: Any, relatives: Sequence[str]) -> None:
+        if len(relatives) == 1:
+            # Not every store knows the call for many, and not every policy speaks of it.
+            return self._delete_one(client, relatives[0])
         with translated(f"deleting {len(relatives)} objects"):
-            answer = self.client.delete_objects(
+            answer = client.delete_objects(
                 Bucket=self.bucket, Delete={"Objects": [{"Key": self.key(r)} for r in relatives], "Quiet": True}
             )
         for failed in answer.get("Errors", ()):
-            raise KeepwellError(
-                f"The store kept {failed['Key']}: {failed.get('Code')}.", hint="May this key delete objects?"
+            kind = AccessDenied if failed.get("Code") in _DENIED else KeepwellError
+            raise kind(f"The store kept {failed['Key']}: {failed.get('Code')}.", hint=_KEPT_HINT)
+        return None
+
+    def _delete_one(self, client: Any, relative: str) -> None:
+        try:
+            with translated(f"deleting {relative}"):
+                client.delete_object(Bucket=self.bucket, Key=self.key(relative))
+        except ObjectMissing:
+            return
+        except AccessDenied as error:
+            raise AccessDenied(f"The store kept {relative}: AccessDenied.", hint=_KEPT_HINT) from error
+
+    def keep_longer(self, relatives: Iterable[str]) -> int:
+        """Lock contents for as long as a set of now needs them; never for less than they are locked already.
+
+        Args:
+            relatives: Keys of contents that the set uses again.
+
+        Returns:
+            How many were locked anew; 0 where no lock is asked for.
+
+        Raises:
+            VerificationFailed: The store does not keep the lock.
+            KeepwellError: It refuses it.
+        """
+        if not self.keeping.lock_days:
+            return 0
+        with ThreadPoolExecutor(_LOCKERS, "locking") as lockers:
+            return sum(lockers.map(self._keep_longer, relatives))
+
+    def _keep_longer(self, relative: str) -> bool:
+        now = datetime.now(UTC)
+        if not self.keeping.needs_longer(self._look(relative).get("ObjectLockRetainUntilDate"), now):
+            return False
+        self._require_lock(relative, self.keeping.find_lock(relative, now))
+        return True
+
+    def _require_lock(self, relative: str, until: datetime | None) -> None:
+        """Look whether an object is locked, and lock it where the store forgot: some do, for uploads in parts.
+
+        Raises:
+            VerificationFailed: The store does not keep the lock.
+        """
+        if until is None:
+            return
+        head = self._look(relative)
+        if _is_locked(head, until):
+            return
+        mode = choose_mode(head.get("ObjectLockMode"), self.keeping.lock_mode)
+        with translated(f"locking {relative}"):
+            self.client.put_object_retention(
+                Bucket=self.bucket, Key=self.key(relative), Retention={"Mode": mode, "RetainUntilDate": until}
             )
+        if not _is_locked(self._look(relative), until):
+            raise VerificationFailed(
+                f"{relative} is not locked until {until:%Y-%m-%d %H:%M} UTC, though the store took the lock.",
+                hint="May the reading key ask (s3:GetObjectRetention)? `keepwell doctor` tries what the store keeps.",
+            )
+
+    def read_clock(self) -> datetime:
+        """What time it is by the store, to the second; by this machine where the store does not say."""
+        with translated("asking for the store's time"):
+            # Not the shorter HEAD, whose refusal has no body, and so no reason.
+            answer = self.reader.list_objects_v2(Bucket=self.bucket, Prefix=self.key(""), MaxKeys=1)
+        told = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
+        return parsedate_to_datetime(told).astimezone(UTC) if told else datetime.now(UTC)
 
     def keeps_versions(self) -> bool | None:
         """Whether what is deleted stays as an old version; None when the store does not say: some know no such call."""
         try:
             with translated("asking whether the bucket keeps versions"):
-                answer = self.client.get_bucket_versioning(Bucket=self.bucket)
+                answer = self.reader.get_bucket_versioning(Bucket=self.bucket)
         except KeepwellError:
             return None
         return bool(answer.get("Status") == "Enabled")
@@ -350,6 +513,26 @@ class BucketStore(Store):
         return count
 
 
+@dataclass(frozen=True)
+class Keys:
+    """Clients with other keys than the one that writes.
+
+    Attributes:
+        reading: With a key that only reads; None where the one that writes does it.
+        expiring: With a key that may delete what sets hold; None where there is none of its own.
+        deletes_forbidden: Whether the key that writes is said to be unable to do that.
+    """
+
+    reading: Any = None
+    expiring: Any = None
+    deletes_forbidden: bool = False
+
+
+def _is_locked(head: Any, until: datetime) -> bool:
+    found = head.get("ObjectLockRetainUntilDate")
+    return found is not None and bool(found >= until)
+
+
 class ObjectMissing(PreconditionFailed):
     """There is no such object."""
 
@@ -365,23 +548,44 @@ def open_store(platform: Platform) -> BucketStore:
 
 def open_bucket(platform: Platform, bucket: BucketSettings) -> BucketStore:
     """The platform's folder in one of its buckets; nothing is asked of the store yet."""
+    seal = load_seal(platform.sealing)
+    silence = platform.backup.stall_limit_seconds
+    reading = (bucket.reading_access_key_id, bucket.reading_secret_access_key)
+    expiring = (bucket.expiring_access_key_id, bucket.expiring_secret_access_key)
+    keys = Keys(
+        reading=_build_client(bucket, silence, *reading) if all(reading) else None,
+        expiring=_build_client(bucket, silence, *expiring) if all(expiring) else None,
+        deletes_forbidden=bucket.deletes_forbidden,
+    )
+    own = (bucket.access_key_id, bucket.secret_access_key)
+    writing = _build_client(bucket, silence, *own) if bucket.may_write else None
+    folder = folder_of(platform.name, bucket)
+    return BucketStore(writing, bucket.name, folder, seal, keys=keys, keeping=build_keeping(bucket))
+
+
+def folder_of(name: str, bucket: BucketSettings) -> str:
+    """A platform's folder in a bucket, ending with a slash."""
     outer = f"{bucket.prefix}/" if bucket.prefix else ""
-    return BucketStore(_build_client(bucket), bucket.name, f"{outer}{platform.name}/", load_seal(platform.sealing))
+    return f"{outer}{name}/"
 
 
-def _build_client(bucket: BucketSettings) -> Any:
+def _build_client(
+    bucket: BucketSettings, silence_seconds: int, key_id: SecretStr | None, secret: SecretStr | None
+) -> Any:
+    # All attempts together must not wait for longer than a store may be silent.
+    patience_seconds = max(1.0, silence_seconds / _ATTEMPTS)
     return boto3.client(
         "s3",
         endpoint_url=bucket.endpoint_url,
         region_name=bucket.region,
         # None lets boto3 look where it always does: instance roles, its own files, AWS_* variables.
-        aws_access_key_id=bucket.access_key_id.get_secret_value() if bucket.access_key_id else None,
-        aws_secret_access_key=bucket.secret_access_key.get_secret_value() if bucket.secret_access_key else None,
+        aws_access_key_id=key_id.get_secret_value() if key_id else None,
+        aws_secret_access_key=secret.get_secret_value() if secret else None,
         verify=str(bucket.ca_bundle) if bucket.ca_bundle else None,
         config=Config(
-            connect_timeout=10,
-            read_timeout=60,
-            retries={"mode": "standard", "total_max_attempts": 4},
+            connect_timeout=min(10.0, patience_seconds),
+            read_timeout=min(60.0, patience_seconds),
+            retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
             s3={"addressing_style": bucket.addressing},
             request_checksum_calculation=bucket.checksums,
             response_checksum_validation=bucket.checksums,
@@ -437,7 +641,7 @@ def _translate_answer(error: ClientError, what: str) -> KeepwellError:
     if code in _DENIED or status in (401, 403):
         return AccessDenied(
             f"The object store refused {what}: {code or status}.",
-            hint="Were the keys rotated? Check the access key and what its policy allows.",
+            hint=DENIED_HINTS.get(code, "Were the keys rotated? Check the access key and what its policy allows."),
         )
     if code in _BUSY or status == 429:
         return Throttled(f"The object store asked us to slow down while {what}.", hint="Try again in a minute.")

@@ -238,7 +238,7 @@ def run_watched(call: Command, watch: Callable[[], None]) -> None:
         call: What to run.
         watch: Called several times a second; raises to end it.
     """
-    process = command.start(call)
+    process = command.start(call, death_signal=command.TELLS_ITS_WORKERS)
     said = command.StderrTail(process)
     try:
         while process.poll() is None:

@@ -16,7 +16,10 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from keepwell.locked_folder import locked_folder, sweep_locked_folders
+
 _UNPRIVILEGED_ID = 65534
+_TRIAL_PREFIX = "keepwell-confinement-"
 # What programs need to run at all. Nothing here holds a secret; /etc as a whole would.
 _SYSTEM = (
     "/usr",
@@ -127,8 +130,10 @@ def _can_confine() -> bool:
     """Tried once, for real: which step a machine forbids (namespaces, mounts, processes) cannot be asked for."""
     if any(shutil.which(program) is None for program in ("unshare", "mount", "umount", "pivot_root", "sh")):
         return False
-    with tempfile.TemporaryDirectory(prefix="keepwell-confinement-") as folder:
-        root, own = Path(folder, "root").resolve(), Path(folder, "own").resolve()
+    place = Path(tempfile.gettempdir())
+    sweep_locked_folders(place, _TRIAL_PREFIX, _ignore)  # of runs that were killed in here
+    with locked_folder(place, _TRIAL_PREFIX) as folder:
+        root, own = (folder / "root").resolve(), (folder / "own").resolve()
         root.mkdir()
         own.mkdir()
         if not _PLAIN_PATH.fullmatch(str(root)):
@@ -136,3 +141,7 @@ def _can_confine() -> bool:
         argv = [*Confinement(root, (own,)).prefix(), "sh", "-c", f"test ! -e /etc/shadow && : > {own}/reached"]
         subprocess.run(argv, capture_output=True, check=False, env={"PATH": os.environ.get("PATH", os.defpath)})
         return (own / "reached").exists()
+
+
+def _ignore(folder: Path) -> None:
+    """Nothing is at work in a trial's folder once its run is dead."""

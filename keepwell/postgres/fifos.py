@@ -226,7 +226,7 @@ class FifoWriter(_Fifo):
 
 
 def _start(call: Command, stack: ExitStack) -> tuple[subprocess.Popen[bytes], StderrTail]:
-    process = command.start(call)
+    process = command.start(call, death_signal=command.TELLS_ITS_WORKERS)
     stack.callback(command.stop, process)
     return process, StderrTail(process)
 

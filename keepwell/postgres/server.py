@@ -96,10 +96,12 @@ def create_cluster(
     isolation.hand_over(folder)
     argv = [binaries.program("initdb"), "-D", str(folder), "-U", options.superuser, "-E", options.encoding]
     argv += [f"--locale={options.locale}", "--no-sync", "--no-instructions"]
-    with tempfile.NamedTemporaryFile("w", prefix="keepwell-password-") as password_file:
+    with ExitStack() as stack:
         if options.password is None:
             argv += ["--auth=trust"]
         else:
+            # Only where there is one: a killed run would leave the file behind.
+            password_file = stack.enter_context(tempfile.NamedTemporaryFile("w", prefix="keepwell-password-"))
             password_file.write(options.password)
             password_file.flush()
             isolation.hand_over(Path(password_file.name))

@@ -34,6 +34,8 @@ class Fault:
         cut_body: Promise the whole body and close after half of it.
         short_body: Give half of the body and call it the whole.
         swallow: Say 200 to a write and store nothing.
+        hang: Never answer, and take nothing of the body.
+        hang_half_way: Give half of the body, and no more for ever.
     """
 
     status: int = 0
@@ -43,6 +45,8 @@ class Fault:
     cut_body: bool = False
     short_body: bool = False
     swallow: bool = False
+    hang: bool = False
+    hang_half_way: bool = False
 
 
 Decide = Callable[[Request], Fault | None]
@@ -86,10 +90,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         proxy: FaultyProxy = self.server.proxy  # type: ignore[attr-defined]
-        body = self._read_body()
         request = Request(self.command, self.path, len(proxy.requests))
         proxy.requests.append(request)
         fault = proxy.decide(request) or Fault()
+        if fault.hang:
+            proxy.closing.wait()
+            self.close_connection = True
+            return
+        body = self._read_body()
         proxy.closing.wait(fault.delay_seconds)
         if fault.reset:
             self.close_connection = True
@@ -143,6 +151,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             if self.command != "HEAD":
-                self.wfile.write(body[: len(body) // 2] if fault.cut_body else body)
-        if fault.cut_body:
+                self.wfile.write(body[: len(body) // 2] if fault.cut_body or fault.hang_half_way else body)
+        if fault.hang_half_way:
+            self.server.proxy.closing.wait()  # type: ignore[attr-defined]
+        if fault.cut_body or fault.hang_half_way:
             self.close_connection = True

@@ -107,7 +107,7 @@ class Engine:
     def require_ready(self, platform: Platform, progress: Callable[[Step], None]) -> Readiness:
         self.calls.append("require ready")
         self.ready()
-        return Readiness(client=None, database=None, findings=())  # type: ignore[arg-type]
+        return Readiness(client=None, main=None, findings=())  # type: ignore[arg-type]
 
     def create(self, platform: Platform, store: object, progress: Callable[[Step], None]) -> Manifest:
         self.calls.append("write")

@@ -255,6 +255,28 @@ def test_torn_and_foreign_documents_among_the_leases_are_passed_over(store: Stor
     assert [lease.token for lease in read_leases(store, datetime.now(UTC))] == ["elsewhere-1"]
 
 
+@pytest.mark.parametrize("hours", [-5, 5])
+def test_a_lease_of_a_machine_whose_clock_is_hours_off_lasts_as_long_as_any(store: Store, hours: int) -> None:
+    """How long it lasts is its writer's to say, and since when the store's."""
+    written_at = datetime.now(UTC) + timedelta(hours=hours)
+    times = {"written_at": written_at.isoformat(), "expires_at": (written_at + timedelta(seconds=60)).isoformat()}
+    fields = {"procedure": "backup", "token": "elsewhere-1", "cluster": "c"} | times
+    store.put_bytes(f"{LEASES}backup-elsewhere-1.json", json.dumps(fields).encode())
+    now = store.read_clock()
+    assert [lease.token for lease in read_leases(store, now)] == ["elsewhere-1"]
+    assert read_leases(store, now + timedelta(seconds=62)) == []
+
+
+def test_leases_of_dead_runs_are_forgotten_once_nobody_goes_by_them(store: Store) -> None:
+    put_lease(store, cluster="c", lifetime=timedelta(hours=-2))
+    put_lease(store, cluster="c", lifetime=timedelta(minutes=-1), procedure="restore")
+    store.put_bytes(f"{LEASES}foreign", b"no lease")
+    with keep_lease(store, "backup", "mine", "c"):
+        pass
+    left = [found.key for found in store.list_objects(LEASES)]
+    assert left == [f"{LEASES}foreign", f"{LEASES}restore-elsewhere-1.json"]
+
+
 def test_a_lease_is_renewed_while_its_block_lasts(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("keepwell.objectstore.lease._RENEW_SECONDS", 0.05)
     with keep_lease(store, "backup", "mine", "c"):

@@ -83,7 +83,7 @@ def test_no_level_reaches_nothing() -> None:
 
 
 def test_a_proof_of_format_1_stays_readable_and_names_no_manifest() -> None:
-    old = proof(OK, OK).model_dump(mode="json", exclude={"manifest_sha256"}) | {"format_version": 1}
+    old = proof(OK, OK).model_dump(mode="json", exclude={"manifest_sha256", "stored_as"}) | {"format_version": 1}
     read = Proof.from_json(json.dumps(old).encode())
     assert (read.format_version, read.manifest_sha256, read.reached) == (1, None, "readable")
     jsonschema.validate(old, json.loads((SCHEMAS / "proof-1.json").read_bytes()))
@@ -103,6 +103,12 @@ def test_a_proof_that_does_not_say_what_it_was_made_for_is_damaged(changes: dict
     forged = proof(OK).model_dump(mode="json") | changes
     with pytest.raises(VerificationFailed):
         Proof.from_json(json.dumps(forged).encode())
+
+
+def test_a_proof_that_was_laid_elsewhere_is_not_at_its_place() -> None:
+    stored = proof(OK).model_copy(update={"stored_as": "a.json"})
+    assert [stored.is_at_its_place(name) for name in ("a.json", "b.json")] == [True, False]
+    assert proof(OK).is_at_its_place("b.json")  # made before proofs said where
 
 
 def test_a_proof_speaks_of_one_set_with_one_manifest() -> None:

@@ -267,3 +267,26 @@ def test_names_decide_nothing(sets: list[StoredSet], rules: RetentionSettings, d
     renamed = [replace(s, backup_id=name) for s, name in zip(distinct, names, strict=True)]
     before = {(d.stored.at, d.reasons[0].rule) for d in plan(distinct, rules).remove}
     assert {(d.stored.at, d.reasons[0].rule) for d in plan(renamed, rules).remove} == before
+
+
+@given(stored_sets(), rule_sets(), st.integers(1, 24 * 400))
+def test_a_clock_of_ours_that_fell_behind_removes_nothing_that_is_not_due(
+    sets: list[StoredSet], rules: RetentionSettings, hours: int
+) -> None:
+    assert due(plan(sets, rules, now=NOW - timedelta(hours=hours))) <= due(plan(sets, rules))
+
+
+def due(made: RetentionPlan) -> set[str]:
+    """What no rule keeps, whether or not it goes."""
+    waiting = (Rule.NOTHING_FRESH, Rule.HELD_BACK)
+    held = {one.stored.backup_id for one in made.keep if one.reasons[0].rule in waiting}
+    return held | {one.stored.backup_id for one in made.remove}
+
+
+@given(stored_sets(), rule_sets(), st.integers(1, 24 * 400))
+def test_a_clock_of_ours_that_is_ahead_by_more_than_a_set_may_be_old_removes_nothing(
+    sets: list[StoredSet], rules: RetentionSettings, hours: int
+) -> None:
+    """Ahead by less, it removes early by as much; the store refuses a clock that is off by more than minutes anyway."""
+    past = [one for one in sets if one.claims <= NOW]
+    assert plan(past, rules, now=NOW + MAX_AGE + timedelta(hours=hours)).remove == ()
