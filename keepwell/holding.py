@@ -165,7 +165,7 @@ def _leased(store: Store, procedure: Procedure, token: str, cluster: str, deadli
     while True:
         _wait_for_leases(store, procedure, token, cluster, deadline)
         if not store.may_write:
-            yield  # with a key that only reads: a restore, by the database's locks alone
+            yield  # a restore with a key that only reads: the database's locks alone
             return
         with keep_lease(store, procedure, token, cluster):
             if not _find_binding(store, procedure, token, cluster):

@@ -328,6 +328,16 @@ class Platform(BaseSettings):
     orchestrator: OrchestratorSettings = OrchestratorSettings()
 
     @model_validator(mode="after")
+    def _has_one_second_destination(self) -> Self:
+        if self.second_bucket is not None and self.second_folder is not None:
+            message = "second_bucket and second_folder are both given; there is one second destination at most"
+            raise ValueError(message)
+        if self.second_bucket is not None and _place_of(self.second_bucket) == _place_of(self.bucket):
+            message = "second_bucket is the same place as bucket; a copy beside the original would be lost with it"
+            raise ValueError(message)
+        return self
+
+    @model_validator(mode="after")
     def _questions_can_be_asked(self) -> Self:
         for query in self.backup.smoke_queries:
             if query.database is not None and query.database not in self.database.names:
@@ -336,16 +346,6 @@ class Platform(BaseSettings):
                     "database.more_names say which do"
                 )
                 raise ValueError(message)
-        return self
-
-    @model_validator(mode="after")
-    def _has_one_second_destination(self) -> Self:
-        if self.second_bucket is not None and self.second_folder is not None:
-            message = "second_bucket and second_folder are both given; there is one second destination at most"
-            raise ValueError(message)
-        if self.second_bucket is not None and _place_of(self.second_bucket) == _place_of(self.bucket):
-            message = "second_bucket is the same place as bucket; a copy beside the original would be lost with it"
-            raise ValueError(message)
         return self
 
     @classmethod

@@ -24,6 +24,8 @@ class MemoryStore(Store):
     """
 
     place = "memory"
+    is_local = False
+    may_write = True
     seal = NO_SEAL
 
     def __init__(self) -> None:
@@ -83,6 +85,12 @@ class MemoryStore(Store):
 
     def abort_uploads(self, folder: str) -> int:
         return 0
+
+    def keep_longer(self, relatives: Iterable[str]) -> int:
+        return 0
+
+    def read_clock(self) -> datetime:
+        return datetime.now(UTC)
 
     def keeps_versions(self) -> bool:
         return False

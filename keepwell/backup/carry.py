@@ -174,11 +174,13 @@ def carry_set(source: Store, target: Store, backup_id: str, progress: Progress) 
         progress: Told how far it is.
 
     Raises:
-        PreconditionFailed: There is no such set, or it is being removed in the second destination.
+        PreconditionFailed: There is no such set, it is being removed in the second destination, or that keeps no locks
+            though it is asked to.
         VerificationFailed: An object is not what the manifest or the index says, or another set has the id there.
         KeepwellError: A destination failed; the next run goes on.
     """
     started = time.monotonic()
+    require_keeping(target)
     document = _read_document(source, backup_id)
     require_keeping(target)
     sweep_unfinished(target, spare={backup_id})
@@ -293,8 +295,7 @@ class _Run:
             missing = list(self._find_missing(contents))
             self._each(self._carry_content, missing)
             sent = {content.first.key for content in missing}
-            # In the second destination too, a lock lasts for as long as the newest set that needs the content.
-            self.target.keep_longer(content.first.key for content in contents if content.first.key not in sent)
+            self.target.keep_longer(one.first.key for one in contents if one.first.key not in sent)
         return len(contents)
 
     def _each(self, carry: Callable[[T], None], items: Sequence[T]) -> None:

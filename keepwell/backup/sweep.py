@@ -45,6 +45,23 @@ def sweep_unfinished(store: Store, spare: Container[str] = ()) -> list[str]:
     return removed
 
 
+def require_unswept(store: Store, backup_id: str, mark: bytes) -> None:
+    """Look whether our mark still stands: a run whose lock was lost may have been swept as if it were dead.
+
+    Raises:
+        ServiceUnavailable: Somebody swept this set while it was being written.
+    """
+    try:
+        unswept = store.get_bytes(layout.unfinished_key(backup_id)) == mark
+    except ObjectMissing:
+        unswept = False
+    if not unswept:
+        raise ServiceUnavailable(
+            f"Another run took {backup_id} for dead and swept it.",
+            hint="The interlock's session was lost on the way: look at the database's connections, then run it again.",
+        )
+
+
 def judge_left_over(store: Store) -> list[Finding]:
     """A warning for each set of a dead run that a sweep could not remove.
 
@@ -91,23 +108,6 @@ def _remove(store: Store, backup_id: str) -> bool:
         except KeepwellError:
             pass  # what counts is what is left
     return next(owned_objects(store, backup_id), None) is None
-
-
-def require_unswept(store: Store, backup_id: str, mark: bytes) -> None:
-    """Look whether our mark still stands: a run whose lock was lost may have been swept as if it were dead.
-
-    Raises:
-        ServiceUnavailable: Somebody swept this set while it was being written.
-    """
-    try:
-        unswept = store.get_bytes(layout.unfinished_key(backup_id)) == mark
-    except ObjectMissing:
-        unswept = False
-    if not unswept:
-        raise ServiceUnavailable(
-            f"Another run took {backup_id} for dead and swept it.",
-            hint="The interlock's session was lost on the way: look at the database's connections, then run it again.",
-        )
 
 
 def owned_objects(store: Store, backup_id: str) -> Iterator[StoredObject]:

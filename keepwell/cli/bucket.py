@@ -39,7 +39,7 @@ def policies(
     from keepwell.verdict import Verdict
 
     settings = console.load_platform(platform)
-    built = build_policies(settings.bucket.name, folder_of(settings, settings.bucket))
+    built = build_policies(settings.bucket.name, folder_of(settings.name, settings.bucket))
     if key is not None:
         return Outcome(Verdict.OK, data=built[key], show=lambda screen: _show_one(screen, built[key]))
     return Outcome(

@@ -37,7 +37,7 @@ def examine_store(platform: Platform) -> Iterator[Finding]:
 
 
 def examine_bucket(platform: Platform, bucket: BucketSettings) -> Iterator[Finding]:
-    """The same for any of a platform's buckets."""
+    """The same for any bucket of the platform's."""
     try:
         store = open_bucket(platform, bucket)
         if not store.may_write:

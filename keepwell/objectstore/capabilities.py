@@ -107,6 +107,8 @@ def require_keeping(store: Store) -> None:
         PreconditionFailed: It does not, or that could not be told.
         AccessDenied, ServiceUnavailable, KeepwellError: The bucket cannot be used.
     """
+    if not isinstance(store, BucketStore):
+        return  # a folder is asked for neither
     keeping = store.keeping
     if not isinstance(store, BucketStore) or (not keeping.lock_days and keeping.storage_class is None):
         return

@@ -98,18 +98,16 @@ class Store(ABC):
     Attributes:
         seal: Who can open what is stored here, and whose documents count.
         is_local: Whether reading an object back costs about as little as looking at it.
+        may_write: Whether this machine may write here.
+        may_expire: Whether it might delete what sets hold.
         keeping: How what sets hold is kept.
-        may_write: Whether there is a key to write with.
-        has_expiring_key: Whether there is a key of its own that deletes what sets hold.
-        may_expire: Whether there is a key that might delete what sets hold.
     """
 
     seal: Seal
     is_local: bool = False
-    keeping: Keeping = _NOT_KEPT
     may_write: bool = True
-    has_expiring_key: bool = False
     may_expire: bool = True
+    keeping: Keeping = _NOT_KEPT
 
     @property
     @abstractmethod
@@ -172,6 +170,15 @@ class Store(ABC):
         Raises:
             KeepwellError: The store kept at least one of them.
         """
+
+    def keep_longer(self, relatives: Iterable[str]) -> int:
+        """Lock contents for as long as a set of now needs them, where that is asked for; how many were locked anew."""
+        del relatives
+        return 0
+
+    @abstractmethod
+    def read_clock(self) -> datetime:
+        """What time it is by the store, whose times the objects bear."""
 
     @abstractmethod
     def keeps_versions(self) -> bool | None:
@@ -549,6 +556,7 @@ def open_store(platform: Platform) -> BucketStore:
 
 def open_bucket(platform: Platform, bucket: BucketSettings) -> BucketStore:
     """The platform's folder in one of its buckets; nothing is asked of the store yet."""
+    seal = load_seal(platform.sealing)
     silence = platform.backup.stall_limit_seconds
     reading = (bucket.reading_access_key_id, bucket.reading_secret_access_key)
     expiring = (bucket.expiring_access_key_id, bucket.expiring_secret_access_key)
@@ -559,14 +567,14 @@ def open_bucket(platform: Platform, bucket: BucketSettings) -> BucketStore:
     )
     own = (bucket.access_key_id, bucket.secret_access_key)
     writing = _build_client(bucket, silence, *own) if bucket.may_write else None
-    folder, seal = folder_of(platform, bucket), load_seal(platform.sealing)
+    folder = folder_of(platform.name, bucket)
     return BucketStore(writing, bucket.name, folder, seal, keys=keys, keeping=build_keeping(bucket))
 
 
-def folder_of(platform: Platform, bucket: BucketSettings) -> str:
-    """The platform's folder in one of its buckets, ending with a slash."""
+def folder_of(name: str, bucket: BucketSettings) -> str:
+    """A platform's folder in a bucket, ending with a slash."""
     outer = f"{bucket.prefix}/" if bucket.prefix else ""
-    return f"{outer}{platform.name}/"
+    return f"{outer}{name}/"
 
 
 def _build_client(

@@ -157,7 +157,7 @@ def test_a_machine_with_the_reading_key_alone_proves_and_restores_and_keeps_no_p
     locked: Locked, locking_store: LockingStore
 ) -> None:
     backup_id = back_up(locked.platform).backup_id
-    policies = build_policies(locked.platform.bucket.name, folder_of(locked.platform, locked.platform.bucket))
+    policies = build_policies(locked.platform.bucket.name, folder_of(locked.platform.name, locked.platform.bucket))
     key = locking_store.make_key(policies["reading"])
     reading = locked.with_bucket(
         access_key_id=None,
@@ -181,7 +181,7 @@ def test_a_machine_with_the_reading_key_alone_proves_and_restores_and_keeps_no_p
 def test_a_backup_with_the_writing_key_alone_works_and_leaves_what_it_cannot_sweep(
     locked: Locked, locking_store: LockingStore
 ) -> None:
-    policies = build_policies(locked.platform.bucket.name, folder_of(locked.platform, locked.platform.bucket))
+    policies = build_policies(locked.platform.bucket.name, folder_of(locked.platform.name, locked.platform.bucket))
     writing = locked.with_bucket(deletes_forbidden=True, **locking_store.make_key(policies["writing"]))
     dead = put_set(locked.store, datetime.now(UTC).replace(microsecond=0) - timedelta(days=1), proven=False)
     locked.store.delete([layout.manifest_key(dead)])

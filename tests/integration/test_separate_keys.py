@@ -53,7 +53,7 @@ class Bucket:
 @contextmanager
 def bucket_with_keys(server: LockingStore, **how: bool) -> Iterator[Bucket]:
     name = server.make_bucket(**how)
-    policies = build_policies(name, folder_of(server.platform(name), server.platform(name).bucket))
+    policies = build_policies(name, folder_of("esn", server.platform(name).bucket))
     # This server asks for the bucket's own name where many objects are deleted by one call, and for no key.
     many = {"Effect": "Allow", "Action": "s3:DeleteObject", "Resource": f"arn:aws:s3:::{name}"}
     policies["expiring"]["Statement"].append(many)

@@ -137,6 +137,16 @@ def test_what_is_deleted_leaves_no_folder_behind(any_store: Store) -> None:
     assert [stored.key for stored in any_store.list_objects("")] == ["sets/b/1"]
 
 
+def test_the_clock_is_the_one_that_objects_bear_the_times_of(any_store: Store) -> None:
+    before = any_store.read_clock()
+    any_store.put_bytes("a", b"x")
+    found = any_store.find("a")
+    assert found is not None
+    # A store tells its time to the second.
+    assert abs((found.modified_at - before).total_seconds()) < 5
+    assert [stored.key for stored in any_store.list_objects("")] == ["a"]
+
+
 def test_folders_are_listed_by_name(any_store: Store) -> None:
     for key in ("backups/b/1", "backups/a/1", "backups/a/2", "backups/loose"):
         any_store.put_bytes(key, b"")

@@ -1,7 +1,6 @@
 """Carrying sets: what is chosen, what is sent, and what is left wherever a run is killed."""
 
 import hashlib
-import io
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -10,61 +9,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from backup_documents import SNAPSHOT, a_manifest, a_proof, some_uploads
+from backup_documents import SNAPSHOT, a_manifest, a_proof
+from carried_sets import DATA, put_real_set
 from memory_store import MemoryStore, WatchedStore
 
 from keepwell.backup import layout
 from keepwell.backup.carry import Carried, CarryPlan, carry_set, plan_carrying
 from keepwell.backup.catalogue import read_catalogue
-from keepwell.backup.manifest import Manifest, Part
+from keepwell.backup.manifest import Manifest
 from keepwell.backup.proof import Proof
 from keepwell.backup.read_back import check_uploaded
 from keepwell.backup.retention import Standing, StoredSet
 from keepwell.backup.second_copies import SecondCopy, copy_each, describe_plan, find_forgotten
-from keepwell.backup.transfer import send
-from keepwell.backup.uploads_index import FileEntry
 from keepwell.errors import KeepwellError, PreconditionFailed, ServiceUnavailable, VerificationFailed
 from keepwell.objectstore.folder import UNFINISHED_PREFIX, FolderStore, prepare_folder
-from keepwell.objectstore.uploads import Uploads
 from keepwell.progress import silent
 from keepwell.settings import RetentionSettings
 from keepwell.verdict import Verdict
 
 NOW = datetime(2026, 3, 31, 3, 0, tzinfo=UTC)
-CONTENTS = (b"one content", b"another content" * 1000)
-DATA = {"database/1.dat": b"rows" * 1000, "database/toc.dat": b"contents", "globals.sql": b"roles"}
-
-
-def put_real_set(store: Any, at: datetime = SNAPSHOT) -> Manifest:
-    """A set whose objects are what its manifest says, with an index and two contents of uploaded files."""
-    manifest = a_manifest(at)
-    folder = layout.set_folder(manifest.backup_id)
-    entries = []
-    with Uploads(1) as uploads:
-
-        def put(where: str, name: str, content: bytes) -> Part:
-            return send(store, uploads, where, name, io.BytesIO(content), level=1, taken=lambda size: None)
-
-        parts = [put(folder, name, content) for name, content in DATA.items()]
-        for number, content in enumerate(CONTENTS):
-            sha256 = hashlib.sha256(content).hexdigest()
-            where = layout.content_folder(sha256)
-            stored = put(where, sha256, content)
-            entries.append(
-                FileEntry(
-                    "file",
-                    f"file {number}",
-                    size_bytes=len(content),
-                    sha256=sha256,
-                    key=where + stored.name,
-                    stored_bytes=stored.size_bytes,
-                )
-            )
-        index = b"".join(entry.to_line() + b"\n" for entry in entries)
-        parts.append(put(folder, layout.UPLOADS_INDEX, index))
-    manifest = manifest.model_copy(update={"parts": tuple(parts), "uploads": some_uploads()})
-    store.put_signed(layout.manifest_key(manifest.backup_id), manifest.to_json())
-    return manifest
 
 
 def everything(store: Any) -> dict[str, bytes]:
