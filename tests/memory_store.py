@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from keepwell.errors import AccessDenied
-from keepwell.objectstore.store import ObjectMissing, Store, StoredObject
+from keepwell.objectstore.store import ObjectMissing, StoredObject
 from keepwell.sealing import NO_SEAL
 
 
-class MemoryStore(Store):
+class MemoryStore:
     """The objects of one platform, in memory.
 
     Attributes:
@@ -56,9 +56,6 @@ class MemoryStore(Store):
 
     def get_signed(self, relative: str) -> bytes:
         return self.get_bytes(relative)
-
-    def copy(self, source: str, target: str) -> None:
-        self.put_bytes(target, self.get_bytes(source))
 
     def find(self, relative: str) -> StoredObject | None:
         found = next((stored for stored in self.list_objects(relative) if stored.key == relative), None)

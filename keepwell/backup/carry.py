@@ -159,7 +159,7 @@ def plan_carrying(
 def carry_set(source: Store, target: Store, backup_id: str, progress: Progress) -> Carried:
     """Carry one set to the second destination; the caller holds both for carrying.
 
-    1. Look whether the second keeps what is asked of it; sweep what dead runs left there, but go on with this very set.
+    1. Sweep what dead runs left there, but go on with this very set.
     2. Mark the set there as unfinished.
     3. Its objects, each compared with the manifest while it passes.
     4. Contents of uploaded files that are not there, each opened and compared with its hash while it passes.
@@ -182,7 +182,6 @@ def carry_set(source: Store, target: Store, backup_id: str, progress: Progress) 
     started = time.monotonic()
     require_keeping(target)
     document = _read_document(source, backup_id)
-    require_keeping(target)
     sweep_unfinished(target, spare={backup_id})
     published = _is_published(target, document)
     for folder in (layout.set_folder(backup_id), layout.UPLOADS, layout.UNFINISHED):

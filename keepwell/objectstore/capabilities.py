@@ -98,9 +98,9 @@ def probe_capabilities(store: BucketStore) -> Capabilities:
 
 
 def require_keeping(store: Store) -> None:
-    """Try on throw-away keys whether a bucket keeps what is asked of it for sets: a lock, a storage class.
+    """Try on throw-away keys whether the store keeps what is asked of it for sets: a lock, a storage class.
 
-    Asks nothing of it where neither is asked for. What it cannot remove at once, because it is locked for some
+    Asks nothing of the store where neither is asked for. What it cannot remove at once, because it is locked for some
     seconds, the next try removes.
 
     Raises:
@@ -110,7 +110,7 @@ def require_keeping(store: Store) -> None:
     if not isinstance(store, BucketStore):
         return  # a folder is asked for neither
     keeping = store.keeping
-    if not isinstance(store, BucketStore) or (not keeping.lock_days and keeping.storage_class is None):
+    if not keeping.lock_days and keeping.storage_class is None:
         return
     probe = _Probe(store, f"{PROBES}keeping/")
     _remove(store, probe.folder)

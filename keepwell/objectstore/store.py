@@ -184,25 +184,6 @@ class Store(ABC):
     def keeps_versions(self) -> bool | None:
         """Whether what is deleted stays as an old version; None when the store does not say."""
 
-    def read_clock(self) -> datetime:
-        """What time it is by the store; by this machine where the store has no clock of its own."""
-        return datetime.now(UTC)
-
-    def keep_longer(self, relatives: Iterable[str]) -> int:  # noqa: ARG002 - what cannot be locked is not
-        """Lock contents for as long as a set of now needs them; never for less than they are locked already.
-
-        Args:
-            relatives: Keys of contents that the set uses again.
-
-        Returns:
-            How many were locked anew; 0 where no lock is asked for.
-
-        Raises:
-            VerificationFailed: The store does not keep the lock.
-            KeepwellError: It refuses it.
-        """
-        return 0
-
     @abstractmethod
     def abort_uploads(self, folder: str) -> int:
         """Give up whatever was begun below a folder and never finished; nobody may be writing there.
@@ -452,7 +433,18 @@ class BucketStore(Store):
             raise AccessDenied(f"The store kept {relative}: AccessDenied.", hint=_KEPT_HINT) from error
 
     def keep_longer(self, relatives: Iterable[str]) -> int:
-        """Lock contents for as long as a set of now needs them; see `Store.keep_longer`."""
+        """Lock contents for as long as a set of now needs them; never for less than they are locked already.
+
+        Args:
+            relatives: Keys of contents that the set uses again.
+
+        Returns:
+            How many were locked anew; 0 where no lock is asked for.
+
+        Raises:
+            VerificationFailed: The store does not keep the lock.
+            KeepwellError: It refuses it.
+        """
         if not self.keeping.lock_days:
             return 0
         with ThreadPoolExecutor(_LOCKERS, "locking") as lockers:
