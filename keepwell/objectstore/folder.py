@@ -75,6 +75,8 @@ class FolderStore(Store):
     def __init__(self, directory: Path, name: str, seal: Seal = NO_SEAL) -> None:
         self.directory = directory
         self.seal = seal
+        # From a disk that is mounted to be read only, sets are listed and restored all the same.
+        self.may_write = os.access(directory, os.W_OK)
         self._name = name
 
     @property
@@ -163,7 +165,9 @@ class FolderStore(Store):
             raise refused
 
     def read_clock(self) -> datetime:
-        """What time it is by the file system: a share's server has a clock of its own, and gives files their times."""
+        """What time it is by the file system, whose server may have a clock of its own; by this machine without one."""
+        if not self.may_write:
+            return datetime.now(UTC)
         name = f"{UNFINISHED_PREFIX}{secrets.token_hex(8)}"
         with translated("asking for the folder's time"), self._root() as root:
             with _opened(os.open(name, _NEW_FILE_FLAGS, 0o600, dir_fd=root)) as file:

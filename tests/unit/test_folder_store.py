@@ -4,15 +4,18 @@ import errno
 import os
 import stat
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from keepwell.errors import AccessDenied, ConfigurationError, KeepwellError, PreconditionFailed, ServiceUnavailable
+from keepwell.holding import hold_sets
 from keepwell.objectstore import folder
 from keepwell.objectstore.folder import MARK, UNFINISHED_PREFIX, FolderStore, find_mount_point, prepare_folder
 from keepwell.objectstore.store import ObjectMissing
 from keepwell.objectstore.uploads import Uploads
+from keepwell.settings import BackupSettings, Platform
 
 
 @pytest.fixture
@@ -261,6 +264,29 @@ def test_a_folder_is_prepared_once_and_only_where_there_is_one(tmp_path: Path) -
     assert not prepare_folder(tmp_path).is_new
     assert (tmp_path / MARK).read_bytes() == written
     assert find_mount_point(Path("/")) == Path("/")
+
+
+def test_a_folder_that_may_only_be_read_is_listed_and_waited_for_without_a_lease(
+    place: Path, store: FolderStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.put_bytes("sets/a", b"x")
+    open_file = os.open
+
+    def refuse(path: str, flags: int, *arguments: int, **options: int) -> int:
+        if flags & os.O_CREAT:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return open_file(path, flags, *arguments, **options)
+
+    monkeypatch.setattr(folder.os, "open", refuse)
+    monkeypatch.setattr(folder.os, "access", lambda path, mode: False)
+    read_only = FolderStore(place, "esn")
+    assert not read_only.may_write
+    settings = Platform.model_construct(name="esn", backup=BackupSettings(interlock_wait_seconds=0))
+    with hold_sets(settings, read_only):
+        assert read_only.get_bytes("sets/a") == b"x"
+    assert abs((read_only.read_clock() - datetime.now(UTC)).total_seconds()) < 5
+    with pytest.raises(AccessDenied, match="Read-only"):
+        read_only.put_bytes("sets/b", b"x")
 
 
 def test_platforms_share_a_folder_and_see_nothing_of_one_another(place: Path, store: FolderStore) -> None:
