@@ -14,8 +14,8 @@ from keepwell.backup.verify import verify_backup
 from keepwell.destination import Destination
 from keepwell.errors import KeepwellError, VerificationFailed
 from keepwell.holding import Hold, hold_sets
+from keepwell.objectstore.bucket import open_store
 from keepwell.objectstore.destinations import open_destination
-from keepwell.objectstore.store import open_store
 from keepwell.verdict import Finding
 from tasks import platforms
 from tasks.artifacts import shown_progress

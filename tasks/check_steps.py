@@ -17,8 +17,8 @@ from keepwell.destination import Destination
 from keepwell.errors import KeepwellError
 from keepwell.evidence import Evidence, read_last_evidence
 from keepwell.notify import Delivery, Message
+from keepwell.objectstore.bucket import open_store
 from keepwell.objectstore.destinations import has_second, open_destination
-from keepwell.objectstore.store import open_store
 from keepwell.settings import Platform
 from keepwell.verdict import Finding, Verdict, worst
 from tasks import platforms

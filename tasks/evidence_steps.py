@@ -16,8 +16,8 @@ from keepwell.backup.sweep import judge_left_over
 from keepwell.destination import Destination
 from keepwell.errors import KeepwellError
 from keepwell.evidence import Evidence, write_evidence
+from keepwell.objectstore.bucket import open_store
 from keepwell.objectstore.destinations import open_destination
-from keepwell.objectstore.store import open_store
 from keepwell.settings import Platform, ProofLevel
 from keepwell.verdict import Finding, Verdict, worst
 from tasks import platforms

@@ -15,7 +15,7 @@ from keepwell.errors import KeepwellError
 from keepwell.evidence import Evidence, read_last_evidence, write_evidence
 from keepwell.guide import read_guide
 from keepwell.notify import Message
-from keepwell.objectstore.store import open_store
+from keepwell.objectstore.bucket import open_store
 from keepwell.settings import Platform
 from keepwell.verdict import Finding, Verdict
 from tasks import platforms

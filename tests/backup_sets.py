@@ -19,7 +19,8 @@ from keepwell.backup.proof import LevelOutcome, Proof
 from keepwell.backup.verify import verify_backup
 from keepwell.holding import hold_platform
 from keepwell.interlock import Procedure
-from keepwell.objectstore.store import Store, open_store
+from keepwell.objectstore.bucket import open_store
+from keepwell.objectstore.store import Store
 from keepwell.progress import silent
 from keepwell.settings import Platform
 

@@ -22,7 +22,8 @@ from screenshot import find_chromium
 from deployments.local.objectstore import RunningObjectStore, create_bucket, running_objectstore
 from deployments.local.redis_server import RunningRedis, running_redis
 from keepwell.containers.engine import ADDRESS_VARIABLE
-from keepwell.objectstore.store import Store, open_store
+from keepwell.objectstore.bucket import open_store
+from keepwell.objectstore.store import Store
 from keepwell.settings import (
     Platform,
     RedisSettings,

@@ -30,7 +30,8 @@ from redis import Redis
 from deployments.local.objectstore import create_bucket, running_objectstore
 from deployments.local.redis_server import running_redis
 from keepwell.backup.manifest import Manifest
-from keepwell.objectstore.store import Store, open_store
+from keepwell.objectstore.bucket import open_store
+from keepwell.objectstore.store import Store
 from keepwell.settings import Platform, RedisSettings, SealingSettings, UploadsSettings
 
 GOLDEN = Path(__file__).parent / "cases" / "golden"

@@ -12,7 +12,8 @@ from typing import Any
 import boto3
 from pydantic import SecretStr
 
-from keepwell.objectstore.store import Store, open_store
+from keepwell.objectstore.bucket import open_store
+from keepwell.objectstore.store import Store
 from keepwell.sealing import NO_SEAL
 from keepwell.settings import BackupSettings, BucketSettings, Platform, RetentionSettings, SealingSettings
 

@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from keepwell.objectstore.store import BucketStore, Store
+from keepwell.objectstore.bucket import BucketStore
+from keepwell.objectstore.store import Store
 
 Strike = Callable[[str, str], None]
 

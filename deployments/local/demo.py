@@ -26,7 +26,8 @@ from keepwell.backup.manifest import Manifest, Part
 from keepwell.backup.proof import Proof
 from keepwell.backup.verify import verify_backup
 from keepwell.errors import VerificationFailed
-from keepwell.objectstore.store import SIGNATURE_SUFFIX, Store, open_store
+from keepwell.objectstore.bucket import open_store
+from keepwell.objectstore.store import SIGNATURE_SUFFIX, Store
 from keepwell.progress import silent
 from keepwell.settings import CONFIG_VARIABLE, Platform, load_platform_file
 from keepwell.verdict import Verdict

@@ -50,8 +50,8 @@ def create(
     from keepwell.cli import second
     from keepwell.holding import hold_platform, hold_sets
     from keepwell.interlock import Procedure
+    from keepwell.objectstore.bucket import open_store
     from keepwell.objectstore.destinations import has_second
-    from keepwell.objectstore.store import open_store
     from keepwell.verdict import Verdict
 
     settings = console.load_platform(platform)

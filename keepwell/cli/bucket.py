@@ -35,7 +35,7 @@ def policies(
 ) -> Outcome:
     """Print a policy for each key of the bucket, so that a stolen one destroys no backup."""
     from keepwell.backup.policies import build_policies
-    from keepwell.objectstore.store import folder_of
+    from keepwell.objectstore.bucket import folder_of
     from keepwell.verdict import Verdict
 
     settings = console.load_platform(platform)

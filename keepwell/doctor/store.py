@@ -8,10 +8,10 @@ from keepwell.backup import layout
 from keepwell.doctor.clock import judge_clock
 from keepwell.doctor.outcome import alert, guarded, not_applicable, not_checked, ok, warn
 from keepwell.errors import KeepwellError
+from keepwell.objectstore.bucket import DENIED_HINTS, BucketStore, open_bucket
 from keepwell.objectstore.capabilities import Answer, Capabilities, judge_keeping, probe_capabilities
 from keepwell.objectstore.forbidden import THROW_AWAY, Fate, try_to_delete, try_to_write
 from keepwell.objectstore.keeping import build_keeping
-from keepwell.objectstore.store import DENIED_HINTS, BucketStore, open_bucket
 from keepwell.settings import BucketSettings, Platform, RetentionSettings
 from keepwell.verdict import Finding
 

@@ -21,8 +21,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import BaseModel, ConfigDict, Field
 
 from keepwell.errors import KeepwellError, PreconditionFailed, VerificationFailed
+from keepwell.objectstore.bucket import BucketStore, translated
 from keepwell.objectstore.keeping import Keeping
-from keepwell.objectstore.store import BucketStore, Store, translated
+from keepwell.objectstore.store import Store
 from keepwell.objectstore.uploads import checksum_of_locked
 
 PROBES = "probes/"

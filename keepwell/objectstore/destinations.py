@@ -2,8 +2,9 @@
 
 from keepwell.destination import Destination
 from keepwell.errors import ConfigurationError
+from keepwell.objectstore.bucket import open_bucket, open_store
 from keepwell.objectstore.folder import open_folder
-from keepwell.objectstore.store import Store, open_bucket, open_store
+from keepwell.objectstore.store import Store
 from keepwell.settings import Platform
 
 

@@ -8,9 +8,10 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from keepwell.errors import AccessDenied, KeepwellError
+from keepwell.objectstore.bucket import BucketStore, translated
 from keepwell.objectstore.capabilities import PROBES
 from keepwell.objectstore.keeping import SETS
-from keepwell.objectstore.store import BucketStore, ObjectMissing, translated
+from keepwell.objectstore.store import ObjectMissing
 
 # Below the folder of sets, where a policy has to forbid it; one name for ever, so that what cannot be removed again
 # does not become more. It is no folder, and so no set.

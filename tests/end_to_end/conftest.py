@@ -13,7 +13,8 @@ from deployments.local.lifecycle import bring_up, take_down
 from deployments.local.orchestrator import login_file
 from deployments.local.stack import StackOptions
 from deployments.local.state import StateFolder, write_private
-from keepwell.objectstore.store import Store, open_store
+from keepwell.objectstore.bucket import open_store
+from keepwell.objectstore.store import Store
 from keepwell.settings import CONFIG_VARIABLE, Platform, load_platform
 from keepwell.verdict import Verdict
 

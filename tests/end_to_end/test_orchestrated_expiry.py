@@ -9,7 +9,8 @@ from runs import Api, wait_until
 from stored_sets import keys_of, put_set
 
 from keepwell.evidence import read_last_evidence
-from keepwell.objectstore.store import Store, open_store
+from keepwell.objectstore.bucket import open_store
+from keepwell.objectstore.store import Store
 from keepwell.settings import load_platform
 from keepwell.verdict import Verdict
 

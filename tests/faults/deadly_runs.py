@@ -17,7 +17,8 @@ from real_servers import Server, build_platform, fresh_database
 from keepwell.backup import layout
 from keepwell.backup.catalogue import BackupEntry, read_catalogue, read_manifest
 from keepwell.backup.read_back import check_uploaded
-from keepwell.objectstore.store import Store, open_store
+from keepwell.objectstore.bucket import open_store
+from keepwell.objectstore.store import Store
 from keepwell.postgres.advisory_locks import AdvisoryLocks
 from keepwell.settings import BucketSettings, Platform, RedisSettings, UploadsSettings
 

@@ -18,7 +18,8 @@ from memory_store import WatchedStore
 from keepwell.backup.expire import apply_plan, read_plan
 from keepwell.holding import hold_platform
 from keepwell.interlock import Procedure
-from keepwell.objectstore.store import Store, open_store
+from keepwell.objectstore.bucket import open_store
+from keepwell.objectstore.store import Store
 
 
 def main(pickled: str, number: str, moment: str, days: str = "0") -> None:

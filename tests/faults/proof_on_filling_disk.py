@@ -14,7 +14,7 @@ from pathlib import Path
 
 from keepwell.backup.verify import verify_backup
 from keepwell.errors import KeepwellError
-from keepwell.objectstore.store import open_store
+from keepwell.objectstore.bucket import open_store
 from keepwell.progress import Step
 
 AT_FIRST = "1g"

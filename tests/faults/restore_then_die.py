@@ -12,7 +12,7 @@ from pathlib import Path
 from keepwell.backup.restore import restore_into
 from keepwell.holding import hold_platform
 from keepwell.interlock import Procedure
-from keepwell.objectstore.store import open_store
+from keepwell.objectstore.bucket import open_store
 from keepwell.progress import Step
 
 

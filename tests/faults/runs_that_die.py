@@ -27,7 +27,7 @@ from keepwell.backup.create import create_backup
 from keepwell.backup.verify import verify_backup
 from keepwell.holding import hold_platform
 from keepwell.interlock import Procedure
-from keepwell.objectstore.store import open_store
+from keepwell.objectstore.bucket import open_store
 from keepwell.progress import silent
 
 

@@ -26,7 +26,8 @@ from keepwell.backup.proof import Proof
 from keepwell.backup.retention import Standing
 from keepwell.backup.verify import verify_backup
 from keepwell.errors import ConfigurationError, VerificationFailed
-from keepwell.objectstore.store import SIGNATURE_SUFFIX, Store, open_store
+from keepwell.objectstore.bucket import open_store
+from keepwell.objectstore.store import SIGNATURE_SUFFIX, Store
 from keepwell.progress import silent
 from keepwell.settings import Platform, RedisSettings, RetentionSettings, SealingSettings, UploadsSettings
 from keepwell.verdict import Finding, Verdict

@@ -13,7 +13,7 @@ from real_servers import Server, bucket_settings, build_platform, fresh_database
 
 from deployments.local.objectstore import RunningObjectStore
 from keepwell.backup.catalogue import read_entry
-from keepwell.objectstore.store import open_store
+from keepwell.objectstore.bucket import open_store
 from keepwell.settings import Platform
 
 SCRIPT = Path(__file__).parent / "proof_on_filling_disk.py"

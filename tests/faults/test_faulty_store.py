@@ -16,7 +16,8 @@ from deployments.local.objectstore import RunningObjectStore, create_bucket, sta
 from keepwell.backup.catalogue import read_catalogue, read_entry
 from keepwell.backup.create import create_backup
 from keepwell.errors import AccessDenied, KeepwellError, ServiceUnavailable, Throttled, VerificationFailed, is_transient
-from keepwell.objectstore.store import Store, open_store
+from keepwell.objectstore.bucket import open_store
+from keepwell.objectstore.store import Store
 from keepwell.progress import Step
 from keepwell.settings import Platform
 
@@ -170,7 +171,7 @@ def test_a_store_that_does_not_answer_in_time_is_unavailable(
     behind: Platform, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     proxy.decide = lambda request: Fault(delay_seconds=5)
-    monkeypatch.setattr("keepwell.objectstore.store.Config", lambda **usual: Config(**usual | {"read_timeout": 0.2}))
+    monkeypatch.setattr("keepwell.objectstore.bucket.Config", lambda **usual: Config(**usual | {"read_timeout": 0.2}))
     impatient = open_store(behind)
     with pytest.raises(ServiceUnavailable, match="did not answer"):
         impatient.put_bytes("x", b"x")

@@ -19,7 +19,8 @@ from keepwell.backup.expire import Expiry, apply_plan, read_plan
 from keepwell.backup.uploads_index import read_upload_objects
 from keepwell.holding import hold_platform
 from keepwell.interlock import Procedure
-from keepwell.objectstore.store import Store, open_store
+from keepwell.objectstore.bucket import open_store
+from keepwell.objectstore.store import Store
 from keepwell.settings import Platform
 from keepwell.verdict import Verdict
 

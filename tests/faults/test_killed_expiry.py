@@ -20,7 +20,8 @@ from keepwell.backup.catalogue import read_catalogue
 from keepwell.backup.expire import Expiry, apply_plan, read_expiring, read_plan
 from keepwell.holding import hold_platform
 from keepwell.interlock import Procedure
-from keepwell.objectstore.store import Store, open_store
+from keepwell.objectstore.bucket import open_store
+from keepwell.objectstore.store import Store
 from keepwell.settings import Platform
 from keepwell.verdict import Verdict
 

@@ -28,7 +28,8 @@ from keepwell.backup.verify import verify_backup
 from keepwell.errors import CommandFailed, ServiceUnavailable, TransientError
 from keepwell.holding import hold_platform
 from keepwell.interlock import Procedure
-from keepwell.objectstore.store import Store, open_store
+from keepwell.objectstore.bucket import open_store
+from keepwell.objectstore.store import Store
 from keepwell.postgres.isolation import UNPRIVILEGED_ID, isolate
 from keepwell.progress import Step, silent
 from keepwell.settings import Platform, UploadsSettings

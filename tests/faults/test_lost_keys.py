@@ -16,7 +16,7 @@ from keepwell.backup.proof import Proof
 from keepwell.backup.restore_uploads import restore_uploads
 from keepwell.backup.uploads_proof import SLICES
 from keepwell.backup.verify import verify_backup
-from keepwell.objectstore.store import open_store
+from keepwell.objectstore.bucket import open_store
 from keepwell.progress import silent
 from keepwell.settings import Platform, UploadsSettings
 from keepwell.verdict import Verdict

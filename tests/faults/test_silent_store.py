@@ -23,7 +23,8 @@ from keepwell.backup.create import create_backup
 from keepwell.errors import AccessDenied, ServiceUnavailable
 from keepwell.holding import hold_platform
 from keepwell.interlock import Procedure
-from keepwell.objectstore.store import Store, open_store
+from keepwell.objectstore.bucket import open_store
+from keepwell.objectstore.store import Store
 from keepwell.postgres.advisory_locks import open_locks
 from keepwell.progress import Step
 from keepwell.settings import Platform
@@ -69,7 +70,7 @@ def behind(platform: Platform, proxy: FaultyProxy) -> Platform:
 @pytest.fixture(autouse=True)
 def little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """One try of the client that takes all of the limit, and little patience with giving a lease back."""
-    monkeypatch.setattr("keepwell.objectstore.store._ATTEMPTS", 1)
+    monkeypatch.setattr("keepwell.objectstore.bucket._ATTEMPTS", 1)
     monkeypatch.setattr("keepwell.objectstore.lease._GIVE_BACK_SECONDS", 0.5)
 
 

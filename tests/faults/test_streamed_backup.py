@@ -17,7 +17,8 @@ from keepwell.backup.catalogue import read_catalogue
 from keepwell.backup.create import create_backup
 from keepwell.backup.restore import restore_into
 from keepwell.errors import LockTimeout, ServiceUnavailable, VerificationFailed
-from keepwell.objectstore.store import Store, open_store
+from keepwell.objectstore.bucket import open_store
+from keepwell.objectstore.store import Store
 from keepwell.postgres import archive
 from keepwell.postgres.archive import DataEntry
 from keepwell.progress import Step, silent

@@ -13,7 +13,7 @@ from deployments.local.objectstore import RunningObjectStore
 from keepwell.backup.catalogue import read_entry
 from keepwell.backup.restore import restore_into, sweep_restores
 from keepwell.errors import PreconditionFailed, ServiceUnavailable, VerificationFailed
-from keepwell.objectstore.store import open_store
+from keepwell.objectstore.bucket import open_store
 from keepwell.progress import silent
 from keepwell.settings import Platform
 from keepwell.verdict import Verdict

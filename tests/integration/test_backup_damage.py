@@ -38,7 +38,8 @@ from keepwell.backup.manifest import Manifest
 from keepwell.backup.proof import Proof
 from keepwell.backup.source_image import SCRATCH_IMAGE
 from keepwell.errors import KeepwellError, PreconditionFailed, ServiceUnavailable, VerificationFailed
-from keepwell.objectstore.store import Store, open_store
+from keepwell.objectstore.bucket import open_store
+from keepwell.objectstore.store import Store
 from keepwell.postgres.binaries import Binaries
 from keepwell.settings import Platform, SmokeQuery
 from keepwell.verdict import Verdict

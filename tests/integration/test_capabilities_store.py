@@ -3,8 +3,8 @@
 from pydantic import SecretStr
 
 from keepwell.doctor.store import examine_store
+from keepwell.objectstore.bucket import open_store
 from keepwell.objectstore.capabilities import Answer, probe_capabilities
-from keepwell.objectstore.store import open_store
 from keepwell.settings import Platform
 from keepwell.verdict import Verdict
 

@@ -24,7 +24,8 @@ from keepwell.errors import Busy
 from keepwell.evidence import read_last_evidence
 from keepwell.holding import hold_platform, hold_sets
 from keepwell.interlock import Procedure
-from keepwell.objectstore.store import Store, open_store
+from keepwell.objectstore.bucket import open_store
+from keepwell.objectstore.store import Store
 from keepwell.settings import Platform
 from keepwell.verdict import Verdict
 

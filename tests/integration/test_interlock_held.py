@@ -21,8 +21,9 @@ from keepwell.backup.create import create_backup
 from keepwell.errors import Busy, LockTimeout, ServiceUnavailable, is_transient
 from keepwell.holding import hold_platform
 from keepwell.interlock import Holder, Procedure
+from keepwell.objectstore.bucket import open_store
 from keepwell.objectstore.lease import LEASES, keep_lease, read_leases
-from keepwell.objectstore.store import Store, open_store
+from keepwell.objectstore.store import Store
 from keepwell.postgres.advisory_locks import open_locks
 from keepwell.progress import silent
 from keepwell.settings import Platform
@@ -31,7 +32,7 @@ HOLD = """
 import pickle, sys, time
 from keepwell.holding import hold_platform
 from keepwell.interlock import Procedure
-from keepwell.objectstore.store import open_store
+from keepwell.objectstore.bucket import open_store
 platform = pickle.load(open(sys.argv[1], "rb"))
 with hold_platform(platform, open_store(platform), Procedure.BACKUP):
     print("held", flush=True)

@@ -22,7 +22,8 @@ from keepwell.backup.uploads_index import read_upload_objects
 from keepwell.errors import PreconditionFailed
 from keepwell.holding import hold_platform, hold_sets
 from keepwell.interlock import Procedure
-from keepwell.objectstore.store import Store, folder_of, open_store
+from keepwell.objectstore.bucket import folder_of, open_store
+from keepwell.objectstore.store import Store
 from keepwell.progress import silent
 from keepwell.settings import Platform, UploadsSettings
 from keepwell.verdict import Verdict

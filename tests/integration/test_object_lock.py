@@ -7,8 +7,9 @@ import pytest
 from locking_store import LockingStore
 
 from keepwell.errors import PreconditionFailed
+from keepwell.objectstore.bucket import open_store
 from keepwell.objectstore.capabilities import Answer, probe_capabilities, require_keeping
-from keepwell.objectstore.store import Store, open_store
+from keepwell.objectstore.store import Store
 from keepwell.objectstore.uploads import Uploads
 from keepwell.settings import Platform
 

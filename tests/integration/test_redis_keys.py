@@ -40,7 +40,8 @@ from keepwell.cache import keys as cache_keys_adapter
 from keepwell.cache.keys import describe_server, read_values
 from keepwell.cache.rehearsal import payload_is_whole
 from keepwell.errors import AccessDenied, ConfigurationError, PreconditionFailed, ServiceUnavailable
-from keepwell.objectstore.store import Store, open_store
+from keepwell.objectstore.bucket import open_store
+from keepwell.objectstore.store import Store
 from keepwell.objectstore.uploads import Uploads
 from keepwell.postgres import isolation
 from keepwell.progress import silent

@@ -15,7 +15,8 @@ from keepwell.backup.restore import restore_into
 from keepwell.errors import PreconditionFailed
 from keepwell.holding import hold_platform
 from keepwell.interlock import Procedure
-from keepwell.objectstore.store import Store, open_store
+from keepwell.objectstore.bucket import open_store
+from keepwell.objectstore.store import Store
 from keepwell.progress import silent
 from keepwell.settings import Platform
 

@@ -18,7 +18,8 @@ from keepwell.backup import layout
 from keepwell.backup.manifest import Manifest
 from keepwell.backup.restore_page import Place, render_restore_page
 from keepwell.keyring import make_key_files, make_offline_file, read_identities
-from keepwell.objectstore.store import SIGNATURE_SUFFIX, Store, open_store
+from keepwell.objectstore.bucket import open_store
+from keepwell.objectstore.store import SIGNATURE_SUFFIX, Store
 from keepwell.settings import Platform, SealingSettings
 
 pytestmark = [pytest.mark.long, pytest.mark.stock_tools]

@@ -26,7 +26,7 @@ from keepwell.backup.spool import open_scratch, open_spool, sweep_spools
 from keepwell.containers.engine import ADDRESS_VARIABLE
 from keepwell.containers.programs import ImageRunner
 from keepwell.doctor.database import examine_database
-from keepwell.objectstore.store import open_store
+from keepwell.objectstore.bucket import open_store
 from keepwell.postgres.server import throwaway_server
 from keepwell.progress import silent
 from keepwell.settings import Platform

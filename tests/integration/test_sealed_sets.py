@@ -25,7 +25,8 @@ from keepwell.backup.report import describe_sealing
 from keepwell.backup.restore import restore_into
 from keepwell.errors import ConfigurationError, PreconditionFailed, VerificationFailed
 from keepwell.keyring import IDENTITIES, make_key_files, read_identities, rotate_identity
-from keepwell.objectstore.store import SIGNATURE_SUFFIX, BucketStore, Store, open_store
+from keepwell.objectstore.bucket import BucketStore, open_store
+from keepwell.objectstore.store import SIGNATURE_SUFFIX, Store
 from keepwell.progress import silent
 from keepwell.sealing import NO_SEAL, Seal, load_seal
 from keepwell.settings import Platform, SealingSettings

@@ -23,9 +23,10 @@ from keepwell.cli import console
 from keepwell.cli.main import app
 from keepwell.destination import Destination
 from keepwell.errors import ServiceUnavailable, VerificationFailed
+from keepwell.objectstore.bucket import open_store
 from keepwell.objectstore.destinations import open_destination
 from keepwell.objectstore.folder import prepare_folder
-from keepwell.objectstore.store import Store, open_store
+from keepwell.objectstore.store import Store
 from keepwell.progress import silent
 from keepwell.settings import Platform, RetentionSettings, SecondBucketSettings, SecondFolderSettings, UploadsSettings
 from keepwell.verdict import Verdict

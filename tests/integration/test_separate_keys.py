@@ -19,8 +19,9 @@ from keepwell.backup.sweep import judge_left_over, sweep_unfinished
 from keepwell.doctor.store import examine_store
 from keepwell.errors import AccessDenied, PreconditionFailed
 from keepwell.holding import hold_sets
+from keepwell.objectstore.bucket import folder_of, open_store
 from keepwell.objectstore.forbidden import THROW_AWAY
-from keepwell.objectstore.store import Store, folder_of, open_store
+from keepwell.objectstore.store import Store
 from keepwell.settings import Platform
 from keepwell.verdict import Finding, Verdict
 

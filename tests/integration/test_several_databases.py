@@ -25,7 +25,8 @@ from keepwell.backup.proof import Proof
 from keepwell.backup.restore import restore_into
 from keepwell.doctor.database import examine_database
 from keepwell.errors import AccessDenied, ConfigurationError, KeepwellError, PreconditionFailed
-from keepwell.objectstore.store import Store, open_store
+from keepwell.objectstore.bucket import open_store
+from keepwell.objectstore.store import Store
 from keepwell.progress import silent
 from keepwell.settings import Platform, SmokeQuery
 from keepwell.verdict import Finding, Verdict

@@ -9,8 +9,9 @@ from backup_sets import open_multipart
 from pydantic import SecretStr
 
 from keepwell.errors import AccessDenied, ConfigurationError, ServiceUnavailable
+from keepwell.objectstore.bucket import open_store
 from keepwell.objectstore.folder import FolderStore, prepare_folder
-from keepwell.objectstore.store import ObjectMissing, Store, open_store
+from keepwell.objectstore.store import ObjectMissing, Store
 from keepwell.objectstore.uploads import Uploads
 from keepwell.settings import Platform
 

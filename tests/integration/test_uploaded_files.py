@@ -28,7 +28,8 @@ from keepwell.backup.verify import verify_backup
 from keepwell.cli import console
 from keepwell.cli.main import app
 from keepwell.errors import PreconditionFailed, VerificationFailed
-from keepwell.objectstore.store import BucketStore, Store, open_store
+from keepwell.objectstore.bucket import BucketStore, open_store
+from keepwell.objectstore.store import Store
 from keepwell.progress import Step, silent
 from keepwell.sealing import load_seal
 from keepwell.settings import Platform, UploadsSettings

@@ -25,7 +25,7 @@ from keepwell.doctor.surroundings import (
 )
 from keepwell.errors import ConfigurationError, KeepwellError, ServiceUnavailable
 from keepwell.keyring import make_key_files, read_identities
-from keepwell.objectstore.store import translate
+from keepwell.objectstore.bucket import translate
 from keepwell.orchestrator import Queue, Worker
 from keepwell.sealing import make_identity
 from keepwell.settings import (
