@@ -14,6 +14,7 @@ from prefect.events.schemas.automations import AutomationCore, EventTrigger, Pos
 from prefect.events.schemas.events import ResourceSpecification
 
 from deployments.deployment_file import BACKUP, EXPIRE, HEARTBEAT_SECONDS, REPORT, WATCHED
+from tasks.endings import SECOND_FAILED
 
 _RUNS = ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*"})
 # Related resources match when any of them does, so "not tagged report" cannot be said: a tag of their own says it.
@@ -25,7 +26,8 @@ _SILENCE = timedelta(seconds=3 * HEARTBEAT_SECONDS)
 # A run may wait this long for a worker, or for the run before it, before people are told.
 _LATE = timedelta(minutes=10)
 # By the state's name. `Alert` and `Unknown` are how a check ends that has told people itself.
-_ENDED = {"Completed", "Warn", "Alert", "Unknown", "Failed", "Crashed", "TimedOut", "Cancelled"}
+# `SecondFailed`: a backup that is proven in the first destination alone.
+_ENDED = {"Completed", "Warn", "Alert", "Unknown", "Failed", "Crashed", "TimedOut", "Cancelled", SECOND_FAILED}
 _RESTING = {"Cancelling", "Paused", "Suspended", "Resuming", "AwaitingRetry", "Scheduled"}
 
 
@@ -73,7 +75,7 @@ def build_automations(deployments: Mapping[str, UUID]) -> tuple[AutomationCore, 
                 match=_RUNS,
                 match_related=_WATCHED_RUNS,
                 for_each=_EACH_RUN,
-                expect=_events({"Failed", "Crashed", "TimedOut"}),
+                expect=_events({"Failed", "Crashed", "TimedOut", SECOND_FAILED}),
                 threshold=1,
                 within=timedelta(0),
             ),
@@ -96,13 +98,13 @@ def build_automations(deployments: Mapping[str, UUID]) -> tuple[AutomationCore, 
         ),
         AutomationCore(
             name="keepwell: expire old sets after a proven backup",
-            description="A backup run completes only once its set is proven; then expire-backups has its turn.",
+            description="Once a backup run's set is proven, whatever became of its copy, expire-backups has its turn.",
             trigger=EventTrigger(
                 posture=Posture.Reactive,
                 match=_RUNS,
                 match_related=proven_backups,
                 for_each=_EACH_RUN,
-                expect=_events({"Completed"}),
+                expect=_events({"Completed", SECOND_FAILED}),
                 threshold=1,
                 within=timedelta(0),
             ),

@@ -4,18 +4,20 @@ Safe to run again: each run writes a new backup set and alters no older one.
 """
 
 from datetime import UTC, datetime
+from typing import Any
 
 from prefect import flow
+from prefect.client.schemas.objects import State
 
 from keepwell.interlock import Procedure
-from tasks import backup_steps, evidence_steps, interlock_steps, notify_steps
+from tasks import backup_steps, evidence_steps, interlock_steps, notify_steps, second_steps
 from tasks.platforms import PlatformName
 from tasks.redaction import scrubbed
 
 
 @flow(name="backup-and-verify", flow_run_name="backup-and-verify/{platform}", persist_result=False)
 @scrubbed
-def backup_and_verify(platform: PlatformName) -> None:
+def backup_and_verify(platform: PlatformName) -> State[Any]:
     """Dump a platform's data, prove that it restores equal, and only then count it as a backup.
 
     Args:
@@ -39,3 +41,10 @@ def backup_and_verify(platform: PlatformName) -> None:
 
     # The outside watcher hears of proven sets only, so that its silence means what it says.
     notify_steps.ping(platform)
+
+    # Carried as it is stored, so that the source is read once, and proven there by itself. The set that is proven by
+    # now stays so, whatever becomes of its copy.
+    second = second_steps.copy_and_prove(platform, backup_id)
+    if second is not None:
+        evidence_steps.record_second(platform, second, started_at)
+    return second_steps.judge_end(platform, backup_id, second)

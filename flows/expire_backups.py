@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from prefect import flow
 
 from keepwell.interlock import Procedure
-from tasks import interlock_steps, retention_steps
+from tasks import interlock_steps, retention_steps, second_steps
 from tasks.platforms import PlatformName
 from tasks.redaction import scrubbed
 
@@ -32,4 +32,8 @@ def expire_backups(platform: PlatformName) -> None:
         expiry = retention_steps.apply(platform, planned, hold)
 
     retention_steps.record(platform, expiry, started_at)
-    retention_steps.require_applied(expiry)
+
+    # The second destination by itself: what goes there rests on what is proven there.
+    second = second_steps.expire(platform, started_at)
+
+    retention_steps.require_applied(expiry, second)

@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 
 from prefect import flow
 
-from tasks import backup_steps, evidence_steps
+from keepwell.destination import Destination
+from tasks import backup_steps, evidence_steps, second_steps
 from tasks.backup_steps import Which
 from tasks.platforms import PlatformName
 from tasks.redaction import scrubbed
@@ -34,4 +35,10 @@ def verify_backups(
     outcomes = {chosen_id: backup_steps.try_to_prove(platform, chosen_id) for chosen_id in chosen}
 
     evidence_steps.record_verification(platform, outcomes, started_at)
-    backup_steps.require_proven(platform, outcomes)
+
+    # A copy is proven by itself: what was good when it was carried may be damaged where it lies.
+    copies = second_steps.verify(platform, which, backup_id)
+    if copies:
+        evidence_steps.record_verification(platform, copies, started_at, Destination.SECOND)
+
+    backup_steps.require_proven(platform, outcomes | second_steps.named(copies))

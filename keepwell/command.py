@@ -38,12 +38,14 @@ class Command:
         environment: Variables beyond the inherited minimum; may hold secrets, so it never shows in `repr`.
         prefix: Programs that run it as another user or without a network; nothing by default.
         nice: How far it stands back for others, 0 to 19; with more than 0 it is a session of its own.
+        name: What to call it where the first of `argv` only runs it elsewhere.
     """
 
     argv: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     prefix: tuple[str, ...] = ()
     nice: int = 0
+    name: str = ""
 
     def standing_back(self, nice: int) -> "Command":
         """The same call, less greedy for the processor."""
@@ -187,7 +189,7 @@ def describe_failure(command: Command, exit_code: int, stderr: bytes) -> str:
     """A failed program in one text: its name, how it ended, and the end of what it said."""
     ended = f"was ended by signal {-exit_code}" if exit_code < 0 else f"ended with exit code {exit_code}"
     said = stderr[-_STDERR_TAIL_BYTES:].decode(errors="replace").strip()
-    return f"{Path(command.argv[0]).name} {ended}: {said or 'it said nothing'}"
+    return f"{command.name or Path(command.argv[0]).name} {ended}: {said or 'it said nothing'}"
 
 
 def _clean_environment() -> dict[str, str]:

@@ -54,11 +54,10 @@ def descendants_standing_back(pid: int, nice: int) -> Iterator[None]:
 
 
 def _descendants(pid: int) -> Iterator[int]:
-    for children in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
-            pids = children.read_text().split()
-        except OSError:
-            continue
-        for child in map(int, pids):
-            yield child
-            yield from _descendants(child)
+    pids: list[int] = []
+    with suppress(OSError):  # it may end at any moment while it is looked at
+        for children in Path(f"/proc/{pid}/task").glob("*/children"):
+            pids += map(int, children.read_text().split())
+    for child in pids:
+        yield child
+        yield from _descendants(child)

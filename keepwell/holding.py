@@ -8,7 +8,7 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from types import TracebackType
 from typing import Self
 
@@ -122,27 +122,16 @@ class Hold:
             interlock.acquire(
                 locks, self._procedure, token=self.token, wait_seconds=wait_seconds, on_wait=self._on_wait
             )
-            taking.enter_context(self._leased(locks.cluster(), deadline))
+            taking.enter_context(_leased(self._store, self._procedure, self.token, locks.cluster(), deadline))
             self._locks, self._held = locks, taking.pop_all()
-
-    @contextmanager
-    def _leased(self, cluster: str, deadline: float) -> Iterator[None]:
-        """The store's lease, with nobody else's in the way."""
-        while True:
-            _wait_for_leases(self._store, self._procedure, self.token, cluster, deadline)
-            with keep_lease(self._store, self._procedure, self.token, cluster):
-                if not _find_binding(self._store, self._procedure, self.token, cluster):
-                    yield
-                    return
-            # Somebody came at the same time: ours is given back, and not at the same time as theirs.
-            time.sleep(random.uniform(0, _POLL_SECONDS))
 
 
 @contextmanager
 def hold_sets(platform: Platform, store: Store) -> Iterator[None]:
     """Keep backup sets from being removed for as long as the block reads or pins them.
 
-    By the store's lease alone: a set can be verified with its database gone.
+    By the store's lease alone: a set can be verified with its database gone. A machine whose key only reads leaves no
+    lease: it waits for an expiry that is at work, and one that begins later does not see it.
 
     Raises:
         Busy: Sets were still being removed when the time was over.
@@ -150,9 +139,40 @@ def hold_sets(platform: Platform, store: Store) -> Iterator[None]:
     """
     own, cluster = _new_token(), ""  # of no server, so that it binds everywhere
     deadline = time.monotonic() + platform.backup.interlock_wait_seconds
-    with keep_lease(store, Procedure.VERIFY, own, cluster):
+    with keep_lease(store, Procedure.VERIFY, own, cluster) if store.may_write else nullcontext():
         _wait_for_leases(store, Procedure.VERIFY, own, cluster, deadline)
         yield
+
+
+@contextmanager
+def hold_carrying(platform: Platform, source: Store, target: Store) -> Iterator[None]:
+    """Keep two destinations for as long as the block carries sets from one to the other.
+
+    By the leases of both alone: neither the database nor anybody who writes the first destination is in the way.
+
+    Raises:
+        Busy: Somebody else carried, or removed sets, and was still at it when the time was over.
+        ServiceUnavailable: One of the destinations does not answer.
+    """
+    own, deadline = _new_token(), time.monotonic() + platform.backup.interlock_wait_seconds
+    with _leased(source, Procedure.CARRY, own, "", deadline), _leased(target, Procedure.CARRY, own, "", deadline):
+        yield
+
+
+@contextmanager
+def _leased(store: Store, procedure: Procedure, token: str, cluster: str, deadline: float) -> Iterator[None]:
+    """A store's lease, with nobody else's in the way."""
+    while True:
+        _wait_for_leases(store, procedure, token, cluster, deadline)
+        if not store.may_write:
+            yield  # a restore with a key that only reads: the database's locks alone
+            return
+        with keep_lease(store, procedure, token, cluster):
+            if not _find_binding(store, procedure, token, cluster):
+                yield
+                return
+        # Somebody came at the same time: ours is given back, and not at the same time as theirs.
+        time.sleep(random.uniform(0, _POLL_SECONDS))
 
 
 def _new_token() -> str:

@@ -25,6 +25,7 @@ class Procedure(StrEnum):
     RESTORE = "restore"
     EXPIRE = "expiry"
     VERIFY = "verification"
+    CARRY = "copy"
 
     @property
     def named(self) -> str:
@@ -41,6 +42,10 @@ _COMPATIBLE = frozenset(
             {Procedure.VERIFY},
             {Procedure.VERIFY, Procedure.BACKUP},
             {Procedure.VERIFY, Procedure.RESTORE},
+            # It reads one destination and writes another; two of them would sweep one another's sets.
+            {Procedure.CARRY, Procedure.BACKUP},
+            {Procedure.CARRY, Procedure.RESTORE},
+            {Procedure.CARRY, Procedure.VERIFY},
         ),
     )
 )

@@ -17,7 +17,7 @@ from keepwell.evidence import Evidence
 
 # Name and format version; an old version's file is never changed again once it was released.
 PUBLISHED: dict[str, type[BaseModel]] = {
-    "manifest-2": Manifest,
+    "manifest-3": Manifest,
     "proof-2": Proof,
     "evidence-1": Evidence,
     "pin-1": Pin,

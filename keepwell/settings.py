@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -44,16 +44,45 @@ class DatabaseSettings(Section):
     host: str = Field(default="127.0.0.1", min_length=1, description="Host name, address, or folder of its socket.")
     port: int = Field(default=5432, ge=1, le=65535, description="TCP port; not a transaction pooler's.")
     name: str = Field(min_length=1, max_length=63, description="Database to back up.")
+    more_names: tuple[Annotated[str, Field(min_length=1, max_length=63)], ...] = Field(
+        default=(), description="Other databases of the same server that every set holds too."
+    )
     user: str = Field(min_length=1, max_length=63, description="Role that may read every table.")
     password: SecretStr | None = Field(default=None, description="Secret.")
     password_file: Path | None = Field(default=None, description="File that holds the password.")
     maintenance_name: str = Field(
         default="postgres", description="Another database of the same server, which holds our locks."
     )
+    container: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$",
+        examples=["esn_postgres"],
+        description="Container or compose service that its server runs in, where that is on this machine; proofs then "
+        "restore on its image.",
+    )
     sslmode: Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"] = Field(
         default="prefer", description="As libpq knows it."
     )
     ssl_root_certificate: Path | None = Field(default=None, description="Certificate authority for verify-*.")
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        if self.name in self.more_names:
+            message = "more_names holds the database that name names already; leave it out there"
+            raise ValueError(message)
+        if len(set(self.more_names)) < len(self.more_names):
+            message = "more_names holds a database twice; name each once"
+            raise ValueError(message)
+        return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every database that a set holds, the main one first."""
+        return self.name, *self.more_names
+
+    def of(self, name: str) -> Self:
+        """The same server and role, for one database alone."""
+        return self.model_copy(update={"name": name, "more_names": ()})
 
 
 class BucketSettings(Section):
@@ -76,6 +105,68 @@ class BucketSettings(Section):
         default="when_supported", description="`when_required` for stores that refuse flexible checksums."
     )
     ca_bundle: Path | None = Field(default=None, description="Certificate authority of a private endpoint.")
+    storage_class: str = Field(
+        default="",
+        pattern=r"^$|^[A-Z][A-Z0-9_]*$",
+        description="Class of what sets hold; the store's own by default. It must be readable at once.",
+    )
+    lock_days: int = Field(
+        default=0, ge=0, le=36500, description="How long nobody may delete what a set holds (Object Lock); 0 for none."
+    )
+    lock_mode: Literal["governance", "compliance"] = Field(
+        default="governance", description="`compliance` binds even the account's owner, for all of lock_days."
+    )
+    deletes_forbidden: bool = Field(
+        default=False,
+        description="The access key above may not delete sets; `keepwell doctor` tries it.",
+    )
+    reading_access_key_id: SecretStr | None = Field(default=None, description="Secret. A key that may only read.")
+    reading_access_key_id_file: Path | None = Field(default=None, description="File that holds its id.")
+    reading_secret_access_key: SecretStr | None = Field(default=None, description="Secret. Of the key that only reads.")
+    reading_secret_access_key_file: Path | None = Field(default=None, description="File that holds its secret.")
+    expiring_access_key_id: SecretStr | None = Field(default=None, description="Secret. A key that may delete sets.")
+    expiring_access_key_id_file: Path | None = Field(default=None, description="File that holds its id.")
+    expiring_secret_access_key: SecretStr | None = Field(
+        default=None, description="Secret. Of the key that may delete sets."
+    )
+    expiring_secret_access_key_file: Path | None = Field(default=None, description="File that holds its secret.")
+
+    @model_validator(mode="after")
+    def _keys_are_whole(self) -> Self:
+        pairs = {
+            "reading": (self.reading_access_key_id, self.reading_secret_access_key),
+            "expiring": (self.expiring_access_key_id, self.expiring_secret_access_key),
+        }
+        for purpose, (key_id, secret) in pairs.items():
+            if (key_id is None) != (secret is None):
+                message = f"the {purpose} key needs both {purpose}_access_key_id and {purpose}_secret_access_key"
+                raise ValueError(message)
+        return self
+
+    @property
+    def may_write(self) -> bool:
+        """Whether there is a key to write with; one that only reads, alone, means that there is none."""
+        return self.access_key_id is not None or self.reading_access_key_id is None
+
+
+class SecondBucketSettings(BucketSettings):
+    """A second destination: another bucket that gets each proven set too, best of another provider. One at most."""
+
+
+class SecondFolderSettings(Section):
+    """A second destination: a folder on another disk or a mounted NAS that gets each proven set too. One at most."""
+
+    directory: Path = Field(
+        description="Absolute path; made ready once by `keepwell backup prepare-second`, while its disk is mounted."
+    )
+
+    @field_validator("directory")
+    @classmethod
+    def _is_absolute(cls, directory: Path) -> Path:
+        if not directory.is_absolute():
+            message = "it must be an absolute path"
+            raise ValueError(message)
+        return directory
 
 
 class RedisSettings(Section):
@@ -103,6 +194,9 @@ class SmokeQuery(Section):
     name: str = Field(min_length=1, description="What it shows, for the evidence.")
     sql: str = Field(min_length=1, description="One SELECT; the first value of its first row counts.")
     at_least: float | None = Field(default=None, description="The value must be a number this large or larger.")
+    database: str | None = Field(
+        default=None, min_length=1, description="Which one of database.more_names is asked; database.name by default."
+    )
 
 
 class BackupSettings(Section):
@@ -122,6 +216,13 @@ class BackupSettings(Section):
         default=60, ge=0, le=86400, description="How long a backup's locks may keep others waiting; 0 only reports it."
     )
     tools_directory: Path | None = Field(default=None, description="Folder of pg_dump and its kin, tried first.")
+    scratch_image: str = Field(
+        default="auto",
+        pattern=r"^[A-Za-z0-9][\w./:@-]*$",
+        description="Image whose PostgreSQL a proof restores on, and whose client tools are used where none of this "
+        "machine fit. `auto`: that of database.container, else this machine's programs; `never`: these alone; or the "
+        "name of an image that this machine has. Nothing is ever pulled.",
+    )
     lock_wait_seconds: int = Field(default=30, ge=1, le=3600, description="How long a dump may queue for a table.")
     interlock_wait_seconds: int = Field(
         default=600, ge=0, le=86400, description="How long to wait for another procedure, or a migration, to end."
@@ -151,6 +252,12 @@ class RetentionSettings(Section):
         default=14, ge=1, le=36500, description="How long a damaged set is kept for people to look at."
     )
     most_removals: int = Field(default=10, ge=1, le=1000, description="How many sets one run may remove at most.")
+    unneeded_uploads_days: int = Field(
+        default=7, ge=1, le=36500, description="How long a content of uploaded files stays that no set needs."
+    )
+    most_upload_removals: int = Field(
+        default=10_000, ge=1, le=1_000_000, description="How many such contents one run may remove at most."
+    )
 
     @model_validator(mode="after")
     def _keeps_something(self) -> Self:
@@ -210,6 +317,8 @@ class Platform(BaseSettings):
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$", description="Short name: a-z, 0-9 and dashes.")]
     database: DatabaseSettings
     bucket: BucketSettings
+    second_bucket: SecondBucketSettings | None = None
+    second_folder: SecondFolderSettings | None = None
     redis: RedisSettings | None = None
     uploads: UploadsSettings | None = None
     backup: BackupSettings = BackupSettings()
@@ -217,6 +326,27 @@ class Platform(BaseSettings):
     sealing: SealingSettings = SealingSettings()
     notify: NotifySettings = NotifySettings()
     orchestrator: OrchestratorSettings = OrchestratorSettings()
+
+    @model_validator(mode="after")
+    def _has_one_second_destination(self) -> Self:
+        if self.second_bucket is not None and self.second_folder is not None:
+            message = "second_bucket and second_folder are both given; there is one second destination at most"
+            raise ValueError(message)
+        if self.second_bucket is not None and _place_of(self.second_bucket) == _place_of(self.bucket):
+            message = "second_bucket is the same place as bucket; a copy beside the original would be lost with it"
+            raise ValueError(message)
+        return self
+
+    @model_validator(mode="after")
+    def _questions_can_be_asked(self) -> Self:
+        for query in self.backup.smoke_queries:
+            if query.database is not None and query.database not in self.database.names:
+                message = (
+                    f"the smoke query “{query.name}” asks a database that no set holds; database.name and "
+                    "database.more_names say which do"
+                )
+                raise ValueError(message)
+        return self
 
     @classmethod
     def settings_customise_sources(
@@ -231,6 +361,11 @@ class Platform(BaseSettings):
         del init_settings, dotenv_settings, file_secret_settings
         toml = _TomlWithoutSecrets(settings_cls)
         return env_settings, _SecretFiles(settings_cls, env_settings, toml), toml
+
+
+def _place_of(bucket: BucketSettings) -> tuple[str | None, str, str]:
+    """What tells two buckets apart, whoever's keys they are reached with."""
+    return bucket.endpoint_url, bucket.name, bucket.prefix
 
 
 def load_platform(name: str | None = None) -> Platform:
@@ -318,7 +453,7 @@ def _describe(error: ValidationError) -> str:
         if fault["type"] == "extra_forbidden"
         else f"{_dotted(fault['loc'])} is missing"
         if fault["type"] == "missing"
-        else f"{_dotted(fault['loc'])}: {fault['msg']}"
+        else ": ".join(filter(None, (_dotted(fault["loc"]), fault["msg"])))
         for fault in error.errors(include_input=False, include_url=False)
     )
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from enum import StrEnum
+from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -39,6 +40,10 @@ class Finding(BaseModel):
     verdict: Verdict
     message: str = Field(description="What was found, one sentence.")
     hint: str = Field(default="", description="What to do next; empty when nothing is to be done.")
+
+    def named_for(self, whose: str) -> Self:
+        """The same beside findings about others: what was checked and what was found say whose it is."""
+        return self.model_copy(update={"name": f"{whose}: {self.name}", "message": f"{whose}: {self.message}"})
 
 
 def worst(verdicts: Iterable[Verdict]) -> Verdict:

@@ -11,8 +11,10 @@ from keepwell.backup.create import create_backup
 from keepwell.backup.preflight import require_ready as engine_require_ready
 from keepwell.backup.proof import Proof
 from keepwell.backup.verify import verify_backup
+from keepwell.destination import Destination
 from keepwell.errors import KeepwellError, VerificationFailed
 from keepwell.holding import Hold, hold_sets
+from keepwell.objectstore.destinations import open_destination
 from keepwell.objectstore.store import open_store
 from keepwell.verdict import Finding
 from tasks import platforms
@@ -77,13 +79,16 @@ def write(platform: str, hold: Hold) -> str:
 
 
 @step("prove {backup_id}", timeout_seconds=24 * HOUR_SECONDS)
-def prove(platform: str, backup_id: str, *, all_uploads: bool = False) -> Proof:
+def prove(
+    platform: str, backup_id: str, *, all_uploads: bool = False, destination: Destination = Destination.FIRST
+) -> Proof:
     """Read a set back from the store, restore it on a scratch server, and compare it with its source.
 
     Args:
         platform: Its name.
         backup_id: Which set.
         all_uploads: Read every uploaded file back; a night reads new ones, and a slice of the rest.
+        destination: Where it is read back from.
 
     Returns:
         The proof; damage is what it says, not an error.
@@ -92,41 +97,48 @@ def prove(platform: str, backup_id: str, *, all_uploads: bool = False) -> Proof:
         KeepwellError: The set could not be verified at all.
     """
     loaded = platforms.load(platform)
-    store = open_store(loaded)
+    store = open_destination(loaded, destination)
     # No set is removed while this one is read.
     with hold_sets(loaded, store), shown_progress(f"{platform}-proof-progress") as progress:
         proof = verify_backup(loaded, store, backup_id, progress, all_uploads=all_uploads)
-    get_run_logger().info("%s reached %s; verdict %s.", backup_id, proof.reached or "no level", proof.verdict)
+    get_run_logger().info(
+        "%s reached %s in %s; verdict %s.", backup_id, proof.reached or "no level", destination.named, proof.verdict
+    )
     return proof
 
 
-def try_to_prove(platform: str, backup_id: str) -> Proof | str:
+def try_to_prove(platform: str, backup_id: str, destination: Destination = Destination.FIRST) -> Proof | str:
     """As `prove`, every uploaded file included, but a set that cannot be verified does not keep the others from it.
 
     Returns:
         The proof, or why there is none.
     """
     try:
-        return prove(platform, backup_id, all_uploads=True)
+        return prove(platform, backup_id, all_uploads=True, destination=destination)
     except KeepwellError as error:
         return str(error)
 
 
 @step("choose sets: {which}", timeout_seconds=10 * MINUTE_SECONDS)
-def choose(platform: str, which: Which, backup_id: str | None) -> tuple[str, ...]:
+def choose(
+    platform: str, which: Which, backup_id: str | None, destination: Destination = Destination.FIRST
+) -> tuple[str, ...]:
     """The sets to verify, newest first, each once.
 
     Args:
         platform: Its name.
         which: Which sets.
-        backup_id: For `one`.
+        backup_id: For `one`; the second destination need not have it.
+        destination: Where they lie.
 
     Raises:
         PreconditionFailed: There is no such set.
     """
     loaded = platforms.load(platform)
-    entries = read_catalogue(open_store(loaded))
+    entries = read_catalogue(open_destination(loaded, destination))
     whole = [entry.backup_id for entry in entries if entry.manifest is not None]
+    if which is Which.ONE and destination is not Destination.FIRST and backup_id not in whole:
+        return ()
     words = {
         Which.NEWEST: ["newest"],
         # With one set only there is no older one, which is not a fault.

@@ -11,11 +11,15 @@ from prefect.states import Completed, Failed
 
 from keepwell.backup import freshness
 from keepwell.backup.catalogue import BackupEntry, read_catalogue
-from keepwell.backup.freshness import Notice, ScheduleFacts, Unanswered
+from keepwell.backup.freshness import FreshnessLimits, Notice, ScheduleFacts, Unanswered
 from keepwell.backup.report import build_check_message, describe_safety
+from keepwell.destination import Destination
+from keepwell.errors import KeepwellError
 from keepwell.evidence import Evidence, read_last_evidence
 from keepwell.notify import Delivery, Message
+from keepwell.objectstore.destinations import has_second, open_destination
 from keepwell.objectstore.store import open_store
+from keepwell.settings import Platform
 from keepwell.verdict import Finding, Verdict, worst
 from tasks import platforms
 from tasks.evidence_steps import CHECK_ITEMS
@@ -47,9 +51,10 @@ def judge(platform: str, schedule: ScheduleFacts | Unanswered) -> Judgement:
     loaded = platforms.load(platform)
     store, now = open_store(loaded), datetime.now(UTC)
     entries = read_catalogue(store)
-    limits = freshness.build_limits(loaded.backup)
+    limits = freshness.build_limits(loaded)
     sets = freshness.describe_sets(entries, limits.proven_level)
     findings = freshness.judge_backups(sets, limits, now) + freshness.judge_schedule(schedule, limits, now)
+    findings += _judge_second(loaded, limits, now)
     previous = read_last_evidence(store, CHECK_ITEMS[0])
     decision = freshness.decide_notice(previous, findings, now=now, repeat_after=limits.repeat_after)
     evidence = Evidence(
@@ -97,6 +102,18 @@ def as_state(verdict: Verdict) -> State[Any]:
     if freshness.is_bad(verdict):
         return Failed(name=verdict.value.title(), message=f"The check ran; its verdict is {verdict}.")
     return Completed(name="Warn" if verdict is Verdict.WARN else "Completed", message=f"The verdict is {verdict}.")
+
+
+def _judge_second(platform: Platform, limits: FreshnessLimits, now: datetime) -> tuple[Finding, ...]:
+    """The same questions asked of the second destination; one that cannot be asked hides anything."""
+    if not has_second(platform):
+        return ()
+    try:
+        entries = read_catalogue(open_destination(platform, Destination.SECOND))
+    except KeepwellError as error:
+        return (Finding(name="second destination", verdict=Verdict.UNKNOWN, message=error.message, hint=error.hint),)
+    found = freshness.judge_backups(freshness.describe_sets(entries, limits.proven_level), limits, now)
+    return freshness.name_second(found)
 
 
 def _measure(

@@ -7,11 +7,16 @@ from prefect import get_run_logger
 from prefect.runtime import flow_run
 
 from keepwell.backup.catalogue import BackupEntry, read_catalogue
-from keepwell.backup.freshness import build_limits, describe_sets, judge_size
+from keepwell.backup.freshness import build_limits, describe_sets, judge_sizes
 from keepwell.backup.manifest import Manifest
 from keepwell.backup.proof import Proof
-from keepwell.backup.report import render_backup, render_check, render_verification
+from keepwell.backup.report import render_backup, render_check, render_second, render_verification
+from keepwell.backup.second_copies import SecondCopies
+from keepwell.backup.sweep import judge_left_over
+from keepwell.destination import Destination
+from keepwell.errors import KeepwellError
 from keepwell.evidence import Evidence, write_evidence
+from keepwell.objectstore.destinations import open_destination
 from keepwell.objectstore.store import open_store
 from keepwell.settings import Platform, ProofLevel
 from keepwell.verdict import Finding, Verdict, worst
@@ -21,6 +26,7 @@ from tasks.redaction import redact
 from tasks.retries import MINUTE_SECONDS, step
 
 BACKUP_ITEMS = ("BK-1", "DB-6")
+COPY_ITEMS = ("BK-1",)
 VERIFICATION_ITEMS = ("MONTHLY-6",)
 CHECK_ITEMS = ("DAILY-5", "BK-5")
 
@@ -42,14 +48,15 @@ def record_backup(platform: str, proof: Proof, started_at: datetime, noticed: Se
     store = open_store(loaded)
     entries = [entry for entry in read_catalogue(store) if entry.backup_id <= proof.backup_id]
     manifest, earlier = _split(entries, proof.backup_id)
+    noticed = (*noticed, *judge_left_over(store))
     wanted = loaded.backup.proven_level
-    size = judge_size(describe_sets(entries, wanted), build_limits(loaded.backup))
+    sizes = judge_sizes(describe_sets(entries, wanted), build_limits(loaded))
     evidence = Evidence(
         items=BACKUP_ITEMS,
         platform=platform,
-        verdict=_judge(proof, wanted, [*noticed, *([size] if size else [])]),
+        verdict=_judge(proof, wanted, [*noticed, *sizes]),
         summary=f"{proof.backup_id} reached {proof.reached or 'no level'}; {wanted} is wanted.",
-        findings=(*noticed, *proof.findings, *([size] if size else [])),
+        findings=(*noticed, *proof.findings, *sizes),
         numbers=_measure(manifest, proof),
         started_at=started_at,
         finished_at=datetime.now(UTC),
@@ -63,12 +70,12 @@ def record_backup(platform: str, proof: Proof, started_at: datetime, noticed: Se
 
 
 @step("record evidence", timeout_seconds=10 * MINUTE_SECONDS)
-def record_verification(platform: str, outcomes: Mapping[str, Proof | str], started_at: datetime) -> Evidence:
-    """Record what a verification of stored sets proved.
+def record_second(platform: str, second: SecondCopies, started_at: datetime) -> Evidence:
+    """Record what a backup run carried to the second destination, and proved there.
 
     Args:
         platform: Its name.
-        outcomes: Backup id to its proof, or to why there is none.
+        second: What became of each set.
         started_at: When the run began.
 
     Returns:
@@ -76,15 +83,53 @@ def record_verification(platform: str, outcomes: Mapping[str, Proof | str], star
     """
     loaded = platforms.load(platform)
     wanted = loaded.backup.proven_level
-    faulty = [entry for entry in read_catalogue(open_store(loaded)) if entry.manifest is None]
+    findings = second.judge(wanted)
+    proven = sum(1 for copy in second.copies if copy.is_proven(wanted))
+    evidence = Evidence(
+        items=COPY_ITEMS,
+        platform=platform,
+        verdict=worst([Verdict.OK, *(finding.verdict for finding in findings)]),
+        summary=f"{proven} of {len(second.copies)} sets were carried to the second destination and proven there.",
+        findings=findings,
+        numbers={f"carried_bytes {copy.backup_id}": copy.carried.sent_bytes for copy in second.copies if copy.carried},
+        started_at=started_at,
+        finished_at=datetime.now(UTC),
+        flow_run=flow_run.id,
+    )
+    stored = keep_evidence(loaded, evidence)
+    show_markdown(f"{platform}-second-evidence", render_second(stored, platform=platform), stored.summary)
+    return stored
+
+
+@step("record evidence", timeout_seconds=10 * MINUTE_SECONDS)
+def record_verification(
+    platform: str,
+    outcomes: Mapping[str, Proof | str],
+    started_at: datetime,
+    destination: Destination = Destination.FIRST,
+) -> Evidence:
+    """Record what a verification of stored sets proved.
+
+    Args:
+        platform: Its name.
+        outcomes: Backup id to its proof, or to why there is none.
+        started_at: When the run began.
+        destination: Where the sets lie.
+
+    Returns:
+        The document as it was stored.
+    """
+    loaded = platforms.load(platform)
+    wanted = loaded.backup.proven_level
     findings = [_describe_outcome(name, outcome, wanted) for name, outcome in outcomes.items()]
-    findings += [Finding(name=entry.backup_id, verdict=Verdict.WARN, message=entry.fault) for entry in faulty]
+    findings += _find_faulty(loaded, destination)
     proven = sum(1 for outcome in outcomes.values() if isinstance(outcome, Proof) and outcome.proves(wanted))
     evidence = Evidence(
         items=VERIFICATION_ITEMS,
         platform=platform,
         verdict=worst(finding.verdict for finding in findings),
-        summary=f"{proven} of {len(outcomes)} chosen sets were restored and proven {wanted} or better.",
+        summary=f"{proven} of {len(outcomes)} chosen sets of {destination.named} were restored and proven {wanted} or"
+        " better.",
         findings=tuple(findings),
         numbers={
             f"restore_seconds {name}": outcome.restore_seconds
@@ -97,7 +142,8 @@ def record_verification(platform: str, outcomes: Mapping[str, Proof | str], star
     )
     keep_evidence(loaded, evidence)
     page = render_verification(outcomes, evidence, platform=platform, proven_level=wanted)
-    show_markdown(f"{platform}-verification-evidence", page, evidence.summary)
+    key = "verification" if destination is Destination.FIRST else f"verification-{destination}"
+    show_markdown(f"{platform}-{key}-evidence", page, evidence.summary)
     return evidence
 
 
@@ -135,6 +181,17 @@ def _judge(proof: Proof, wanted: ProofLevel, others: Sequence[Finding]) -> Verdi
     return worst([own, *(finding.verdict for finding in others)])
 
 
+def _find_faulty(platform: Platform, destination: Destination) -> list[Finding]:
+    """Sets without a manifest that can be read; a second destination that cannot be asked is one finding."""
+    try:
+        entries = read_catalogue(open_destination(platform, destination))
+    except KeepwellError as error:
+        if destination is Destination.FIRST:
+            raise
+        return [Finding(name=destination.named, verdict=Verdict.UNKNOWN, message=error.message, hint=error.hint)]
+    return [Finding(name=e.backup_id, verdict=Verdict.WARN, message=e.fault) for e in entries if e.manifest is None]
+
+
 def _describe_outcome(name: str, outcome: Proof | str, wanted: ProofLevel) -> Finding:
     if isinstance(outcome, str):
         return Finding(name=name, verdict=Verdict.UNKNOWN, message=outcome)
@@ -155,7 +212,8 @@ def _measure(manifest: Manifest | None, proof: Proof) -> dict[str, float | str |
             "tables": len(manifest.tables),
             "stored_bytes": manifest.stored_bytes,
             "content_bytes": manifest.content_bytes,
-            "database_bytes": manifest.source.size_bytes,
+            "database_bytes": manifest.source_bytes,
+            **_measure_databases(manifest),
             "dump_seconds": manifest.seconds.dump,
             "backup_seconds": manifest.seconds.total,
             "role_passwords": "in the set" if manifest.role_passwords else "not in the set",
@@ -164,3 +222,10 @@ def _measure(manifest: Manifest | None, proof: Proof) -> dict[str, float | str |
             "redis_keys": manifest.cache.records if manifest.cache else "not in the set",
         }
     return numbers
+
+
+def _measure_databases(manifest: Manifest) -> dict[str, float]:
+    """The size of each database, where a set holds several."""
+    if len(manifest.databases) == 1:
+        return {}
+    return {f"database_bytes {one.name}": one.source.size_bytes for one in manifest.databases}

@@ -20,6 +20,7 @@ from keepwell.settings import Platform
 from keepwell.verdict import Finding, Verdict
 from tasks import platforms
 from tasks.artifacts import show_markdown
+from tasks.endings import SECOND_FAILED
 from tasks.redaction import redact
 from tasks.retries import MINUTE_SECONDS, step
 
@@ -44,7 +45,7 @@ def read_failure(flow_run_id: UUID) -> FailureFacts:
         state=(run.state.name if run.state else None) or "unknown",
         cause=redact(_cause(run))[:_LONGEST_CAUSE],
         safe=_describe_safety(platform),
-        next_command=f"keepwell run {procedure} --platform {platform.name}",
+        next_command=f"{_next_command(procedure, run)} --platform {platform.name}",
         run_url=url_for("flow-run", obj_id=flow_run_id) or "",
     )
 
@@ -97,6 +98,12 @@ def _unanswered(previous: Evidence | None, procedure: str) -> tuple[Finding, ...
     if previous is None or previous.told_at is None:
         return ()
     return tuple(f for f in previous.findings if is_bad(f.verdict) and f.name != procedure)
+
+
+def _next_command(procedure: str, run: FlowRun) -> str:
+    """Where only the copy failed, the backup need not be made anew."""
+    failed_copy = run.state is not None and run.state.name == SECOND_FAILED
+    return "keepwell backup copy" if failed_copy else f"keepwell run {procedure}"
 
 
 def _platform_of(run: FlowRun) -> str | None:

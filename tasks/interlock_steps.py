@@ -5,16 +5,17 @@ from contextlib import ExitStack, contextmanager
 
 from prefect import get_run_logger
 
+from keepwell.destination import Destination
 from keepwell.holding import Hold, hold_platform
 from keepwell.interlock import Holder, Procedure
-from keepwell.objectstore.store import open_store
+from keepwell.objectstore.destinations import open_destination
 from tasks import platforms
 from tasks.retries import HOUR_SECONDS, step
 
 
 @contextmanager
-def hold(platform: str, procedure: Procedure) -> Iterator[Hold]:
-    """Keep a platform for one procedure; given back however the block ends.
+def hold(platform: str, procedure: Procedure, destination: Destination = Destination.FIRST) -> Iterator[Hold]:
+    """Keep a platform for one procedure on a destination; given back however the block ends.
 
     The lock belongs to a session of this process, so it also ends with a process that was killed. It ends with a
     restart of the database, too: a step that is tried again within the block calls `keep_turn` first.
@@ -24,11 +25,13 @@ def hold(platform: str, procedure: Procedure) -> Iterator[Hold]:
         ServiceUnavailable: The turn was lost on the way, and the block ended without an error all the same.
     """
     with ExitStack() as held:
-        yield take_turn(platform, procedure, held)
+        yield take_turn(platform, procedure, held, destination)
 
 
 @step("wait for our turn: {procedure}", timeout_seconds=25 * HOUR_SECONDS)
-def take_turn(platform: str, procedure: Procedure, held: ExitStack) -> Hold:
+def take_turn(
+    platform: str, procedure: Procedure, held: ExitStack, destination: Destination = Destination.FIRST
+) -> Hold:
     """Wait for our turn, bounded by the platform's settings, and leave it in `held`.
 
     Raises:
@@ -42,7 +45,8 @@ def take_turn(platform: str, procedure: Procedure, held: ExitStack) -> Hold:
         logger.info("Waiting: %s is at work%s.", holder.procedure.named, since)
 
     loaded = platforms.load(platform)
-    return held.enter_context(hold_platform(loaded, open_store(loaded), procedure, on_wait=say))
+    store = open_destination(loaded, destination)
+    return held.enter_context(hold_platform(loaded, store, procedure, on_wait=say))
 
 
 def keep_turn(hold: Hold) -> None:

@@ -4,17 +4,8 @@ import hashlib
 from datetime import UTC, datetime, timedelta
 
 from keepwell.backup import layout
-from keepwell.backup.manifest import (
-    CacheKeys,
-    LargeObjects,
-    Manifest,
-    Part,
-    Seconds,
-    Source,
-    Table,
-    Tools,
-    UploadedFiles,
-)
+from keepwell.backup.database import Database, LargeObjects, Source, Table
+from keepwell.backup.manifest import CacheKeys, Manifest, Part, Seconds, Tools, UploadedFiles
 from keepwell.backup.proof import LEVELS, LevelOutcome, Proof
 from keepwell.settings import ProofLevel
 from keepwell.verdict import Finding, Verdict
@@ -41,22 +32,26 @@ def a_table(name: str = "events", *, rows: int | None = 100, size: int = 8192, u
     )
 
 
-def a_manifest(at: datetime = SNAPSHOT, *, tables: tuple[Table, ...] | None = None, size: int = 1000) -> Manifest:
-    part = Part(
-        name="database/1.dat.zst",
+def a_part(name: str = "database/1.dat.zst", *, size: int = 1000) -> Part:
+    return Part(
+        name=name,
         size_bytes=size // 4,
         sha256="0" * 64,
         compression="zstd",
         content_size_bytes=size,
         content_sha256="0" * 64,
     )
-    return Manifest(
-        backup_id=backup_id(at),
-        platform="esn",
+
+
+def a_database(
+    name: str = "esn_db", number: int = 1, at: datetime = SNAPSHOT, *, tables: tuple[Table, ...] | None = None
+) -> Database:
+    return Database(
+        folder=layout.database_folder(number),
+        schema_file=layout.schema_file(number),
         snapshot_at=at,
-        finished_at=at + timedelta(seconds=30),
         source=Source(
-            database="esn_db",
+            database=name,
             server_version="15.18",
             server_major=15,
             encoding="UTF8",
@@ -76,15 +71,38 @@ def a_manifest(at: datetime = SNAPSHOT, *, tables: tuple[Table, ...] | None = No
             roles=("esn",),
             migration_head=None,
         ),
-        tools=Tools(keepwell="0.1.0", pg_dump="15.18", archive_major=15),
         tables=tables if tables is not None else (a_table(),),
         sequences=(),
         large_objects=LargeObjects(count=0, content_hash=None),
-        role_passwords=True,
         schema_digest="0" * 64,
-        parts=(part,),
+    )
+
+
+def a_manifest(
+    at: datetime = SNAPSHOT,
+    *,
+    tables: tuple[Table, ...] | None = None,
+    size: int = 1000,
+    further: tuple[Database, ...] = (),
+) -> Manifest:
+    """A set with one part for each of its databases."""
+    databases = (a_database(at=at, tables=tables), *further)
+    return Manifest(
+        backup_id=backup_id(at),
+        platform="esn",
+        finished_at=at + timedelta(seconds=30),
+        databases=databases,
+        tools=Tools(keepwell="0.1.0", pg_dump="15.18", archive_major=15),
+        role_passwords=True,
+        parts=tuple(a_part(f"{database.folder}1.dat.zst", size=size) for database in databases),
         seconds=Seconds(dump=1.0, fingerprint=1.0, upload=1.0, total=3.0),
     )
+
+
+def change_main(manifest: Manifest, **changes: object) -> Manifest:
+    """A manifest that says something else of its main database."""
+    main, *further = manifest.databases
+    return manifest.model_copy(update={"databases": (main.model_copy(update=changes), *further)})
 
 
 def some_uploads(*, left_out: int = 0) -> UploadedFiles:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import zstandard
+from backup_documents import change_main
 
 from keepwell import sealing
 from keepwell.backup import layout
@@ -59,8 +60,9 @@ def proof_of(store: Store, manifest: Manifest, proof: Proof) -> Proof:
 
 
 def part_of(manifest: Manifest, name: str) -> Part:
-    """The part that holds a table's rows (`public.t`), or the part of that very name."""
-    wanted = next((table.part for table in manifest.tables if table.qualified == name), name)
+    """The part that holds a table's rows (`public.t`, `other: public.t`), or the part of that very name."""
+    tables = [(database.tell(table.qualified), table) for database in manifest.databases for table in database.tables]
+    wanted = next((table.part for told, table in tables if told == name), name)
     return next(part for part in manifest.parts if part.content_name == content_name_of(wanted))
 
 
@@ -123,13 +125,13 @@ def replace_content(
 
 
 def change_table(manifest: Manifest, qualified: str, **changes: object) -> Manifest:
-    """A manifest that says something else of one table."""
-    return manifest.model_copy(
-        update={
-            "tables": tuple(
-                table.model_copy(update=changes) if table.qualified == qualified else table for table in manifest.tables
-            )
-        }
+    """A manifest that says something else of one table of the main database."""
+    return change_main(
+        manifest,
+        tables=tuple(
+            table.model_copy(update=changes) if table.qualified == qualified else table
+            for table in manifest.main.tables
+        ),
     )
 
 

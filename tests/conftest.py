@@ -5,6 +5,8 @@ import shutil
 from collections.abc import Callable, Iterator
 
 import pytest
+from docker_engine import missing_for_an_engine
+from locking_store import LockingStore, running_locking_store
 from pydantic import SecretStr
 from real_servers import (
     BUCKET,
@@ -19,11 +21,15 @@ from screenshot import find_chromium
 
 from deployments.local.objectstore import RunningObjectStore, create_bucket, running_objectstore
 from deployments.local.redis_server import RunningRedis, running_redis
+from keepwell.containers.engine import ADDRESS_VARIABLE
 from keepwell.objectstore.store import Store, open_store
 from keepwell.settings import (
     Platform,
     RedisSettings,
 )
+
+# Whatever engine this machine has is none of ours; tests in containers start their own.
+os.environ[ADDRESS_VARIABLE] = "unix:///nowhere/docker.sock"
 
 
 def missing_tools() -> list[str]:
@@ -45,6 +51,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     by_hand = [item for item in items if item.get_closest_marker("stock_tools")]
     if by_hand and (missing := missing_tools()):
         _leave_out(config, items, by_hand, f"tests that restore by hand; not installed here: {', '.join(missing)}")
+    in_containers = [item for item in items if item.get_closest_marker("docker")]
+    if in_containers and (missing := missing_for_an_engine()):
+        _leave_out(config, items, in_containers, f"tests in containers; missing here: {', '.join(missing)}")
 
 
 def _leave_out(config: pytest.Config, items: list[pytest.Item], left_out: list[pytest.Item], which: str) -> None:
@@ -88,6 +97,12 @@ def server(servers: Callable[[int], Server]) -> Server:
 def objectstore(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningObjectStore]:
     with running_objectstore(tmp_path_factory.mktemp("store")) as running:
         create_bucket(running.endpoint_url, running.access_key_id, running.secret_access_key, BUCKET)
+        yield running
+
+
+@pytest.fixture(scope="session")
+def locking_store() -> Iterator[LockingStore]:
+    with running_locking_store() as running:
         yield running
 
 

@@ -37,6 +37,11 @@ GOLDEN = Path(__file__).parent / "cases" / "golden"
 KEYS = "keys.json"
 OBJECTS = "objects"
 UPLOADS = {"posters/spring.txt": b"Spring party, 21 March\n", "posters/again.txt": b"Spring party, 21 March\n"}
+# Since format 3 a set may hold further databases.
+MORE = "golden_more"
+MORE_SOURCE = "CREATE TABLE people (id int PRIMARY KEY, name text); INSERT INTO people VALUES (7, 'Zoë, elsewhere')"
+MORE_QUESTION = "SELECT string_agg(id || ' ' || name, ';') FROM people"
+MORE_ANSWER = ("7 Zoë, elsewhere",)
 REDIS_KEYS = {"session:1": "Ana", "session:2": "Bo"}
 # Whatever a set must bring back: text beyond ASCII, nulls, exact numbers, bytes, a partition, a view, a large object.
 SOURCE = """
@@ -117,9 +122,10 @@ def _sources() -> Iterator[Platform]:
         redis = stack.enter_context(running_redis(places["redis"]))
         with Redis(host="127.0.0.1", port=redis.port, password=redis.password) as client:
             client.mset(REDIS_KEYS)
-        name = stack.enter_context(fresh_database(server, "golden"))
-        with server.connect(name) as connection:
-            connection.execute(SOURCE)
+        name, more = (stack.enter_context(fresh_database(server, made)) for made in ("golden", MORE))
+        for database, source in ((name, SOURCE), (more, MORE_SOURCE)):
+            with server.connect(database) as connection:
+                connection.execute(source)
         platform = build_platform(
             server,
             name,
@@ -128,10 +134,13 @@ def _sources() -> Iterator[Platform]:
             redis=RedisSettings(host="127.0.0.1", port=redis.port, password=SecretStr(redis.password)),
             uploads=UploadsSettings(directory=places["uploads"]),
         )
-        # Keys of its own: these are published with the set.
-        sealed = platform.model_copy(update={"sealing": make_sealing()})
-        yield sealed.model_copy(
-            update={"backup": platform.backup.model_copy(update={"tools_directory": server.binaries.folder})}
+        yield platform.model_copy(
+            update={
+                # Keys of its own: these are published with the set.
+                "sealing": make_sealing(),
+                "backup": platform.backup.model_copy(update={"tools_directory": server.binaries.folder}),
+                "database": platform.database.model_copy(update={"more_names": (more,)}),
+            }
         )
 
 

@@ -1,11 +1,15 @@
 """One platform's folder in memory, and a watch over any store's effects that can strike at each of them."""
 
+import io
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 from keepwell.errors import AccessDenied
 from keepwell.objectstore.store import ObjectMissing, StoredObject
+from keepwell.sealing import NO_SEAL
 
 
 class MemoryStore:
@@ -15,13 +19,22 @@ class MemoryStore:
         objects: By their keys.
         locked: Keys that the store refuses to delete; the others of the same call are deleted, as S3 does it.
         sticky: Keys that it says it deleted, and keeps.
+        retained: Until when an object is locked, by its key; told by `find`.
+        may_expire: Whether there is a key that may delete what sets hold.
     """
+
+    place = "memory"
+    is_local = False
+    may_write = True
+    seal = NO_SEAL
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
         self.modified: dict[str, datetime] = {}
         self.locked: set[str] = set()
         self.sticky: set[str] = set()
+        self.retained: dict[str, datetime] = {}
+        self.may_expire = True
 
     def put_bytes(self, relative: str, content: bytes) -> None:
         self.objects[relative] = content
@@ -31,6 +44,13 @@ class MemoryStore:
             raise ObjectMissing("There is no such object.")
         return self.objects[relative]
 
+    def open_writer(self, relative: str, uploads: object) -> "MemoryWriter":
+        return MemoryWriter(self, relative)
+
+    @contextmanager
+    def open_reader(self, relative: str) -> Iterator[io.BytesIO]:
+        yield io.BytesIO(self.get_bytes(relative))
+
     def put_signed(self, relative: str, document: bytes) -> None:
         self.put_bytes(relative, document)
 
@@ -38,7 +58,8 @@ class MemoryStore:
         return self.get_bytes(relative)
 
     def find(self, relative: str) -> StoredObject | None:
-        return next((stored for stored in self.list_objects(relative) if stored.key == relative), None)
+        found = next((stored for stored in self.list_objects(relative) if stored.key == relative), None)
+        return replace(found, locked_until=self.retained.get(relative)) if found else None
 
     def list_objects(self, folder: str) -> Iterator[StoredObject]:
         for key in sorted(self.objects):
@@ -62,8 +83,32 @@ class MemoryStore:
     def abort_uploads(self, folder: str) -> int:
         return 0
 
+    def keep_longer(self, relatives: Iterable[str]) -> int:
+        return 0
+
+    def read_clock(self) -> datetime:
+        return datetime.now(UTC)
+
     def keeps_versions(self) -> bool:
         return False
+
+
+class MemoryWriter:
+    """An object on its way; it is there once it is finished."""
+
+    def __init__(self, store: Any, relative: str) -> None:
+        self._store, self._relative = store, relative
+        self._content = bytearray()
+
+    def write(self, chunk: bytes) -> int:
+        self._content += chunk
+        return len(chunk)
+
+    def finish(self) -> None:
+        self._store.put_bytes(self._relative, bytes(self._content))
+
+    def abort(self) -> None:
+        self._content.clear()
 
 
 Strike = Callable[[str, int, str], None]
@@ -88,6 +133,10 @@ class WatchedStore:
 
     def put_bytes(self, relative: str, content: bytes) -> None:
         self._do(f"put {relative}", lambda: self._store.put_bytes(relative, content))
+
+    def open_writer(self, relative: str, uploads: object) -> MemoryWriter:
+        """An object as it comes; what has an effect is that it is finished."""
+        return MemoryWriter(self, relative)
 
     def abort_uploads(self, folder: str) -> int:
         return int(self._do(f"abort uploads of {folder}", lambda: self._store.abort_uploads(folder)))

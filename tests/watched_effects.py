@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from keepwell.objectstore.store import Store
+from keepwell.objectstore.store import BucketStore, Store
 
 Strike = Callable[[str, str], None]
 
@@ -94,7 +94,7 @@ class WatchedClient:
 def watched(store: Store, strike: Strike) -> Store:
     """The same folder of the same bucket, with every change of it told."""
     root = store.key("")
-    return Store(WatchedClient(store.client, root, strike), store.bucket, root, store.seal)
+    return BucketStore(WatchedClient(store.client, root, strike), store.bucket, root, store.seal)
 
 
 def watch_machine(strike: Strike, places: Sequence[Path]) -> None:

@@ -13,9 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 
-from keepwell.backup import layout
 from keepwell.backup.manifest import Part
-from keepwell.backup.preflight import Readiness
 from keepwell.backup.space import estimate_dump_bytes
 from keepwell.backup.spool import require_space
 from keepwell.backup.transfer import send
@@ -25,13 +23,14 @@ from keepwell.objectstore.store import Store
 from keepwell.objectstore.uploads import Uploads
 from keepwell.postgres import archive, facts
 from keepwell.postgres.archive import StreamCheck
+from keepwell.postgres.binaries import Binaries
 from keepwell.postgres.blocking import BlockingWatch
 from keepwell.postgres.connection import client_encoding
 from keepwell.postgres.fifos import FifosUnavailable, dump_through_fifos, require_fifos
 from keepwell.postgres.snapshot import Snapshot
 from keepwell.progress import Progress, Step
 from keepwell.sealing import Readable
-from keepwell.settings import Platform
+from keepwell.settings import DatabaseSettings, Platform
 
 # Beside those that pg_dump writes at a time, some that are compressed and sent to their end.
 _MORE_STREAMS = 2
@@ -52,19 +51,37 @@ class Dumped:
 
 @dataclass
 class DatabaseDump:
-    """One dump: what it needs, and what has become of its streams so far."""
+    """One dump: what it needs, and what has become of its streams so far.
+
+    Attributes:
+        platform: Whose settings hold.
+        database: The source.
+        store: Where the set lies.
+        uploads: Sends the streams.
+        set_folder: Of the set in the store.
+        folder: Of the archive below it, and below the run's own folder.
+        client: Whose pg_dump.
+        encoding: The source's.
+        snapshot: What is dumped.
+        blocking: Who waits behind it.
+        progress: Told how far it is.
+    """
 
     platform: Platform
+    database: DatabaseSettings
     store: Store
     uploads: Uploads
-    backup_id: str
-    ready: Readiness
+    set_folder: str
+    folder: str
+    client: Binaries
+    encoding: str
     snapshot: Snapshot
     blocking: BlockingWatch
     progress: Progress
     _parts: dict[str, Part] = field(default_factory=dict)
     _unterminated: list[str] = field(default_factory=list)
     _taken_bytes: int = 0
+    _total_bytes: int = 0
     _lock: Lock = field(default_factory=Lock)
     _began: float = field(default_factory=time.monotonic)
 
@@ -79,20 +96,20 @@ class DatabaseDump:
             KeepwellError: pg_dump, the server or the store failed, or our locks kept somebody waiting too long.
         """
         settings = self.platform.backup
+        self._total_bytes = sum(table.data_bytes for table in self.snapshot.tables if table.has_rows)
         self.progress(Step("dumping"))
-        encoding = client_encoding(self.ready.database.encoding)
         pinned = {
             "snapshot_id": self.snapshot.snapshot_id,
-            "encoding": encoding,
+            "encoding": client_encoding(self.encoding),
             "lock_wait_seconds": settings.lock_wait_seconds,
         }
-        client, database = self.ready.client, self.platform.database
+        client, database = self.client, self.database
         foreseen = archive.foresee_data_entries(
             client,
             archive.build_contents_command(client, database, **pinned),  # type: ignore[arg-type]
         )
         names = [entry.file_name for entry in foreseen] + _large_object_files(self.snapshot)
-        folder = work / layout.DATABASE
+        folder = work / self.folder
         call = archive.build_dump_command(client, database, folder, jobs=settings.jobs, **pinned).standing_back(  # type: ignore[arg-type]
             settings.nice
         )
@@ -156,8 +173,8 @@ class DatabaseDump:
         part = send(
             self.store,
             self.uploads,
-            layout.set_folder(self.backup_id),
-            layout.DATABASE + name,
+            self.set_folder,
+            self.folder + name,
             source,
             level=self.platform.backup.compression_level,
             check=check,
@@ -173,8 +190,8 @@ class DatabaseDump:
         with self._lock:
             self._taken_bytes += size_bytes
             taken_bytes = self._taken_bytes
-        total_bytes = sum(table.data_bytes for table in self.snapshot.tables if table.has_rows)
-        self.progress(Step("dumping and storing", min(taken_bytes, total_bytes), total_bytes, "bytes"))
+        shown_bytes = min(taken_bytes, self._total_bytes)
+        self.progress(Step("dumping and storing", shown_bytes, self._total_bytes, "bytes"))
         most = self.platform.backup.most_bytes_per_second
         if most is not None:
             ahead_seconds = taken_bytes / most - (time.monotonic() - self._began)

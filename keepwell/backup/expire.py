@@ -6,7 +6,7 @@ any other, or it has no manifest, a mark, and the next run to finish it. It neve
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Literal
@@ -15,6 +15,7 @@ from pydantic import AwareDatetime, Field
 
 from keepwell.backup import layout
 from keepwell.backup.catalogue import BackupEntry, read_catalogue
+from keepwell.backup.collect import NOTHING_COLLECTED, Collected, collect, read_unneeded
 from keepwell.backup.manifest import is_backup_id
 from keepwell.backup.pins import describe_pin, read_pins
 from keepwell.backup.retention import Decision, RetentionPlan, Standing, StoredSet, plan_retention
@@ -25,7 +26,7 @@ from keepwell.objectstore.store import Store
 from keepwell.settings import Platform, ProofLevel
 from keepwell.verdict import Finding, Verdict, worst
 
-_REFUSED = "A lock or a policy of the bucket may forbid it: keep sets at least as long (retention.keep_days)."
+_REFUSED = "A lock or a policy of the bucket forbids it: has this machine the expiring key? Until when is it locked?"
 
 
 class Expiring(Document):
@@ -75,12 +76,14 @@ class Expiry:
         removals: In order; first those that an earlier run had begun.
         swept: Ids of the sets that dead runs had left unfinished, and that are gone.
         looks: What a look at the bucket found afterwards; none where nothing was touched.
+        collected: What became of contents of uploaded files that no set needs any more.
     """
 
     plan: RetentionPlan
     removals: tuple[Removal, ...] = ()
     swept: tuple[str, ...] = ()
     looks: tuple[Finding, ...] = ()
+    collected: Collected = NOTHING_COLLECTED
 
     def count(self, result: Result) -> int:
         """How many removals came to that."""
@@ -99,7 +102,7 @@ class Expiry:
             for one in self.removals
             if one.result is Result.REFUSED
         )
-        return (*self.plan.findings, *refused, *self.looks)
+        return (*self.plan.findings, *refused, *self.collected.findings, *self.looks)
 
     @property
     def verdict(self) -> Verdict:
@@ -129,7 +132,13 @@ def read_plan(platform: Platform, store: Store, now: datetime) -> RetentionPlan:
     """
     sets = read_sets(store, platform.backup.proven_level)
     max_age = timedelta(hours=platform.backup.max_age_hours)
-    return plan_retention(sets, platform.retention, max_age=max_age, now=now)
+    plan = plan_retention(sets, platform.retention, max_age=max_age, now=now)
+    if plan.verdict is Verdict.ALERT:
+        return plan
+    staying = (one.stored for one in plan.keep)
+    written = [stored.backup_id for stored in staying if stored.standing is not Standing.UNFINISHED]
+    unneeded = read_unneeded(store, written, platform.retention, now)
+    return replace(plan, unneeded=unneeded, findings=(*plan.findings, *unneeded.findings))
 
 
 def apply_plan(platform: Platform, store: Store, approved: str, now: datetime) -> Expiry:
@@ -139,7 +148,8 @@ def apply_plan(platform: Platform, store: Store, approved: str, now: datetime) -
     2. With an alert, stop: nothing is removed.
     3. Sweep what dead runs left, of backups and of removals.
     4. Remove set by set, the oldest first; one that the store keeps does not keep the others.
-    5. Look whether everything else is still there.
+    5. Remove the contents of uploaded files that no set needs any more.
+    6. Look whether everything else is still there.
 
     Args:
         platform: Whose sets.
@@ -148,9 +158,14 @@ def apply_plan(platform: Platform, store: Store, approved: str, now: datetime) -
         now: Aware.
 
     Raises:
-        PreconditionFailed: The plan is another one now; nothing was removed.
-        KeepwellError: The store cannot be read, or what a dead backup left cannot be swept; no set was removed.
+        PreconditionFailed: The plan is another one now, or no key here may delete sets; nothing was removed.
+        KeepwellError: The store cannot be read; no set was removed.
     """
+    if not store.may_expire:
+        raise PreconditionFailed(
+            "This machine has no key that may delete backup sets, so nothing was removed.",
+            hint="Run it where bucket.expiring_access_key_id_file is set; the plan shows here as well.",
+        )
     plan = read_plan(platform, store, now)
     if plan.digest != approved:
         raise PreconditionFailed(
@@ -161,7 +176,9 @@ def apply_plan(platform: Platform, store: Store, approved: str, now: datetime) -
         return Expiry(plan)
     swept = sweep_unfinished(store)
     removals = (*_finish_removals(store), *_remove_all(store, plan, now))
-    return Expiry(plan, removals, tuple(swept), tuple(_look(store, plan, removals)))
+    staying = [one.backup_id for one in removals if one.result is not Result.REMOVED]
+    collected = collect(store, plan.unneeded, staying)
+    return Expiry(plan, removals, tuple(swept), tuple(_look(store, plan, removals)), collected)
 
 
 def read_sets(store: Store, proven_level: ProofLevel) -> list[StoredSet]:
@@ -178,7 +195,7 @@ def read_sets(store: Store, proven_level: ProofLevel) -> list[StoredSet]:
     pins = {backup_id: describe_pin(pin) for backup_id, pin in read_pins(store).items()}
     stored = _measure_sets(store)
     sets = [
-        _describe(entry, stored[entry.backup_id], proven_level, pins.get(entry.backup_id))
+        _describe(store, entry, stored[entry.backup_id], proven_level, pins.get(entry.backup_id))
         for entry in entries
         if entry.backup_id in stored
     ]
@@ -225,7 +242,10 @@ def _measure_sets(store: Store) -> dict[str, _Stored]:
     return found
 
 
-def _describe(entry: BackupEntry, stored: _Stored, proven_level: ProofLevel, pin: str | None) -> StoredSet:
+def _describe(
+    store: Store, entry: BackupEntry, stored: _Stored, proven_level: ProofLevel, pin: str | None
+) -> StoredSet:
+    manifest = store.find(layout.manifest_key(entry.backup_id)) if stored.manifest_at else None
     return StoredSet(
         backup_id=entry.backup_id,
         standing=_judge_standing(entry, stored, proven_level),
@@ -234,6 +254,7 @@ def _describe(entry: BackupEntry, stored: _Stored, proven_level: ProofLevel, pin
         stored_at=stored.manifest_at or stored.newest_at,
         damaged_at=entry.proof.finished_at if entry.proof and entry.proof.damaged else None,
         pin=pin,
+        locked_until=manifest.locked_until if manifest else None,
         size_bytes=stored.size_bytes,
     )
 

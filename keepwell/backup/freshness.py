@@ -4,15 +4,16 @@ Guide "Verify backup completion" (DAILY-5) and "Add to crontab" (BK-5). A set co
 cannot be told is `unknown`, never ok.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from statistics import median
 
 from keepwell.backup.catalogue import BackupEntry
+from keepwell.backup.manifest import Manifest
 from keepwell.evidence import Evidence
-from keepwell.settings import BackupSettings, ProofLevel
+from keepwell.settings import Platform, ProofLevel
 from keepwell.verdict import Finding, Verdict, worst
 
 # A clock may be a little ahead of another; more than this and an age means nothing.
@@ -26,6 +27,7 @@ class FreshnessLimits:
     """What still counts as fine.
 
     Attributes:
+        platform: Whose sets; hints name it, since there may be several.
         max_age: Age of the newest proven set.
         proven_level: From which level a set counts as proven.
         smallest_ratio: Newest set's size against the median of its predecessors (1 is the same); below is an alert.
@@ -34,12 +36,18 @@ class FreshnessLimits:
         repeat_after: How long a bad state stays untold after it was told.
     """
 
+    platform: str
     max_age: timedelta
     proven_level: ProofLevel
     smallest_ratio: float = 0.5
     largest_ratio: float = 2.0
     late_after: timedelta = timedelta(minutes=15)
     repeat_after: timedelta = timedelta(hours=24)
+
+    @property
+    def run_command(self) -> str:
+        """What starts a backup now."""
+        return f"keepwell run backup-and-verify --platform {self.platform}"
 
 
 @dataclass(frozen=True)
@@ -49,7 +57,8 @@ class SetFacts:
     Attributes:
         backup_id: Of the set.
         snapshot_at: The moment that a restore brings back; None when there is no readable manifest.
-        content_bytes: Size once decompressed; None likewise.
+        content_bytes: Size of its main database once decompressed; None likewise.
+        further_bytes: The same of each further database it holds, by name.
         level: The highest level reached; None when it was never verified or did not reach the first.
         proven: Whether it counts as a backup.
         damaged: Whether it is known to be bad.
@@ -65,6 +74,7 @@ class SetFacts:
     damaged: bool
     judged: bool
     attempted: bool
+    further_bytes: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -134,9 +144,10 @@ class NoticeDecision:
     bad_since: datetime | None
 
 
-def build_limits(settings: BackupSettings) -> FreshnessLimits:
+def build_limits(platform: Platform) -> FreshnessLimits:
     """The limits that a platform file asks for."""
-    return FreshnessLimits(max_age=timedelta(hours=settings.max_age_hours), proven_level=settings.proven_level)
+    settings = platform.backup
+    return FreshnessLimits(platform.name, timedelta(hours=settings.max_age_hours), settings.proven_level)
 
 
 def describe_sets(entries: Sequence[BackupEntry], proven_level: ProofLevel) -> list[SetFacts]:
@@ -145,12 +156,13 @@ def describe_sets(entries: Sequence[BackupEntry], proven_level: ProofLevel) -> l
         SetFacts(
             backup_id=entry.backup_id,
             snapshot_at=entry.snapshot_at,
-            content_bytes=entry.manifest.content_bytes if entry.manifest else None,
+            content_bytes=entry.manifest.content_bytes_of(entry.manifest.main) if entry.manifest else None,
             level=entry.level,
             proven=entry.is_proven(proven_level),
             damaged=entry.damaged,
             judged=entry.proof is not None,
             attempted=entry.last_attempt is not None,
+            further_bytes=_measure_further(entry.manifest) if entry.manifest else {},
         )
         for entry in entries
     ]
@@ -172,27 +184,67 @@ def judge_backups(sets: Sequence[SetFacts], limits: FreshnessLimits, now: dateti
     findings = [_judge_age(sets, limits, now)]
     if sets:
         findings += [_judge_newest(sets[0], limits), _judge_damage(sets)]
-    size = judge_size(sets, limits)
-    return (*findings, size) if size else tuple(findings)
+    return (*findings, *judge_sizes(sets, limits))
 
 
-def judge_size(sets: Sequence[SetFacts], limits: FreshnessLimits) -> Finding | None:
-    """The newest readable set's size against the median of its predecessors.
+def name_second(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    """Findings of the second destination, told from those of the first, and with a hint that helps there."""
+    return tuple(
+        finding.model_copy(
+            update={
+                "name": f"second destination: {finding.name}",
+                "message": f"In the second destination: {finding.message}",
+                "hint": "keepwell backup copy" if is_bad(finding.verdict) else finding.hint,
+            }
+        )
+        for finding in findings
+    )
+
+
+def judge_sizes(sets: Sequence[SetFacts], limits: FreshnessLimits) -> tuple[Finding, ...]:
+    """The newest readable set's size against the median of its predecessors, database by database.
 
     Args:
         sets: Newest first.
         limits: The ratios.
 
     Returns:
-        None when there is nothing to compare with; damaged predecessors are no measure.
+        One finding for each database that there is something to compare with; damaged predecessors are no measure.
+        A warning for each that the set before held and the newest does not.
     """
-    newest = next((s for s in sets if s.content_bytes is not None), None)
-    earlier = [s.content_bytes for s in sets if s is not newest and not s.damaged and s.content_bytes is not None]
-    if newest is None or newest.content_bytes is None or not earlier:
-        return None
+    readable = [s for s in sets if s.content_bytes is not None]
+    if not readable:
+        return ()
+    newest, earlier = readable[0], [s for s in readable[1:] if not s.damaged]
+    findings = []
+    if earlier:
+        findings.append(_judge_size(newest.content_bytes or 0, [s.content_bytes or 0 for s in earlier], limits))
+    for name, size_bytes in newest.further_bytes.items():
+        before = [s.further_bytes[name] for s in earlier if name in s.further_bytes]
+        if before:
+            findings.append(_judge_size(size_bytes, before, limits).named_for(name))
+    held_before = earlier[0].further_bytes if earlier else {}
+    missing = [_warn_of_missing(name) for name in held_before if name not in newest.further_bytes]
+    return (*findings, *missing)
+
+
+def _warn_of_missing(name: str) -> Finding:
+    return Finding(
+        name="databases in a set",
+        verdict=Verdict.WARN,
+        message=f"The newest set holds no {name} any more; the one before it did.",
+        hint="If that was not meant, name it among database.more_names again.",
+    )
+
+
+def _measure_further(manifest: Manifest) -> dict[str, int]:
+    return {one.name: manifest.content_bytes_of(one) for one in manifest.databases if not one.is_main}
+
+
+def _judge_size(size_bytes: int, earlier: Sequence[int], limits: FreshnessLimits) -> Finding:
     usual = median(earlier)
-    ratio = newest.content_bytes / usual if usual else 1.0
-    found = f"{newest.content_bytes:,} bytes, {ratio:.0%} of the median of {len(earlier)} earlier sets"
+    ratio = size_bytes / usual if usual else 1.0
+    found = f"{size_bytes:,} bytes, {ratio:.0%} of the median of {len(earlier)} earlier sets"
     if ratio < limits.smallest_ratio:
         return Finding(
             name="backup size",
@@ -226,7 +278,7 @@ def judge_schedule(facts: ScheduleFacts | Unanswered, limits: FreshnessLimits, n
                 name="backup schedule",
                 verdict=Verdict.UNKNOWN,
                 message=f"The orchestrator could not be asked: {facts.reason}",
-                hint="Look at the orchestrator; `keepwell backup create` works without it.",
+                hint=f"Look at it; `keepwell backup create --platform {limits.platform}` works without it.",
             ),
         )
     if not facts.deployed:
@@ -235,7 +287,7 @@ def judge_schedule(facts: ScheduleFacts | Unanswered, limits: FreshnessLimits, n
                 name="backup schedule",
                 verdict=Verdict.ALERT,
                 message="The backup is not deployed, so nothing starts it.",
-                hint="Register it: python -m deployments.register.",
+                hint="Register it: python -m deployments.register, with --platform for each platform.",
             ),
         )
     return _judge_active(facts), _judge_runs(facts, limits, now)
@@ -277,7 +329,7 @@ def _judge_age(sets: Sequence[SetFacts], limits: FreshnessLimits, now: datetime)
             name="newest proven backup",
             verdict=Verdict.ALERT,
             message=f"None of {len(sets)} backup sets is proven." if sets else "There is no backup set.",
-            hint="Run `keepwell run backup-and-verify` now.",
+            hint=f"Run `{limits.run_command}` now.",
         )
     age = now - newest.snapshot_at
     found = f"{newest.backup_id} is {describe_age(age)} old and {newest.level}; it may get {_hours(limits.max_age)} old"
@@ -293,7 +345,7 @@ def _judge_age(sets: Sequence[SetFacts], limits: FreshnessLimits, now: datetime)
             name="newest proven backup",
             verdict=Verdict.ALERT,
             message=f"The newest proven set is too old: {found}.",
-            hint="Run `keepwell run backup-and-verify` now, then look at why the last runs failed.",
+            hint=f"Run `{limits.run_command}` now, then look at why the last runs failed.",
         )
     return Finding(name="newest proven backup", verdict=Verdict.OK, message=f"{found}.")
 
@@ -304,7 +356,7 @@ def _judge_newest(newest: SetFacts, limits: FreshnessLimits) -> Finding:
             name="newest set",
             verdict=Verdict.ALERT,
             message=f"{newest.backup_id} is damaged.",
-            hint="Run `keepwell run backup-and-verify` now; restore from an older proven set only.",
+            hint=f"Run `{limits.run_command}` now; restore from an older proven set only.",
         )
     if newest.proven:
         return Finding(name="newest set", verdict=Verdict.OK, message=f"{newest.backup_id} is {newest.level}.")
@@ -320,7 +372,7 @@ def _judge_newest(newest: SetFacts, limits: FreshnessLimits) -> Finding:
         name="newest set",
         verdict=Verdict.WARN,
         message=f"{newest.backup_id} is not proven: {why}.",
-        hint=f"If no run is at it now: keepwell backup verify {newest.backup_id}.",
+        hint=f"If no run is at it now: keepwell backup verify {newest.backup_id} --platform {limits.platform}.",
     )
 
 
@@ -359,7 +411,7 @@ def _judge_runs(facts: ScheduleFacts, limits: FreshnessLimits, now: datetime) ->
             name="backup runs",
             verdict=Verdict.ALERT,
             message=f"A backup {'; one '.join(said)}.",
-            hint="Are the server's scheduler and a worker of the pool up? Then: keepwell run backup-and-verify.",
+            hint=f"Are the server's scheduler and a worker of the pool up? Then: {limits.run_command}.",
         )
     ended = [run for run in facts.runs if run.state in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")]
     if not ended:

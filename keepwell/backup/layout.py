@@ -3,6 +3,8 @@
 backups/<id>/database/…       the archive: toc.dat as it is, streams as <file>.zst
 backups/<id>/globals.sql      roles
 backups/<id>/schema.jsonl       the schema as comparable lines
+backups/<id>/database-2/…     the same of the second database, where there is one, and so on
+backups/<id>/schema-2.jsonl     its schema
 backups/<id>/uploads.jsonl      what lay in the uploads folder
 backups/<id>/redis.jsonl        the keys of Redis
 backups/<id>/RESTORE.md         how to restore this set, with and without Keepwell; never sealed
@@ -16,9 +18,11 @@ expiring/<id>                 present from before the manifest is removed until 
 pins/<id>.json                beside the set, not in it: nothing may be in its folder that the manifest does not name
 """
 
-BACKUPS = "backups/"
+from keepwell.objectstore.keeping import CONTENTS, SETS
+
+BACKUPS = SETS
 UNFINISHED = "unfinished/"
-UPLOADS = "uploads/"
+UPLOADS = CONTENTS
 DAMAGED_UPLOADS = "damaged-uploads/"
 EXPIRING = "expiring/"
 PINS = "pins/"
@@ -36,6 +40,16 @@ MANIFEST = "manifest.json"
 def set_folder(backup_id: str) -> str:
     """Folder of one set."""
     return f"{BACKUPS}{backup_id}/"
+
+
+def database_folder(number: int) -> str:
+    """Folder of one database's archive in a set, from 1 on."""
+    return DATABASE if number == 1 else f"database-{number}/"
+
+
+def schema_file(number: int) -> str:
+    """Name of one database's schema lines in a set, from 1 on."""
+    return SCHEMA if number == 1 else f"schema-{number}.jsonl"
 
 
 def manifest_key(backup_id: str) -> str:

@@ -3,16 +3,27 @@
 import re
 import secrets
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal, Self
 
-from pydantic import AwareDatetime, Field, field_validator
+from pydantic import AwareDatetime, Field, field_validator, model_validator
 
 from keepwell.backup import layout
+from keepwell.backup.database import Database, Table
 from keepwell.document import Document
 
 _BACKUP_ID = re.compile(r"^\d{8}T\d{6}Z-[0-9a-f]{6}$")
 # At most one folder deep and no dot in front: a name never leads out of the folder that a set is read back into.
 _PART_NAME = r"^([A-Za-z0-9_-]+/)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$"
+# What stood beside the rest while a set held one database.
+_OF_ONE_DATABASE = (
+    "snapshot_at",
+    "source",
+    "tables",
+    "sequences",
+    "large_objects",
+    "schema_digest",
+    "spooled_bytes",
+)
 
 
 class Part(Document):
@@ -34,80 +45,6 @@ class Part(Document):
         """What its content is called: the name without the suffixes of sealing and compression."""
         opened = self.name.removesuffix(".age") if self.encryption else self.name
         return opened.removesuffix(".zst") if self.compression else opened
-
-
-class Table(Document):
-    """One relation at the dump's snapshot."""
-
-    oid: int
-    table_schema: str
-    name: str
-    kind: Literal["table", "partitioned", "materialized view", "foreign table"]
-    columns: tuple[str, ...] = Field(description="Those that are hashed, in order; generated ones are computed anew.")
-    condition: str = Field(default="", description="Which rows of an extension's configuration table are dumped.")
-    populated: bool = True
-    size_bytes: int = Field(ge=0, description="With its indexes and TOAST.")
-    rows: int | None = Field(description="None when nothing of it is dumped as rows.")
-    content_hash: str | None = Field(description="Sum of the rows' 64-bit hashes, decimal.")
-    part: str | None = Field(description="Name of the part that holds its rows.")
-    unproven: str | None = Field(default=None, description="Why its content cannot be shown equal; None when it can.")
-
-    @property
-    def qualified(self) -> str:
-        """Schema and name, for people."""
-        return f"{self.table_schema}.{self.name}"
-
-
-class Sequence(Document):
-    """One sequence, read before the dump began, so that a restored one may be ahead but never behind."""
-
-    sequence_schema: str
-    name: str
-    increment: int
-    cycles: bool
-    last_value: int | None
-    owner: tuple[str, str, str] | None = Field(description="Schema, table and column that draw from it.")
-
-    @property
-    def qualified(self) -> str:
-        """Schema and name, for people."""
-        return f"{self.sequence_schema}.{self.name}"
-
-
-class LargeObjects(Document):
-    """All large objects of the database together."""
-
-    count: int
-    content_hash: str | None
-    unproven: str | None = None
-
-
-class Source(Document):
-    """The database that was dumped and its server."""
-
-    database: str
-    server_version: str
-    server_major: int
-    encoding: str
-    collate: str
-    ctype: str
-    locale_provider: str
-    collation_version: str | None
-    locale: str | None = Field(description="Of the ICU or builtin provider; None for libc.")
-    owner: str
-    has_grants: bool = Field(description="Whether privileges were granted on the database itself.")
-    settings: tuple[str, ...] = Field(description="Names of what ALTER DATABASE … SET was used for.")
-    size_bytes: int
-    standby: bool
-    extensions: dict[str, str] = Field(description="Name to version.")
-    stale_collations: tuple[str, ...] = Field(description="Whose version changed under their indexes.")
-    tablespaces: dict[str, str] = Field(description="Name to location; a restore puts everything into the default one.")
-    roles: tuple[str, ...] = Field(description="Roles that own or are granted something in the database.")
-    migration_head: str | None
-    unfinished_migrations: tuple[str, ...] = ()
-    undumped: tuple[str, ...] = Field(
-        default=(), description="What pg_dump leaves out: rows of extensions' own tables, subscriptions."
-    )
 
 
 class Tools(Document):
@@ -170,27 +107,39 @@ class Seconds(Document):
 class Manifest(Document):
     """One backup set, whole."""
 
-    format_version: Literal[1, 2] = 2
+    format_version: Literal[3] = Field(default=3, description="Older documents are read into this shape.")
     backup_id: str = Field(pattern=_BACKUP_ID.pattern)
     platform: str
-    snapshot_at: AwareDatetime = Field(description="The moment that a restore brings back, by the server's clock.")
     finished_at: AwareDatetime
-    source: Source
+    databases: tuple[Database, ...] = Field(min_length=1, description="The platform's main one first.")
     tools: Tools
-    tables: tuple[Table, ...]
-    sequences: tuple[Sequence, ...]
-    large_objects: LargeObjects
     role_passwords: bool = Field(description="Whether globals.sql holds password hashes; else they must be set anew.")
-    schema_digest: str = Field(pattern="^[0-9a-f]{64}$", description="SHA-256 of schema.jsonl.")
     parts: tuple[Part, ...]
     uploads: UploadedFiles | None = Field(default=None, description="None where no uploads folder is configured.")
     cache: CacheKeys | None = Field(default=None, description="None where no Redis is configured.")
     sealed_for: tuple[str, ...] = Field(default=(), description="Public age keys whose secrets open the sealed parts.")
-    spooled_bytes: int = Field(default=0, ge=0, description="Rows that lay on a disk of ours on their way.")
     blocked_others_seconds: float = Field(
         default=0, ge=0, description="Longest that somebody waited for a lock behind this dump."
     )
     seconds: Seconds
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lifted(cls, document: Any) -> Any:
+        return lift(document)
+
+    @field_validator("databases")
+    @classmethod
+    def _main_first(cls, databases: tuple[Database, ...]) -> tuple[Database, ...]:
+        names = {database.name for database in databases}
+        places = {place for database in databases for place in (database.folder, database.schema_file)}
+        if len(names) < len(databases) or len(places) < 2 * len(databases):
+            message = "two databases have one name or one place"
+            raise ValueError(message)
+        if not databases[0].is_main:
+            message = f"the first database does not lie in {layout.DATABASE}"
+            raise ValueError(message)
+        return databases
 
     @field_validator("parts")
     @classmethod
@@ -201,15 +150,40 @@ class Manifest(Document):
             raise ValueError(message)
         return parts
 
+    @model_validator(mode="after")
+    def _in_known_folders(self) -> Self:
+        folders = {database.folder for database in self.databases}
+        for part in self.parts:
+            folder, slash, _ = part.name.rpartition("/")
+            if slash and folder + slash not in folders:
+                message = f"{part.name} belongs to no database"
+                raise ValueError(message)
+        return self
+
     @property
-    def dumped_tables(self) -> tuple[Table, ...]:
-        """Tables whose rows are in the archive."""
-        return tuple(table for table in self.tables if table.kind == "table" and table.rows is not None)
+    def main(self) -> Database:
+        """The platform's main database; whatever is the server's own stands there too."""
+        return self.databases[0]
+
+    @property
+    def snapshot_at(self) -> datetime:
+        """The moment that a restore of all databases surely brings back: that of the oldest snapshot."""
+        return min(database.snapshot_at for database in self.databases)
+
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        """Relations of all databases."""
+        return tuple(table for database in self.databases for table in database.tables)
 
     @property
     def rows(self) -> int:
-        """Rows of all tables."""
-        return sum(table.rows or 0 for table in self.tables)
+        """Rows of all tables of all databases."""
+        return sum(database.rows for database in self.databases)
+
+    @property
+    def source_bytes(self) -> int:
+        """Size of all databases, as their server counts it."""
+        return sum(database.source.size_bytes for database in self.databases)
 
     @property
     def stored_bytes(self) -> int:
@@ -218,24 +192,59 @@ class Manifest(Document):
 
     @property
     def content_bytes(self) -> int:
-        """Bytes of the database's parts once decompressed: what a set is compared with older ones by."""
+        """Bytes of the databases' parts once decompressed: what a set is compared with older ones by."""
+        return sum(map(self.content_bytes_of, self.databases))
+
+    def content_bytes_of(self, database: Database) -> int:
+        """The share of one database; what belongs to none of them, such as roles, counts as the main one's."""
         # A cache that was emptied, or an uploads folder that grew, says nothing of the database.
         beside = (layout.CACHE_KEYS, layout.UPLOADS_INDEX)
-        return sum(part.content_size_bytes for part in self.parts if part.content_name not in beside)
+        owners = (None, database) if database.is_main else (database,)
+        counted = [part for part in self.parts if part.content_name not in beside and self.database_of(part) in owners]
+        return sum(part.content_size_bytes for part in counted)
+
+    def database_of(self, part: Part) -> Database | None:
+        """Whose part it is; None for what the set holds once for all."""
+        for database in self.databases:
+            if part.name.startswith(database.folder) or part.content_name == database.schema_file:
+                return database
+        return None
+
+    def parts_with(self, database: Database) -> tuple[Part, ...]:
+        """Every part but those of other databases: what somebody reads who wants only this one."""
+        return tuple(part for part in self.parts if self.database_of(part) in (None, database))
 
     @property
     def unproven(self) -> tuple[tuple[str, str], ...]:
         """What cannot be shown equal to its source, each with its reason."""
-        named = [(table.qualified, table.unproven) for table in self.tables if table.unproven]
-        named += [(what, "pg_dump leaves it out") for what in self.source.undumped]
-        if self.large_objects.unproven:
-            named.append(("large objects", self.large_objects.unproven))
+        named = [one for database in self.databases for one in database.unproven]
         if self.uploads is not None and self.uploads.left_out:
             named.append((f"{self.uploads.left_out} entries of the uploads folder", self.uploads.named_left_out[0]))
         if self.cache is not None:
             named += [(f"{count} keys of Redis", why) for why, count in self.cache.unproven.items()]
             named += [(what, "only keys are read from Redis") for what in self.cache.not_included]
         return tuple(named)
+
+
+def lift(document: Any) -> Any:
+    """A manifest of format version 1 or 2 in the shape of version 3; anything else as it is.
+
+    Until then a set held one database, and what is said of it stood beside what is said of the set.
+    """
+    if not isinstance(document, dict) or document.get("format_version") not in (1, 2) or "databases" in document:
+        return document
+    of_set = {key: value for key, value in document.items() if key not in _OF_ONE_DATABASE}
+    of_database = {key: value for key, value in document.items() if key in _OF_ONE_DATABASE}
+    placed = {"folder": layout.DATABASE, "schema_file": layout.SCHEMA}
+    return of_set | {"format_version": 3, "databases": [placed | of_database]}
+
+
+def describe_snapshots(manifest: Manifest) -> str:
+    """The moment that a set brings back, or one for each of several databases."""
+    moments = {one.name: f"{one.snapshot_at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC" for one in manifest.databases}
+    if len(moments) == 1:
+        return moments[manifest.main.name]
+    return ", ".join(f"{moment} ({name})" for name, moment in moments.items())
 
 
 def new_backup_id(now: datetime) -> str:

@@ -2,19 +2,21 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import psycopg
 
-from keepwell.backup.space import WORKING_BYTES
+from keepwell.backup.source_image import find_client, moved_to
+from keepwell.backup.space import estimate_working_bytes
 from keepwell.backup.spool import require_space, spool_place
 from keepwell.errors import Busy, PreconditionFailed
 from keepwell.postgres import facts
-from keepwell.postgres.binaries import Binaries, choose_client, find_installations
+from keepwell.postgres.binaries import Binaries, find_installations
 from keepwell.postgres.connection import connect
 from keepwell.postgres.facts import DatabaseFacts, MigrationFacts, TableFacts
 from keepwell.progress import Progress, Step, silent
-from keepwell.settings import Platform
+from keepwell.settings import DatabaseSettings, Platform
 from keepwell.verdict import Finding, Verdict
 
 _NAMED = 5
@@ -24,22 +26,32 @@ _POLL_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Readiness:
-    """What a backup needs to know before it starts."""
+    """What a backup needs to know before it starts.
+
+    Attributes:
+        client: Whose programs dump.
+        main: The platform's main database.
+        findings: What does not stop a backup but is worth knowing, of all databases.
+    """
 
     client: Binaries
-    database: DatabaseFacts
+    main: DatabaseFacts
     findings: tuple[Finding, ...]
+
+    def moved_to(self, folder: Path) -> "Readiness":
+        """The same for a run with that folder, which the client's programs may need."""
+        return replace(self, client=moved_to(self.client, folder))
 
 
 def require_ready(platform: Platform, progress: Progress = silent) -> Readiness:
     """Look at the source, the tools and the disk; a migration at work is waited for, as another procedure would be.
 
     Args:
-        platform: Whose database, and how long to wait for a migration (`backup.interlock_wait_seconds`).
+        platform: Whose databases, and how long to wait for a migration (`backup.interlock_wait_seconds`).
         progress: Told once when a migration is waited for.
 
     Returns:
-        The tools to use, the database's properties, and findings that do not stop a backup.
+        The tools to use, the main database's properties, and findings that do not stop a backup.
 
     Raises:
         PreconditionFailed: A table cannot be read whole, a pooler stands between, space is short.
@@ -47,19 +59,38 @@ def require_ready(platform: Platform, progress: Progress = silent) -> Readiness:
         LockTimeout: Somebody holds a table so that not even its size can be asked.
         ConfigurationError: No client tools of the server's version or newer.
     """
-    with connect(platform.database, lock_wait_seconds=platform.backup.lock_wait_seconds) as connection:
+    deadline = time.monotonic() + platform.backup.interlock_wait_seconds
+    main, findings = _examine(platform, platform.database, deadline, progress)
+    for name in platform.database.more_names:
+        findings += _examine_further(platform, name, deadline, progress)
+    installations = find_installations(platform.backup.tools_directory)
+    client = find_client(platform, installations, server_major=main.server_major)
+    findings += judge_client(client, main)
+    require_space(spool_place(platform), estimate_working_bytes(len(platform.database.names)), "the run")
+    return Readiness(client, main, tuple(findings))
+
+
+def _examine(
+    platform: Platform, database: DatabaseSettings, deadline: float, progress: Progress
+) -> tuple[DatabaseFacts, list[Finding]]:
+    with connect(database, lock_wait_seconds=platform.backup.lock_wait_seconds) as connection:
         refuse_old_server(connection.info.server_version)
         _refuse_pooler(connection)
         # First, since it may change everything that is looked at below.
-        unfinished = _wait_for_migrations(connection, platform.backup.interlock_wait_seconds, progress)
-        database = facts.read_database(connection)
-        client = choose_client(find_installations(platform.backup.tools_directory), server_major=database.server_major)
-        tables = facts.read_tables(connection)
-        refuse_unreadable(tables, role=platform.database.user)
-        _refuse_unreadable_large_objects(connection, role=platform.database.user)
-        findings = [*unfinished, *judge_client(client, database)]
-    require_space(spool_place(platform), WORKING_BYTES, "the run")
-    return Readiness(client, database, tuple(findings))
+        findings = _wait_for_migrations(connection, deadline, progress)
+        found = facts.read_database(connection)
+        refuse_unreadable(facts.read_tables(connection), role=database.user)
+        _refuse_unreadable_large_objects(connection, role=database.user)
+    return found, findings
+
+
+def _examine_further(platform: Platform, name: str, deadline: float, progress: Progress) -> list[Finding]:
+    """As the main database is looked at; whatever is said of it names it."""
+    try:
+        _, findings = _examine(platform, platform.database.of(name), deadline, progress)
+    except PreconditionFailed as error:
+        raise type(error)(f"{name}: {error.message}", hint=error.hint) from error
+    return [finding.named_for(name) for finding in findings]
 
 
 def refuse_old_server(version_number: int) -> None:
@@ -134,13 +165,12 @@ def judge_client(client: Binaries, database: DatabaseFacts) -> list[Finding]:
     ]
 
 
-def _wait_for_migrations(connection: psycopg.Connection, wait_seconds: float, progress: Progress) -> list[Finding]:
+def _wait_for_migrations(connection: psycopg.Connection, deadline: float, progress: Progress) -> list[Finding]:
     """What migrations left half-done, once none is at work; a nightly backup must not fail for a minute's migration.
 
     Raises:
         Busy: One was still at work when the time was over.
     """
-    deadline = time.monotonic() + wait_seconds
     told = False
     while True:
         try:

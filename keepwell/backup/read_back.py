@@ -4,13 +4,14 @@ Everything is read from the store, never from what is still in memory. What is w
 told by the first three levels of a proof, which need no server: uploaded, readable, complete.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 
 from keepwell.backup import layout
+from keepwell.backup.database import Database
 from keepwell.backup.manifest import Manifest, Part
 from keepwell.backup.transfer import Received, receive
 from keepwell.command import Command
@@ -67,37 +68,55 @@ class SetReader:
         manifest: Of the set.
         folder: Existing, private folder for what has to lie on a disk: tables of contents, roles, schema lines.
         progress: Told how far it is.
+        parts: Which of the set's parts are read; None for all.
         nice: How far pg_restore stands back for others.
     """
 
-    def __init__(self, store: Store, manifest: Manifest, folder: Path, progress: Progress, *, nice: int = 0) -> None:
+    def __init__(
+        self,
+        store: Store,
+        manifest: Manifest,
+        folder: Path,
+        progress: Progress,
+        *,
+        parts: Sequence[Part] | None = None,
+        nice: int = 0,
+    ) -> None:
         self._store, self._manifest, self._folder = store, manifest, folder
         self._progress, self._nice = progress, nice
+        self._wanted = manifest.parts if parts is None else tuple(parts)
+        self._wanted_bytes = sum(part.size_bytes for part in self._wanted)
         self._reads: dict[str, PartReadBack] = {}
         self._lock = Lock()
         self._read_bytes = 0
         self.spooled_bytes = 0
-        (folder / layout.DATABASE).mkdir()
+        for database in manifest.databases:
+            (folder / database.folder).mkdir()
 
     @property
     def parts(self) -> list[PartReadBack]:
         """What was read back so far, in the manifest's order."""
-        return [self._reads[part.name] for part in self._manifest.parts if part.name in self._reads]
+        return [self._reads[part.name] for part in self._wanted if part.name in self._reads]
 
     def find(self, name: str | None) -> PartReadBack | None:
         """What was read back under a part's name."""
         return self._reads.get(name or "")
 
+    def find_content(self, name: str) -> PartReadBack | None:
+        """What was read back of the part whose content is called so."""
+        return next((read for read in self.parts if read.part.content_name == name), None)
+
     def fetch_files(self) -> list[PartReadBack]:
         """Read back what a restore needs as files; rows come later, when somebody restores them, and so do lists."""
-        files = [part for part in self._manifest.parts if not _is_stream(part) and part.content_name not in _LISTS]
+        files = [part for part in self._wanted if not self._is_stream(part) and part.content_name not in _LISTS]
         with ThreadPoolExecutor(_DOWNLOADS, "reading back") as readers:
             return list(readers.map(self._fetch, files))
 
-    def restore(self, call: Command, *, jobs: int) -> None:
-        """Run pg_restore on the archive, its streams fed as they come from the store.
+    def restore(self, database: Database, call: Command, *, jobs: int) -> None:
+        """Run pg_restore on one database's archive, its streams fed as they come from the store.
 
         Args:
+            database: Which one.
             call: Reads the archive in this reader's folder.
             jobs: How many streams it opens at a time.
 
@@ -105,14 +124,14 @@ class SetReader:
             PartDamaged: A stream is not what was stored; the restore was ended.
             KeepwellError: pg_restore failed, or the store did.
         """
-        folder = self._folder / layout.DATABASE
-        streams = {Path(part.content_name).name: part for part in self._manifest.parts if _is_stream(part)}
+        folder = self._folder / database.folder
+        streams = {Path(part.content_name).name: part for part in self._wanted if _is_stream_of(database, part)}
         call = call.standing_back(self._nice)
         try:
             require_fifos(folder, len(streams))
         except FifosUnavailable:
             with ThreadPoolExecutor(_DOWNLOADS, "reading back") as readers:
-                self.spooled_bytes = sum(
+                self.spooled_bytes += sum(
                     read.received.content.size_bytes for read in readers.map(self._fetch, streams.values())
                 )
             archive.run_tool(call)
@@ -134,18 +153,22 @@ class SetReader:
         Returns:
             What came; None when the set has no such part.
         """
-        part = next((part for part in self._manifest.parts if part.content_name == name), None)
+        part = next((part for part in self._wanted if part.content_name == name), None)
         return self._read(part, target) if part else None
 
     def drain(self) -> None:
         """Read back whatever nobody has read, only to measure it."""
-        rest = [part for part in self._manifest.parts if part.name not in self._reads]
+        rest = [part for part in self._wanted if part.name not in self._reads]
         with ThreadPoolExecutor(_DOWNLOADS, "reading back") as readers:
             list(readers.map(lambda part: self._read(part, _nowhere), rest))
 
     def read_again(self, part: Part, target: Callable[[bytes], object]) -> None:
         """Hand out one part's content once more; what came of it the first time stands."""
         receive(self._store, layout.set_folder(self._manifest.backup_id), part, target)
+
+    def _is_stream(self, part: Part) -> bool:
+        database = self._manifest.database_of(part)
+        return database is not None and _is_stream_of(database, part)
 
     def _fetch(self, part: Part) -> PartReadBack:
         with (self._folder / part.content_name).open("xb") as target:
@@ -186,20 +209,23 @@ class SetReader:
             self._reads[part.name] = read
             self._read_bytes += part.size_bytes
             read_bytes = self._read_bytes
-        self._progress(Step("reading back", read_bytes, self._manifest.stored_bytes, "bytes"))
+        self._progress(Step("reading back", read_bytes, self._wanted_bytes, "bytes"))
         return read
 
 
-def check_uploaded(manifest: Manifest, stored: list[StoredObject]) -> Iterator[Finding]:
+def check_uploaded(
+    manifest: Manifest, stored: list[StoredObject], parts: Sequence[Part] | None = None
+) -> Iterator[Finding]:
     """Compare the manifest with the store's listing of the set: nothing missing, nothing else, sizes as written.
 
     Args:
         manifest: Of the set.
         stored: Every object in the set's folder.
+        parts: Which of the set's parts must be there; None for all.
     """
     folder = layout.set_folder(manifest.backup_id)
     sizes = {entry.key.removeprefix(folder): entry.size_bytes for entry in stored}
-    for part in manifest.parts:
+    for part in manifest.parts if parts is None else parts:
         size_bytes = sizes.get(part.name)
         if size_bytes is None:
             yield _alert(part.name, f"{_told(manifest, part)} is missing from the store.")
@@ -231,50 +257,66 @@ def check_readable(manifest: Manifest, parts: Iterable[PartReadBack]) -> Iterato
             yield _alert(read.part.name, f"{told} decompresses to something else than was dumped.")
 
 
-def list_entries(binaries: Binaries, folder: Path) -> list[DataEntry] | Finding:
-    """The archive's own table of contents, or what is wrong with it.
+def list_entries(database: Database, binaries: Binaries, folder: Path) -> list[DataEntry] | Finding:
+    """The table of contents of one database's archive, or what is wrong with it.
 
     Args:
+        database: Which one.
         binaries: Whose pg_restore lists.
         folder: Where the set's files were read back to.
     """
     try:
-        return archive.list_data_entries(binaries, folder / layout.DATABASE)
+        return archive.list_data_entries(binaries, folder / database.folder)
     except CommandFailed as error:
+        if archive.machine_lacks(error.message):
+            return Finding(
+                name=archive.CONTENTS_FILE,
+                verdict=Verdict.UNKNOWN,
+                message=f"The archive's table of contents could not be read here: {error.message}",
+                hint="Verify it again where pg_restore can be run.",
+            )
         return _alert(archive.CONTENTS_FILE, f"The archive's table of contents cannot be parsed: {error.message}")
 
 
-def check_contents(
-    manifest: Manifest, entries: Iterable[DataEntry], schema: PartReadBack | None, folder: Path
-) -> Iterator[Finding]:
-    """Compare the archive's own contents with the manifest; needs none of the rows.
+def check_globals(folder: Path) -> Iterator[Finding]:
+    """Look whether the roles are whole; that there are none, the restore tells.
 
     Args:
-        manifest: Of the set.
-        entries: From `list_entries`.
-        schema: The schema's lines as they were read back; None when the set has none.
         folder: Where the set's files were read back to.
     """
-    entries = list(entries)
-    if schema is None or schema.received.content.sha256 != manifest.schema_digest:
-        yield _alert(layout.SCHEMA, "The stored schema is not the one that the manifest describes.")
     globals_sql = folder / layout.GLOBALS
     if globals_sql.exists() and not archive.ends_as_globals(globals_sql.read_bytes()):
         yield _alert(layout.GLOBALS, f"{layout.GLOBALS} ends early: pg_dumpall's closing line is missing.")
-    listed = _list_parts(manifest, entries)
-    known_parts = {part.name for part in manifest.parts}
-    for table in manifest.dumped_tables:
+
+
+def check_contents(
+    database: Database, parts: Iterable[Part], entries: Iterable[DataEntry], schema: PartReadBack | None
+) -> Iterator[Finding]:
+    """Compare one database's archive, by its own contents, with the manifest; needs none of the rows.
+
+    Args:
+        database: Whose archive.
+        parts: Of the set; those of other databases are passed over.
+        entries: From `list_entries`.
+        schema: The schema's lines as they were read back; None when the set has none.
+    """
+    entries = list(entries)
+    if schema is None or schema.received.content.sha256 != database.schema_digest:
+        yield _alert(database.schema_file, "The stored schema is not the one that the manifest describes.")
+    files = {Path(part.content_name).name: part.name for part in parts if part.name.startswith(database.folder)}
+    listed = {entry.table_oid: files.get(entry.file_name) for entry in entries}
+    for table in database.dumped_tables:
         found = listed.get(table.oid)
         if table.part is None or found is None:
             yield _alert(
                 table.qualified, f"The archive holds no rows of {table.qualified}; the source has {table.rows}."
             )
-        elif table.part != found or table.part not in known_parts:
+        elif table.part != found:
             yield _alert(
                 table.qualified, f"The archive keeps {table.qualified} in another stream than the manifest says."
             )
-    yield from _check_strays(manifest, {name for name in listed.values() if name is not None})
-    known = {table.oid for table in manifest.tables}
+    yield from _check_strays(files, {name for name in listed.values() if name is not None})
+    known = {table.oid for table in database.tables}
     for entry in entries:
         if entry.table_oid not in known:
             yield _alert(
@@ -284,9 +326,9 @@ def check_contents(
         yield _alert(archive.CONTENTS_FILE, "The archive's table of contents names a table or a stream twice.")
 
 
-def check_streams(manifest: Manifest, find: Callable[[str | None], PartReadBack | None]) -> Iterator[Finding]:
+def check_streams(database: Database, find: Callable[[str | None], PartReadBack | None]) -> Iterator[Finding]:
     """Compare each table's stream with the source's count of its rows."""
-    for table in manifest.dumped_tables:
+    for table in database.dumped_tables:
         read = find(table.part)
         if read is None:
             continue  # the archive's contents were found wrong
@@ -299,29 +341,25 @@ def check_streams(manifest: Manifest, find: Callable[[str | None], PartReadBack 
             )
 
 
-def _list_parts(manifest: Manifest, entries: Iterable[DataEntry]) -> Mapping[int, str | None]:
-    """Which part the archive's own contents name for each table, by the table's oid."""
-    files = {part.content_name.removeprefix(layout.DATABASE): part.name for part in manifest.parts}
-    return {entry.table_oid: files.get(entry.file_name) for entry in entries}
+def _check_strays(files: Mapping[str, str], listed: set[str]) -> Iterator[Finding]:
+    """Tell which of an archive's parts, by their file's name in it, hold rows that it does not list."""
+    for file_name, name in files.items():
+        if archive.is_table_data(file_name) and name not in listed:
+            yield _alert(name, f"{name} holds rows that the archive's table of contents does not know.")
 
 
-def _check_strays(manifest: Manifest, listed: set[str]) -> Iterator[Finding]:
-    for part in manifest.parts:
-        name = part.content_name.removeprefix(layout.DATABASE)
-        if part.name.startswith(layout.DATABASE) and archive.is_table_data(name) and part.name not in listed:
-            yield _alert(part.name, f"{part.name} holds rows that the archive's table of contents does not know.")
-
-
-def _is_stream(part: Part) -> bool:
-    """Whether a part is rows, or a large object, which pg_restore reads by itself and once."""
-    name = part.content_name.removeprefix(layout.DATABASE)
-    return part.name.startswith(layout.DATABASE) and archive.is_stream(name)
+def _is_stream_of(database: Database, part: Part) -> bool:
+    """Whether a part is the database's rows, or a large object, which pg_restore reads by itself and once."""
+    return part.name.startswith(database.folder) and archive.is_stream(Path(part.content_name).name)
 
 
 def _told(manifest: Manifest, part: Part) -> str:
     """A part in words: its name, and whose rows it holds."""
-    table = next((table for table in manifest.tables if table.part == part.name), None)
-    return f"{part.name} (rows of {table.qualified})" if table else part.name
+    for database in manifest.databases:
+        for table in database.tables:
+            if table.part == part.name:
+                return f"{part.name} (rows of {database.tell(table.qualified)})"
+    return part.name
 
 
 def _nowhere(chunk: bytes) -> None:

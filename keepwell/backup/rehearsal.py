@@ -16,8 +16,8 @@ from psycopg import sql
 from pydantic import SecretStr
 
 from keepwell.backup import layout
-from keepwell.backup.manifest import Manifest, Source, Table
-from keepwell.backup.manifest import Sequence as ManifestSequence
+from keepwell.backup.database import Database, Source, Table
+from keepwell.backup.database import Sequence as DocumentedSequence
 from keepwell.backup.read_back import PartReadBack, SetReader
 from keepwell.backup.schema import differing_objects, read_schema_file
 from keepwell.errors import CommandFailed, KeepwellError, TransientError, VerificationFailed
@@ -131,12 +131,12 @@ def _libc_locale(collate: str, ctype: str) -> sql.Composed:
 
 
 def check_restored(
-    manifest: Manifest, binaries: Binaries, folder: Path, target: Target, reader: SetReader
+    database: Database, binaries: Binaries, folder: Path, target: Target, reader: SetReader
 ) -> Iterator[Finding]:
-    """Restore the archive and compare the schema, object by object.
+    """Restore one database's archive and compare the schema, object by object.
 
     Args:
-        manifest: Of the set.
+        database: Which one.
         binaries: Whose pg_restore.
         folder: Where the set's files were read back to.
         target: An empty database whose server knows the roles.
@@ -147,9 +147,9 @@ def check_restored(
         TransientError: The store or the server went away.
     """
     try:
-        expected = read_schema_file(folder / layout.SCHEMA)
+        expected = read_schema_file(folder / database.schema_file)
     except VerificationFailed as error:
-        yield _alert(layout.SCHEMA, error.message)
+        yield _alert(database.schema_file, error.message)
         return
     if not any((line.kind, line.identity) == ("schema", "public") for line in expected):
         # Every new database has one, and no dump says that its source has none.
@@ -159,20 +159,20 @@ def check_restored(
         with target.connect() as connection, translated("dropping the extension plpgsql of a new database"):
             connection.execute("DROP EXTENSION plpgsql")
     call = archive.build_restore_command(
-        binaries, folder / layout.DATABASE, target.conninfo, target.environment, jobs=target.jobs
+        binaries, folder / database.folder, target.conninfo, target.environment, jobs=target.jobs
     )
     try:
-        reader.restore(call, jobs=target.jobs)
+        reader.restore(database, call, jobs=target.jobs)
     except CommandFailed as error:
         yield restore_finding("database", error)
         return
     with target.connect() as connection:
         found = facts.read_schema(connection)
         extensions = dict(facts.read_extensions(connection))
-    same_major = target.server_major == manifest.source.server_major
+    same_major = target.server_major == database.source.server_major
     for difference in differing_objects(expected, found, same_major=same_major):
         yield _alert("schema", f"The restored schema differs: {difference}.")
-    for name, version in manifest.source.extensions.items():
+    for name, version in database.source.extensions.items():
         if extensions.get(name) != version:
             yield Finding(
                 name=f"extension {name}",
@@ -186,8 +186,8 @@ def restore_roles(spool: Path, target: Target) -> Iterator[Finding]:
 
     Args:
         spool: Where the set was read back to.
-        target: An empty database of the source's encoding: names of roles are kept as bytes of the database in which
-            they were created, and a database of another encoding would not find them.
+        target: An empty database of the encoding of the source's main one, where they were dumped: names of roles are
+            kept as bytes of the database in which they were created, and one of another encoding would not find them.
 
     Raises:
         TransientError: The scratch server went away.
@@ -217,14 +217,14 @@ def _unknown(name: str, message: str) -> Finding:
     return Finding(name=name, verdict=Verdict.UNKNOWN, message=message, hint=hint)
 
 
-def check_equal(manifest: Manifest, reader: SetReader, target: Target, progress: Progress) -> list[Finding]:
+def check_equal(database: Database, reader: SetReader, target: Target, progress: Progress) -> list[Finding]:
     """Compare every table with the source, and with the archive.
 
     Returns:
         One finding for each table that differs, and for whatever cannot be compared.
     """
     waiting: SimpleQueue[Table] = SimpleQueue()
-    compared = sorted(manifest.dumped_tables, key=lambda table: -table.size_bytes)
+    compared = sorted(database.dumped_tables, key=lambda table: -table.size_bytes)
     for table in compared:
         waiting.put(table)
 
@@ -243,7 +243,7 @@ def check_equal(manifest: Manifest, reader: SetReader, target: Target, progress:
         results = [workers.submit(work) for _ in range(target.jobs)]
         differing = [finding for result in results for finding in result.result()]
     with target.connect() as connection:
-        return differing + _compare_large_objects(connection, manifest) + _name_unproven(manifest)
+        return differing + _compare_large_objects(connection, database) + _name_unproven(database)
 
 
 def _compare_table(connection: psycopg.Connection, table: Table, reader: SetReader, target: Target) -> list[Finding]:
@@ -288,8 +288,8 @@ def _streams_equal(
     return sum_line_hashes(read_copy_stream(connection, *stream)) == expected
 
 
-def _compare_large_objects(connection: psycopg.Connection, manifest: Manifest) -> list[Finding]:
-    expected = manifest.large_objects
+def _compare_large_objects(connection: psycopg.Connection, database: Database) -> list[Finding]:
+    expected = database.large_objects
     if expected.unproven is not None:
         return []
     found = fingerprint_large_objects(connection)
@@ -300,10 +300,10 @@ def _compare_large_objects(connection: psycopg.Connection, manifest: Manifest) -
     ]
 
 
-def _name_unproven(manifest: Manifest) -> list[Finding]:
+def _name_unproven(database: Database) -> list[Finding]:
     lasting = [
         Finding(name=table.qualified, verdict=Verdict.OK, message=f"Not compared: {table.unproven}.")
-        for table in manifest.tables
+        for table in database.tables
         if table.unproven
     ]
     lasting += [
@@ -313,22 +313,22 @@ def _name_unproven(manifest: Manifest) -> list[Finding]:
             message=f"Not in the set: {what}; pg_dump leaves it out.",
             hint="Keep it by other means: a restore will not bring it back.",
         )
-        for what in manifest.source.undumped
+        for what in database.source.undumped
     ]
-    if manifest.large_objects.unproven is None:
+    if database.large_objects.unproven is None:
         return lasting
-    reason = f"Not compared: {manifest.large_objects.unproven}"
+    reason = f"Not compared: {database.large_objects.unproven}"
     return [*lasting, Finding(name="large objects", verdict=Verdict.WARN, message=reason)]
 
 
-def check_sound(manifest: Manifest, binaries: Binaries, target: Target) -> Iterator[Finding]:
+def check_sound(database: Database, binaries: Binaries, target: Target) -> Iterator[Finding]:
     """Check indexes against rows, sequences against columns, and what a restore computes anew."""
     yield from soundness.check_indexes(
         binaries, target.conninfo, jobs=target.jobs, hint=_DISTRUST, password=target.password
     )
     with target.connect() as connection:
         restored = {(s.schema, s.name): s for s in facts.read_sequences(connection)}
-        for sequence in manifest.sequences:
+        for sequence in database.sequences:
             found = restored.get((sequence.sequence_schema, sequence.name))
             try:
                 yield from _check_sequence(connection, sequence, found)
@@ -338,14 +338,14 @@ def check_sound(manifest: Manifest, binaries: Binaries, target: Target) -> Itera
                 yield _alert(sequence.qualified, f"The column of {sequence.qualified} cannot be read: {error.message}")
         populated = {(t.schema, t.name): t.populated for t in facts.read_tables(connection)}
         yield from soundness.check_constraints(connection)
-    for table in manifest.tables:
+    for table in database.tables:
         if (
             table.kind == "materialized view"
             and table.populated
             and not populated.get((table.table_schema, table.name))
         ):
             yield _alert(table.qualified, f"The materialized view {table.qualified} came back empty.")
-    for collation in manifest.source.stale_collations:
+    for collation in database.source.stale_collations:
         yield Finding(
             name=collation,
             verdict=Verdict.WARN,
@@ -355,7 +355,7 @@ def check_sound(manifest: Manifest, binaries: Binaries, target: Target) -> Itera
 
 
 def _check_sequence(
-    connection: psycopg.Connection, expected: ManifestSequence, found: facts.SequenceFacts | None
+    connection: psycopg.Connection, expected: DocumentedSequence, found: facts.SequenceFacts | None
 ) -> Iterator[Finding]:
     if found is None:
         yield _alert(expected.qualified, f"The sequence {expected.qualified} was not restored.")

@@ -12,9 +12,11 @@ from statistics import median
 
 from keepwell.backup import layout
 from keepwell.backup.catalogue import BackupEntry
+from keepwell.backup.database import Database, Table
 from keepwell.backup.freshness import Notice, is_bad
-from keepwell.backup.manifest import Manifest, Table, UploadedFiles
+from keepwell.backup.manifest import Manifest, UploadedFiles, describe_snapshots
 from keepwell.backup.proof import LEVELS, LevelOutcome, Proof
+from keepwell.destination import Destination
 from keepwell.evidence import Evidence
 from keepwell.notify import Message
 from keepwell.quantities import describe_bytes, describe_seconds
@@ -34,6 +36,7 @@ _ENDED = {
     "Crashed": "was killed or crashed",
     "TimedOut": "took too long and was ended",
     "Late": "has not started",
+    "SecondFailed": "is proven in the first destination, and failed in the second",
 }
 _TABLES_SHOWN = 25
 _SETS_SHOWN = 10
@@ -83,9 +86,10 @@ def render_backup(
     return "\n\n".join(
         [
             _render_headline(manifest, proof, proven_level),
-            "## Restore it\n\n" + _code_block(build_restore_command(manifest, platform)),
+            "## Restore it\n\n" + _code_block("\n".join(build_restore_commands(manifest, platform))),
             "## Levels\n\n" + _render_levels(proof),
             *render_findings(proof.findings),
+            *_render_databases(manifest),
             "## Tables\n\n" + _render_tables(manifest, proof),
             "## Beside the database\n\n" + "\n".join(f"- {escape(line)}" for line in describe_companions(manifest)),
             "## Size\n\n" + _render_sizes(manifest, earlier),
@@ -123,6 +127,12 @@ def render_check(evidence: Evidence, *, platform: str) -> str:
     if evidence.bad_since:
         parts.append(f"Bad since {_moment(evidence.bad_since)}.")
     return "\n\n".join([*parts, *render_findings(evidence.findings)])
+
+
+def render_second(evidence: Evidence, *, platform: str) -> str:
+    """The evidence page of what was carried to the second destination."""
+    title = f"# Second destination of {escape(platform)}: {sign(evidence.verdict)}"
+    return "\n\n".join([title, escape(evidence.summary), *render_findings(evidence.findings)])
 
 
 def render_failure(facts: FailureFacts) -> str:
@@ -191,13 +201,45 @@ def describe_safety(entries: Sequence[BackupEntry], proven_level: ProofLevel) ->
     )
 
 
-def build_restore_command(manifest: Manifest, platform: str) -> str:
-    """The command that restores a set into a new database, ready for a shell."""
-    suffix = f"_restored_{manifest.snapshot_at:%Y%m%d}"
-    kept = manifest.source.database.encode()[: _NAME_BYTES - len(suffix)].decode(errors="ignore")
-    into = kept + suffix
-    argv = ["keepwell", "backup", "restore", manifest.backup_id, "--into", into, "--platform", platform]
+def build_restore_commands(
+    manifest: Manifest, platform: str, destination: Destination = Destination.FIRST
+) -> list[str]:
+    """The commands that restore a set's databases into new ones, ready for a shell, the main one first."""
+    return [
+        _build_restore_command(manifest.backup_id, database, platform, destination) for database in manifest.databases
+    ]
+
+
+def _build_restore_command(backup_id: str, database: Database, platform: str, destination: Destination) -> str:
+    suffix = f"_restored_{database.snapshot_at:%Y%m%d}"
+    kept = database.name.encode()[: _NAME_BYTES - len(suffix)].decode(errors="ignore")
+    argv = ["keepwell", "backup", "restore", backup_id]
+    argv += [] if database.is_main else ["--database", database.name]
+    argv += ["--into", kept + suffix, "--platform", platform]
+    argv += [] if destination is Destination.FIRST else ["--destination", destination.value]
     return shlex.join(argv)
+
+
+def describe_names(manifest: Manifest) -> str:
+    """The databases of a set, for a sentence."""
+    *others, last = [database.name for database in manifest.databases]
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def database_word(manifest: Manifest) -> str:
+    """`database`, or `databases` where a set holds several."""
+    return "database" if len(manifest.databases) == 1 else "databases"
+
+
+def describe_databases(manifest: Manifest) -> list[str]:
+    """One sentence for each database of a set that holds several; none for a set that holds one."""
+    if len(manifest.databases) == 1:
+        return []
+    return [
+        f"{database.name}: {len(database.tables)} tables, {database.rows:,} rows, "
+        f"{describe_bytes(database.source.size_bytes)}, as of {_moment(database.snapshot_at)}"
+        for database in manifest.databases
+    ]
 
 
 def describe_companions(manifest: Manifest) -> list[str]:
@@ -271,9 +313,8 @@ def escape(text: str) -> str:
 
 
 def _render_headline(manifest: Manifest, proof: Proof, wanted: ProofLevel) -> str:
-    held = (
-        f"{len(manifest.tables)} relations with {manifest.rows:,} rows of database {escape(manifest.source.database)}"
-    )
+    names = f"{database_word(manifest)} {escape(describe_names(manifest))}"
+    held = f"{len(manifest.tables)} relations with {manifest.rows:,} rows of {names}"
     if manifest.uploads is not None:
         held += f", {manifest.uploads.files:,} uploaded files"
     if manifest.cache is not None:
@@ -289,7 +330,7 @@ def _render_headline(manifest: Manifest, proof: Proof, wanted: ProofLevel) -> st
     return (
         f"# {sign(_headline_verdict(proof, wanted))} {manifest.backup_id}\n\n"
         f"- {first}\n"
-        f"- **Since:** {_moment(manifest.snapshot_at)}: what was written later is not in it.\n"
+        f"- **Since:** {escape(describe_snapshots(manifest))}: what was written later is not in it.\n"
         f"- **A restore:** {_restore_time(proof)}."
     )
 
@@ -331,32 +372,53 @@ def _level_row(outcome: LevelOutcome) -> str:
     return f"| {outcome.level} | {sign(outcome.verdict)} | {escape(outcome.summary)} | {took} |"
 
 
+def _render_databases(manifest: Manifest) -> list[str]:
+    """A section with a table of databases, where there are several."""
+    if len(manifest.databases) == 1:
+        return []
+    lines = [
+        "Each is as of a snapshot of its own: PostgreSQL has none across databases.",
+        "",
+        "| database | as of | relations | rows | size | set, decompressed |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {escape(database.name)} | {_moment(database.snapshot_at)} | {len(database.tables)} | {database.rows:,} "
+        f"| {describe_bytes(database.source.size_bytes)} | {describe_bytes(manifest.content_bytes_of(database))} |"
+        for database in manifest.databases
+    ]
+    return ["## Databases\n\n" + "\n".join(lines)]
+
+
 def _render_tables(manifest: Manifest, proof: Proof) -> str:
-    by_size = sorted(manifest.tables, key=lambda table: (-table.size_bytes, table.qualified))
+    named = [(database.tell(table.qualified), table) for database in manifest.databases for table in database.tables]
+    by_size = sorted(named, key=lambda one: (-one[1].size_bytes, one[0]))
     # Whatever is not shown equal is named, however small it is.
-    statuses = {table.qualified: _table_status(table, proof) for table in by_size}
+    statuses = {name: _table_status(name, table, proof) for name, table in by_size}
     shown = [
-        table
-        for place, table in enumerate(by_size)
-        if place < _TABLES_SHOWN or statuses[table.qualified] != sign(Verdict.OK)
+        (name, table)
+        for place, (name, table) in enumerate(by_size)
+        if place < _TABLES_SHOWN or statuses[name] != sign(Verdict.OK)
     ]
     lines = ["| table | rows | size | equal to the source |", "|---|---:|---:|---|"]
     lines += [
-        f"| {escape(table.qualified)} | {'' if table.rows is None else f'{table.rows:,}'} "
-        f"| {describe_bytes(table.size_bytes)} | {statuses[table.qualified]} |"
-        for table in shown
+        f"| {escape(name)} | {'' if table.rows is None else f'{table.rows:,}'} "
+        f"| {describe_bytes(table.size_bytes)} | {statuses[name]} |"
+        for name, table in shown
     ]
     hidden = len(by_size) - len(shown)
     if hidden:
         lines.append(f"\nand {hidden} smaller ones, each {sign(Verdict.OK)}.")
-    if manifest.large_objects.unproven:
-        lines.append(f"\nLarge objects: {sign(Verdict.UNKNOWN)}: {escape(manifest.large_objects.unproven)}.")
+    for database in manifest.databases:
+        if why := database.large_objects.unproven:
+            told = escape(database.tell("Large objects"))
+            lines.append(f"\n{told}: {sign(Verdict.UNKNOWN)}: {escape(why)}.")
     return "\n".join(lines)
 
 
-def _table_status(table: Table, proof: Proof) -> str:
+def _table_status(name: str, table: Table, proof: Proof) -> str:
     outcome = next((o for o in proof.levels if o.level == "equal"), None)
-    named = next((f for f in outcome.findings if f.name == table.qualified), None) if outcome else None
+    named = next((f for f in outcome.findings if f.name == name), None) if outcome else None
     if table.unproven:
         return f"{sign(Verdict.UNKNOWN)}: {escape(table.unproven)}"
     if named is not None and named.verdict is not Verdict.OK:
@@ -371,17 +433,21 @@ def _table_status(table: Table, proof: Proof) -> str:
 def _render_sizes(manifest: Manifest, earlier: Sequence[Manifest]) -> str:
     stored = f"{describe_bytes(manifest.stored_bytes)} stored, {describe_bytes(manifest.content_bytes)} decompressed"
     if not earlier:
-        return f"{stored}. Database: {describe_bytes(manifest.source.size_bytes)}. No earlier set to compare with."
-    usual = median(older.content_bytes for older in earlier)
+        word, size = database_word(manifest).capitalize(), describe_bytes(manifest.source_bytes)
+        return f"{stored}. {word}: {size}. No earlier set to compare with."
+    # Another database in the set is no growth of it.
+    alike = [older.content_bytes for older in earlier if _name_further(older) == _name_further(manifest)]
+    usual = median(alike) if alike else 0
     ratio = f"{manifest.content_bytes / usual:.0%} of" if usual else "against an empty"
+    compared = f"{ratio} the median of {len(alike)} earlier sets" if alike else "no earlier set held these databases"
     lines = [
-        f"{stored}: {ratio} the median of {len(earlier)} earlier sets.",
+        f"{stored}: {compared}.",
         "",
         "| as of | database | set, decompressed | rows |",
         "|---|---:|---:|---:|",
     ]
     lines += [
-        f"| {_moment(one.snapshot_at)} | {describe_bytes(one.source.size_bytes)} "
+        f"| {_moment(one.snapshot_at)} | {describe_bytes(one.source_bytes)} "
         f"| {describe_bytes(one.content_bytes)} | {one.rows:,} |"
         for one in [manifest, *earlier[: _SETS_SHOWN - 1]]
     ]
@@ -389,8 +455,12 @@ def _render_sizes(manifest: Manifest, earlier: Sequence[Manifest]) -> str:
     return "\n".join([*lines, *([f"\nand {hidden} older ones."] if hidden > 0 else [])])
 
 
+def _name_further(manifest: Manifest) -> set[str]:
+    return {database.name for database in manifest.databases if not database.is_main}
+
+
 def _render_means(manifest: Manifest, proof: Proof) -> str:
-    source, took = manifest.source, manifest.seconds
+    source, took = manifest.main.source, manifest.seconds
     timed = {"dump": took.dump, "counting and hashing": took.fingerprint, "upload": took.upload}
     steps = ", ".join(f"{step} {describe_seconds(seconds)}" for step, seconds in timed.items())
     major = {True: "of the source's major version", False: "of ANOTHER major version", None: ""}[proof.same_major]

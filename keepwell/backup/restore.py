@@ -16,15 +16,17 @@ from psycopg import sql
 
 from keepwell.backup import layout, read_back, rehearsal
 from keepwell.backup.catalogue import read_entry
+from keepwell.backup.database import Database, Source
 from keepwell.backup.manifest import Manifest
 from keepwell.backup.read_back import SetReader
 from keepwell.backup.rehearsal import Target
-from keepwell.backup.space import WORKING_BYTES
+from keepwell.backup.source_image import find_restorer, moved_to
+from keepwell.backup.space import estimate_working_bytes
 from keepwell.backup.spool import open_spool, require_space, spool_place, sweep_spools
 from keepwell.errors import KeepwellError, PreconditionFailed, VerificationFailed
 from keepwell.objectstore.store import Store
 from keepwell.postgres import facts
-from keepwell.postgres.binaries import Binaries, choose_restorer, find_installations
+from keepwell.postgres.binaries import Binaries, find_installations
 from keepwell.postgres.connection import connect, conninfo, translated
 from keepwell.progress import Progress, Step
 from keepwell.settings import Platform
@@ -41,6 +43,7 @@ class Restored:
 
     Attributes:
         backup_id: Of the set.
+        source: Which of the set's databases.
         database: New database that holds it.
         server: Programs that restored it.
         tables: How many were compared with the source.
@@ -50,6 +53,7 @@ class Restored:
     """
 
     backup_id: str
+    source: str
     database: str
     server: str
     tables: int
@@ -59,9 +63,16 @@ class Restored:
 
 
 def restore_into(
-    platform: Platform, store: Store, backup_id: str, name: str, progress: Progress, *, allow_unproven: bool = False
+    platform: Platform,
+    store: Store,
+    backup_id: str,
+    name: str,
+    progress: Progress,
+    *,
+    source: str | None = None,
+    allow_unproven: bool = False,
 ) -> Restored:
-    """Restore a set into a new database of the platform's server; the caller holds the platform for a restore.
+    """Restore one database of a set into a new one of the platform's server; the caller holds it for a restore.
 
     Args:
         platform: Whose set, and whose server.
@@ -69,10 +80,12 @@ def restore_into(
         backup_id: Which set.
         name: Of the new database; there must be none of that name.
         progress: Told how far it is.
+        source: Which of the set's databases, by its name; the main one by default.
         allow_unproven: Restore even a set that was never proven; it is compared all the same.
 
     Raises:
-        PreconditionFailed: The name is taken, roles are missing, the set is not proven or space is short.
+        PreconditionFailed: The name is taken, roles are missing, the set is not proven or holds no such database, or
+            space is short.
         VerificationFailed: The set is damaged, or what was restored is not equal to its source; the new database
             is gone again.
     """
@@ -80,11 +93,14 @@ def restore_into(
     sweep_spools(platform)
     sweep_restores(platform)
     manifest = _require_restorable(platform, store, backup_id, allow_unproven=allow_unproven)
-    binaries, server_major = _require_target(platform, manifest, name)
-    require_space(spool_place(platform), WORKING_BYTES, "the run")
+    database = choose_database(manifest, source)
+    binaries, server_major = _require_target(platform, manifest, database, name)
+    require_space(spool_place(platform), estimate_working_bytes(1), "the run")
     with open_spool(platform) as folder:
-        reader = SetReader(store, manifest, folder, progress, nice=platform.backup.nice)
-        _check_before(store, manifest, binaries, folder, reader)
+        parts = manifest.parts_with(database)
+        reader = SetReader(store, manifest, folder, progress, parts=parts, nice=platform.backup.nice)
+        binaries = moved_to(binaries, folder)
+        _check_before(store, manifest, database, reader, binaries=binaries, folder=folder)
         temporary = f"{_temporary(platform)}{secrets.token_hex(6)}"
         target = Target(
             conninfo(platform.database, dbname=temporary, application_name="keepwell restore"),
@@ -93,11 +109,11 @@ def restore_into(
             platform.database.password,
         )
         try:
-            findings = _create_like(platform, temporary, manifest)
+            findings = _create_like(platform, temporary, database.source)
             progress(Step("restoring"))
-            findings += _checked(rehearsal.check_restored(manifest, binaries, folder, target, reader))
-            _check_read(manifest, reader)
-            findings += _checked(rehearsal.check_equal(manifest, reader, target, progress))
+            findings += _checked(rehearsal.check_restored(database, binaries, folder, target, reader))
+            _check_read(manifest, database, reader)
+            findings += _checked(rehearsal.check_equal(database, reader, target, progress))
             _rename(platform, temporary, name)
         except BaseException:
             with suppress(KeepwellError):  # the next restore sweeps it; what went wrong matters more now
@@ -105,10 +121,11 @@ def restore_into(
             raise
     return Restored(
         backup_id=backup_id,
+        source=database.name,
         database=name,
         server=str(binaries),
-        tables=len(manifest.dumped_tables),
-        rows=manifest.rows,
+        tables=len(database.dumped_tables),
+        rows=database.rows,
         seconds=time.monotonic() - started,
         findings=tuple(findings),
     )
@@ -159,23 +176,41 @@ def _require_restorable(platform: Platform, store: Store, backup_id: str, *, all
     return entry.manifest
 
 
-def _require_target(platform: Platform, manifest: Manifest, name: str) -> tuple[Binaries, int]:
+def choose_database(manifest: Manifest, name: str | None) -> Database:
+    """The database of a set that an operator means; None means the main one.
+
+    Raises:
+        PreconditionFailed: The set holds none of that name.
+    """
+    if name is None:
+        return manifest.main
+    found = next((database for database in manifest.databases if database.name == name), None)
+    if found is None:
+        held = ", ".join(database.name for database in manifest.databases)
+        raise PreconditionFailed(
+            f"{manifest.backup_id} holds no database {name}; it holds {held}.", hint="Name one of those."
+        )
+    return found
+
+
+def _require_target(platform: Platform, manifest: Manifest, database: Database, name: str) -> tuple[Binaries, int]:
+    wanted_roles = (*database.source.roles, database.source.owner)
     if not 0 < len(name.encode()) <= _NAME_BYTES:
         raise PreconditionFailed("The new database's name must have 1 to 63 bytes.", hint="Choose a shorter name.")
     with connect(platform.database, dbname=platform.database.maintenance_name) as connection:
         server_major = connection.info.server_version // 10_000
         roles = set(facts.read_role_names(connection))
-        out_of_reach = facts.read_roles_out_of_reach(connection, (*manifest.source.roles, manifest.source.owner))
+        out_of_reach = facts.read_roles_out_of_reach(connection, wanted_roles)
         with translated("looking for the database"):
             taken = connection.execute("SELECT FROM pg_catalog.pg_database WHERE datname = %s", (name,)).fetchone()
     if taken is not None:
         raise PreconditionFailed(f"The database {name} exists already.", hint="Choose a name that is free.")
-    if server_major < manifest.source.server_major:
+    if server_major < database.source.server_major:
         raise PreconditionFailed(
-            f"The server is PostgreSQL {server_major}, the set comes from {manifest.source.server_major}.",
+            f"The server is PostgreSQL {server_major}, the set comes from {database.source.server_major}.",
             hint="Restore onto a server of that version or newer.",
         )
-    missing = [role for role in (*manifest.source.roles, manifest.source.owner) if role not in roles]
+    missing = [role for role in wanted_roles if role not in roles]
     if missing:
         raise PreconditionFailed(
             f"The server lacks roles that own or may use what will be restored: {', '.join(missing)}.",
@@ -188,7 +223,7 @@ def _require_target(platform: Platform, manifest: Manifest, name: str) -> tuple[
         )
     installations = find_installations(platform.backup.tools_directory)
     archive_major = manifest.tools.archive_major
-    binaries = choose_restorer(installations, target_major=server_major, archive_major=archive_major)
+    binaries = find_restorer(platform, installations, target_major=server_major, archive_major=archive_major)
     if binaries.major >= _TRANSACTION_TIMEOUT_MAJOR > server_major:
         raise PreconditionFailed(
             f"pg_restore {binaries.major} speaks of settings that a server {server_major} does not know, and the set "
@@ -198,29 +233,31 @@ def _require_target(platform: Platform, manifest: Manifest, name: str) -> tuple[
     return binaries, server_major
 
 
-def _check_before(store: Store, manifest: Manifest, binaries: Binaries, folder: Path, reader: SetReader) -> None:
+def _check_before(
+    store: Store, manifest: Manifest, database: Database, reader: SetReader, *, binaries: Binaries, folder: Path
+) -> None:
     """Check all that can be checked before anything is created: everything but the rows themselves."""
     stored = list(store.list_objects(layout.set_folder(manifest.backup_id)))
-    _checked(read_back.check_uploaded(manifest, stored))
+    _checked(read_back.check_uploaded(manifest, stored, manifest.parts_with(database)))
     files = reader.fetch_files()
     _checked(read_back.check_readable(manifest, files))
-    entries = read_back.list_entries(binaries, folder)
+    entries = read_back.list_entries(database, binaries, folder)
     if isinstance(entries, Finding):
         raise VerificationFailed(entries.message, hint=entries.hint)
-    schema = next((read for read in files if read.part.content_name == layout.SCHEMA), None)
-    _checked(read_back.check_contents(manifest, entries, schema, folder))
+    _checked(read_back.check_globals(folder))
+    schema = reader.find_content(database.schema_file)
+    _checked(read_back.check_contents(database, manifest.parts, entries, schema))
 
 
-def _check_read(manifest: Manifest, reader: SetReader) -> None:
+def _check_read(manifest: Manifest, database: Database, reader: SetReader) -> None:
     """Check the rows that were restored as they came, and whatever nobody asked for."""
     reader.drain()
     _checked(read_back.check_readable(manifest, reader.parts))
-    _checked(read_back.check_streams(manifest, reader.find))
+    _checked(read_back.check_streams(database, reader.find))
 
 
-def _create_like(platform: Platform, name: str, manifest: Manifest) -> list[Finding]:
+def _create_like(platform: Platform, name: str, source: Source) -> list[Finding]:
     """A new database like the source's, owned as it was; what is not carried over is said."""
-    source = manifest.source
     with connect(platform.database, dbname=platform.database.maintenance_name) as connection:
         findings = list(rehearsal.create_like(connection, name, source))
         with translated(f"giving the new database to {source.owner}"):

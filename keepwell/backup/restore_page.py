@@ -4,9 +4,12 @@ docs/restore-by-hand.md explains the same steps for any set; a test runs them as
 """
 
 import shlex
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC
 
-from keepwell.backup.manifest import Source
+from keepwell.backup import layout
+from keepwell.backup.database import Database, Source
 
 # Everything below the folder that is entered here is readable by its owner only: it will hold the data, opened.
 ENTER = """\
@@ -38,26 +41,39 @@ find . -name '*.zst' -exec zstd --decompress --rm --quiet {} +"""
 CREATE_ROLES = """\
 sed '/^GRANT /s/ GRANTED BY [^;]*;$/;/' globals.sql | psql --no-psqlrc --quiet --dbname=postgres"""
 
+# Of the database whose archive is asked for; older manifests describe one, and name no folder.
+_OURS = """\
+BEGIN { ours = 1 } NF == 5 && $2 == "folder" && $4 ~ /^database/ { ours = $4 == archive }"""
+
 # For any set whose locale is libc's; a set's own page names its values.
-CREATE_DATABASE = """\
-told() { awk -F'"' -v key="$1" 'NF == 5 && $2 == key { print $4; exit }' manifest.json; }
+CREATE_DATABASE = f"""\
+told() {{ awk -F'"' -v archive="$ARCHIVE/" -v key="$1" '
+    {_OURS}
+    ours && NF == 5 && $2 == key {{ print $4; exit }}' manifest.json; }}
 createdb --template=template0 --encoding="$(told encoding)" --lc-collate="$(told collate)" \\
     --lc-ctype="$(told ctype)" --owner="$(told owner)" "$DATABASE\""""
 
 RESTORE = """\
-pg_restore --dbname="$DATABASE" --jobs=2 --exit-on-error --no-tablespaces --no-subscriptions database
+pg_restore --dbname="$DATABASE" --jobs=2 --exit-on-error --no-tablespaces --no-subscriptions "$ARCHIVE"
 psql --no-psqlrc --quiet --dbname="$DATABASE" --command=ANALYZE"""
 
-COUNT = """\
-awk -F'"' 'NF == 5 && $2 == "table_schema" { schema = $4 } NF == 5 && $2 == "name" { name = $4 }
-    $2 == "rows" && $3 ~ /^: [0-9]/ { gsub(/[^0-9]/, "", $3); print schema "." name, $3 }' \\
-    manifest.json | sort > told.txt
-psql --no-psqlrc --quiet --tuples-only --no-align --field-separator=' ' --dbname="$DATABASE" > found.txt <<'END'
+_TELL_ROWS = f"""\
+awk -F'"' -v archive="$ARCHIVE/" '
+    {_OURS}
+    NF == 5 && $2 == "table_schema" {{ schema = $4 }} NF == 5 && $2 == "name" {{ name = $4 }}
+    ours && $2 == "rows" && $3 ~ /^: [0-9]/ {{ gsub(/[^0-9]/, "", $3); print schema "." name, $3 }}' \\
+    manifest.json | sort > told.txt"""
+
+_FIND_ROWS = """\
+PGCLIENTENCODING=UTF8 psql --no-psqlrc --quiet --tuples-only --no-align --field-separator=' ' \\
+    --dbname="$DATABASE" > found.txt <<'END'
 SELECT format('SELECT %L, count(*) FROM %I.%I', nspname || '.' || relname, nspname, relname)
 FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace WHERE relkind = 'r' AND nspname !~ '^pg_' \\gexec
 END
 sort found.txt | comm -23 told.txt - | tee differing.txt
 test ! -s differing.txt"""
+
+COUNT = f"{_TELL_ROWS}\n{_FIND_ROWS}"
 
 _COUNTING = (
     "As many rows as the source had; what differs is named. Tables of extensions, and those with a quotation mark in "
@@ -85,7 +101,7 @@ def render_restore_page(
     *,
     backup_id: str,
     platform: str,
-    source: Source,
+    databases: Sequence[Database],
     archive_major: int,
     place: Place,
     sealed_for: tuple[str, ...],
@@ -98,7 +114,7 @@ def render_restore_page(
     Args:
         backup_id: Of the set.
         platform: Its name.
-        source: The database.
+        databases: What the set holds, the main one first.
         archive_major: A pg_restore of this major version or newer reads the archive.
         place: Where the set lies.
         sealed_for: Public age keys that open it; empty where it is not sealed.
@@ -111,9 +127,9 @@ def render_restore_page(
     """
     checked = "check the signature" if signed else "NOT SIGNED, so nobody can tell it from a forged one"
     sections = [
-        _render_head(backup_id, platform, source, archive_major, sealed=bool(sealed_for), signed=signed),
+        _render_head(backup_id, platform, databases, archive_major, sealed=bool(sealed_for), signed=signed),
         _render_known(backup_id, place),
-        _render_wanted(sealed_for, signed=signed),
+        _render_wanted(sealed_for, databases, signed=signed),
         f"1. Fetch the manifest, and {checked}:",
         _shell(f"{ENTER}\n{CHECK_SIGNATURE}" if signed else ENTER),
         "2. Fetch what it lists, and compare each object with it:",
@@ -123,24 +139,30 @@ def render_restore_page(
         "4. Roles, best on a server of its own: those that are there already get the attributes of the set; that they "
         "exist is told, and no harm." + ("" if role_passwords else " Their passwords are NOT in the set: set them."),
         _shell(CREATE_ROLES),
-        "5. The database:",
-        _shell(f"{_create_database(source)}\n{RESTORE}"),
-        *_render_left_out(source),
+        "5. The database:" if len(databases) == 1 else f"5. The database `{databases[0].name}`:",
+        _shell(f"{_create_database(databases[0].source)}\n{RESTORE}"),
+        *_render_left_out(databases[0].source),
         f"6. {_COUNTING}:",
         _shell(COUNT),
+        *_render_further(databases[1:]),
     ]
     return "\n\n".join([*sections, *([more.strip()] if more else [])]) + "\n"
 
 
 def _render_head(
-    backup_id: str, platform: str, source: Source, archive_major: int, *, sealed: bool, signed: bool
+    backup_id: str, platform: str, databases: Sequence[Database], archive_major: int, *, sealed: bool, signed: bool
 ) -> str:
     tools = ["rclone", *(["openssl 3"] if signed else []), *(["age"] if sealed else []), "zstd"]
     tools.append(f"PostgreSQL {archive_major}'s own programs or newer ones")
+    names, word, option = f"`{databases[0].name}`", "database", ""
+    if len(databases) > 1:
+        moments = [f"`{one.name}` (as of {one.snapshot_at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC)" for one in databases]
+        names, word, option = f"{', '.join(moments[:-1])} and {moments[-1]}", "databases", " --database NAME"
     return (
         f"# Restoring {backup_id}\n\n"
-        f"A backup of the database `{source.database}` of the platform {platform}, from PostgreSQL "
-        f"{source.server_version}. With Keepwell at hand: `keepwell backup restore {backup_id} --into NEW_NAME`. "
+        f"A backup of the {word} {names} of the platform {platform}, from PostgreSQL "
+        f"{databases[0].source.server_version}. With Keepwell at hand: "
+        f"`keepwell backup restore {backup_id}{option} --into NEW_NAME`. "
         f"Without it, these do: {', '.join(tools)}. Run the blocks in their order, in one shell, and stop at the first "
         "that fails."
     )
@@ -150,6 +172,7 @@ def _render_known(backup_id: str, place: Place) -> str:
     values = {
         "SET": backup_id,
         "PLACE": place.folder,
+        "ARCHIVE": layout.DATABASE.rstrip("/"),
         "RCLONE_CONFIG_STORE_TYPE": "s3",
         "RCLONE_CONFIG_STORE_PROVIDER": "Other" if place.endpoint_url else "AWS",
         "RCLONE_CONFIG_STORE_REGION": place.region,
@@ -159,7 +182,7 @@ def _render_known(backup_id: str, place: Place) -> str:
     return _shell("\n".join(f"export {name}={shlex.quote(value)}" for name, value in values.items()))
 
 
-def _render_wanted(sealed_for: tuple[str, ...], *, signed: bool) -> str:
+def _render_wanted(sealed_for: tuple[str, ...], databases: Sequence[Database], *, signed: bool) -> str:
     """The variables that only the reader can fill in."""
     wanted = {
         "RCLONE_CONFIG_STORE_ACCESS_KEY_ID": "of the bucket",
@@ -172,12 +195,29 @@ def _render_wanted(sealed_for: tuple[str, ...], *, signed: bool) -> str:
         )
     if sealed_for:
         wanted["IDENTITY"] = f"full path of a file with a secret age key, of one of: {', '.join(sealed_for)}"
+    if len(databases) == 1:
+        wanted["DATABASE"] = "name of the new database"
+    else:
+        wanted |= {_variable_of(n): f"name of the new database for `{one.name}`" for n, one in enumerate(databases, 1)}
     wanted |= {
-        "DATABASE": "name of the new database",
         "PGHOST": "server to restore on; also PGPORT, PGUSER (a superuser) and PGPASSWORD",
     }
     lines = [f"- `{name}`: {meaning}" for name, meaning in wanted.items()]
     return "\n".join(["Export these as well:\n", *lines])
+
+
+def _render_further(databases: Sequence[Database]) -> Iterator[str]:
+    """Steps 5 and 6 for each database but the main one, as one step."""
+    for number, database in enumerate(databases, start=2):
+        chosen = f'export ARCHIVE={database.folder.rstrip("/")} DATABASE="${_variable_of(number)}"'
+        yield f"{number + 5}. The database `{database.name}`, and its count:"
+        yield _shell(f"{chosen}\n{_create_database(database.source)}\n{RESTORE}\n{COUNT}")
+        yield from _render_left_out(database.source)
+
+
+def _variable_of(number: int) -> str:
+    """Which variable names the new database, from 1 on."""
+    return "DATABASE" if number == 1 else f"DATABASE_{number}"
 
 
 def _create_database(source: Source) -> str:

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
 from keepwell.backup.proof import reaches
+from keepwell.backup.unneeded import NOTHING_UNNEEDED, Unneeded
 from keepwell.settings import ProofLevel, RetentionSettings
 from keepwell.verdict import Finding, Verdict, worst
 
@@ -49,6 +50,7 @@ class Rule(StrEnum):
     MAY_BE_PROVEN = "may_be_proven"
     TO_LOOK_AT = "to_look_at"
     NOT_READABLE = "not_readable"
+    LOCKED = "locked"
     # It would go, and stays.
     NOTHING_FRESH = "nothing_fresh"
     HELD_BACK = "held_back"
@@ -70,6 +72,7 @@ class StoredSet:
         stored_at: When its manifest was stored, or else its newest object, by the store's clock.
         damaged_at: When a verification last found it damaged; None when it is not, or nobody knows since when.
         pin: Why it is pinned; None when it is not.
+        locked_until: Until when the store lets nobody delete it; None when it is not locked.
         size_bytes: Of all its objects.
     """
 
@@ -80,6 +83,7 @@ class StoredSet:
     stored_at: datetime
     damaged_at: datetime | None = None
     pin: str | None = None
+    locked_until: datetime | None = None
     size_bytes: int = 0
 
     @property
@@ -124,6 +128,7 @@ class RetentionPlan:
         findings: What is worth knowing, and what stops a removal.
         newest_proven_at: When the newest set was taken that counts; None when none does.
         planned_at: The `now` of all ages in it.
+        unneeded: Contents of uploaded files that no set needs once these sets are gone.
     """
 
     keep: tuple[Decision, ...]
@@ -131,6 +136,7 @@ class RetentionPlan:
     findings: tuple[Finding, ...]
     newest_proven_at: datetime | None
     planned_at: datetime
+    unneeded: Unneeded = NOTHING_UNNEEDED
 
     @property
     def verdict(self) -> Verdict:
@@ -144,11 +150,15 @@ class RetentionPlan:
 
     @property
     def digest(self) -> str:
-        """What somebody approves: the same when, and only when, the same sets go for the same rules.
+        """What somebody approves: the same when, and only when, the same sets go for the same rules, and contents too.
 
         The ages in the words are no part of it, so that a plan can be approved a minute later.
         """
-        going = sorted([one.stored.backup_id, [reason.rule for reason in one.reasons]] for one in self.remove)
+        going: list[object] = [
+            *sorted([one.stored.backup_id, [reason.rule for reason in one.reasons]] for one in self.remove)
+        ]
+        if self.unneeded.remove:
+            going.append(self.unneeded.digest)
         return hashlib.sha256(json.dumps(going).encode()).hexdigest()[:_DIGEST_SIGNS]
 
 
@@ -164,8 +174,8 @@ def plan_retention(
         now: Aware.
 
     Returns:
-        Each set exactly once. The newest proven sets and pinned ones always stay, so do sets that are being written,
-        those that cannot be read, and those from the future. With an alert nothing goes.
+        Each set exactly once. The newest proven sets, pinned and locked ones always stay, so do sets that are being
+        written, those that cannot be read, and those from the future. With an alert nothing goes.
 
     Raises:
         ValueError: Two entries name the same set.
@@ -252,6 +262,8 @@ def _find_own_reasons(one: StoredSet, rules: RetentionSettings, now: datetime) -
     elif one.standing is Standing.DAMAGED and now <= _looked_at_by(one, rules):
         until = f"{_looked_at_by(one, rules):%Y-%m-%d %H:%M}"
         yield Reason(Rule.TO_LOOK_AT, f"damaged, and kept until {until} UTC for people to look at")
+    if one.locked_until is not None and one.locked_until > now:
+        yield Reason(Rule.LOCKED, f"locked until {one.locked_until.astimezone(UTC):%Y-%m-%d %H:%M} UTC by the store")
 
 
 def _days(count: int) -> str:

@@ -41,6 +41,8 @@ def build_retention_evidence(
             "sets_held_back": plan.held_back,
             "unfinished_sets_swept": len(expiry.swept),
             "freed_bytes": expiry.freed_bytes,
+            "upload_contents_removed": expiry.collected.contents,
+            "upload_bytes_freed": expiry.collected.freed_bytes,
             "newest_proven_age_seconds": (plan.planned_at - newest).total_seconds() if newest else None,
             "plan": plan.digest,
         },
@@ -69,10 +71,23 @@ def summarize(expiry: Expiry) -> str:
     plan = expiry.plan
     if plan.verdict is Verdict.ALERT:
         return f"Nothing was removed: {plan.findings[0].message}"
+    return " ".join(_summarize_sets(expiry) + _summarize_collected(expiry))
+
+
+def _summarize_sets(expiry: Expiry) -> list[str]:
+    stay = f"{len(expiry.plan.keep)} stay."
     if not expiry.removals:
-        return f"No set is due; all {len(plan.keep)} stay."
-    removed, all_of_them = expiry.count(Result.REMOVED), len(expiry.removals)
-    return f"{removed} of {all_of_them} sets were removed, {describe_bytes(expiry.freed_bytes)}; {len(plan.keep)} stay."
+        return [f"No set is due; all {stay}"]
+    removed = f"{expiry.count(Result.REMOVED)} of {len(expiry.removals)} sets were removed"
+    return [f"{removed}, {describe_bytes(expiry.freed_bytes)}; {stay}"]
+
+
+def _summarize_collected(expiry: Expiry) -> list[str]:
+    found = expiry.collected
+    if not found.contents:
+        return []
+    freed = describe_bytes(found.freed_bytes)
+    return [f"{found.contents:,} contents of uploaded files that no set needed are gone, {freed}."]
 
 
 def describe_decision(decision: Decision) -> dict[str, Any]:

@@ -11,8 +11,13 @@ _SCRATCH_FACTOR = 1.3
 _SCRATCH_BASE_BYTES = 64 * 1024 * 1024
 
 
-# For what never goes through a FIFO: tables of contents, roles, schema lines.
-WORKING_BYTES = 64 * 1024 * 1024
+# For what of one database never goes through a FIFO: its table of contents, roles, schema lines.
+_WORKING_BYTES = 64 * 1024 * 1024
+
+
+def estimate_working_bytes(databases: int) -> int:
+    """What a run over so many databases may take, as long as their rows are streamed."""
+    return databases * _WORKING_BYTES
 
 
 def estimate_dump_bytes(tables: Iterable[TableFacts]) -> int:

@@ -6,11 +6,14 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from keepwell import disk_space
 from keepwell.command import end_orphans
-from keepwell.errors import ConfigurationError, KeepwellError, PreconditionFailed
+from keepwell.containers.engine import find_address, sweep_containers
+from keepwell.containers.programs import used_containers
+from keepwell.errors import ConfigurationError, KeepwellError
 from keepwell.locked_folder import locked_folder, sweep_locked_folders
 from keepwell.postgres.server import sweep_server
 from keepwell.settings import Platform
@@ -19,8 +22,6 @@ _PREFIX = "keepwell-spool-"
 _SCRATCH_PREFIX = "keepwell-scratch-"
 SCRATCH = "scratch"
 CACHE_SCRATCH = "scratch-redis"
-# What is always left free, so that our spool is never what stops the platform.
-_RESERVE_BYTES = 256 * 1024 * 1024
 
 
 def spool_place(platform: Platform) -> Path:
@@ -74,19 +75,20 @@ def open_scratch(spool: Path, link: str = SCRATCH) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        (spool / link).unlink(missing_ok=True)
 
 
 def sweep_spools(platform: Platform) -> int:
-    """Remove what dead runs left, their scratch servers first.
+    """Remove what dead runs left, their containers and scratch servers first.
 
     Returns:
         How many there were.
     """
-    return sweep_locked_folders(spool_place(platform), _PREFIX, _sweep_scratch)
+    return sweep_locked_folders(spool_place(platform), _PREFIX, _end_dead_run)
 
 
 def require_space(place: Path, needed_bytes: int, purpose: str) -> None:
-    """Stop before the disk would be full.
+    """Stop before the disk of the spools would be full.
 
     Args:
         place: Existing folder on the disk in question.
@@ -96,17 +98,17 @@ def require_space(place: Path, needed_bytes: int, purpose: str) -> None:
     Raises:
         PreconditionFailed: There is less than that, beside a reserve that is always left.
     """
-    free_bytes = shutil.disk_usage(place).free
-    if free_bytes < needed_bytes + _RESERVE_BYTES:
-        raise PreconditionFailed(
-            f"{place} has {free_bytes / 1e6:,.0f} MB free; {purpose} needs about {needed_bytes / 1e6:,.0f} MB"
-            f" and leaves {_RESERVE_BYTES / 1e6:,.0f} MB alone.",
-            hint="Free some space, or set backup.spool_directory to a larger disk.",
-        )
+    hint = "Free some space, or set backup.spool_directory to a larger disk."
+    disk_space.require_space(place, needed_bytes, purpose, hint=hint)
 
 
-def _sweep_scratch(spool: Path) -> None:
-    """End what a dead run left at work, and remove its scratch servers, beside its spool."""
+def _end_dead_run(spool: Path) -> None:
+    """End what a dead run left at work, its containers first, and remove its scratch servers beside its spool."""
+    address = find_address() if used_containers(spool) else None
+    if address is not None:
+        # They end by themselves; an engine that does not answer must not keep a new run from its work.
+        with suppress(KeepwellError):
+            sweep_containers(address, spool)
     end_orphans(spool)
     for link in (SCRATCH, CACHE_SCRATCH):
         try:

@@ -5,6 +5,7 @@ Both ways are pulled through at once, so that a stream of any size needs little 
 
 import hashlib
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -124,7 +125,16 @@ class Received:
     for_others: bool = False
 
 
-def receive(store: Store, folder: str, part: Part, target: Callable[[bytes], object]) -> Received:
+class Source(Protocol):
+    """Where parts are read from."""
+
+    seal: Seal
+
+    def open_reader(self, relative: str, /) -> AbstractContextManager[Readable]:
+        """Read one object of any size as it comes."""
+
+
+def receive(store: Source, folder: str, part: Part, target: Callable[[bytes], object]) -> Received:
     """Read one part back, open and decompress it, and hand out its content as it comes.
 
     Whatever is wrong with it is told, not raised; then the rest is still read, so that the object as it is stored is

@@ -73,7 +73,8 @@ def store_uploads(
     1. List the folder, never through a link.
     2. Hash each file; send those contents that the store does not have.
     3. Read again what changed meanwhile; name what never holds still.
-    4. Store the index, which names the content of each file.
+    4. Lock what is used again for as long as this set is, where sets are locked.
+    5. Store the index, which names the content of each file.
 
     Args:
         settings: Which folder.
@@ -92,6 +93,7 @@ def store_uploads(
     with _opened_folder(os.fsencode(settings.directory)) as root:
         run = _Run(root, store, uploads, level, progress)
         entries = run.store_files(list_folder(root))
+    store.keep_longer({entry.key for entry in entries if entry.kind == "file" and not entry.sent})
     entries.sort(key=lambda entry: entry.location)
     index = send(
         store,

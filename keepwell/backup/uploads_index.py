@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from keepwell.backup import layout
 from keepwell.backup.lines import LineSink
 from keepwell.backup.manifest import Manifest, Part
-from keepwell.backup.transfer import receive
+from keepwell.backup.transfer import Source, receive
 from keepwell.errors import VerificationFailed
 from keepwell.objectstore.store import ChecksumMismatch, ObjectMissing, Store
 from keepwell.sealing import SealForOthers
@@ -71,11 +71,11 @@ class FileEntry:
         """As it is stored, without the line's end; what says nothing is left out."""
         return _ENTRY.dump_json(self, exclude_defaults=True)
 
-    def read_content(self, store: Store, target: Callable[[bytes], object]) -> str:
+    def read_content(self, store: Source, target: Callable[[bytes], object]) -> str:
         """Read a file's content back from the store.
 
         Args:
-            store: The platform's folder in the bucket; its seal opens it.
+            store: The platform's objects; its seal opens it.
             target: Gets the content as it comes; whether it was the right one shows at the end.
 
         Returns:
@@ -175,12 +175,16 @@ def find_index(manifest: Manifest) -> Part | None:
 class IndexSink:
     """Takes an index as it comes back from the store.
 
+    Args:
+        keep: Gets each entry; by default they are kept here.
+
     Attributes:
-        entries: What came so far, up to the first line that is none.
+        entries: What was kept here so far, up to the first line that is none.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, keep: Callable[[FileEntry], object] | None = None) -> None:
         self.entries: list[FileEntry] = []
+        self._keep = keep or self.entries.append
         self._fault = ""
         self._lines = LineSink(self._take)
 
@@ -195,7 +199,7 @@ class IndexSink:
 
     def _take(self, line: bytes) -> None:
         try:
-            self.entries.append(parse_entry(line))
+            self._keep(parse_entry(line))
         except ValueError as error:
             self._fault = self._fault or f"holds a line that is damaged: {error}"
 
@@ -210,22 +214,40 @@ def read_index(store: Store, manifest: Manifest) -> list[FileEntry]:
         VerificationFailed: It is not what was stored.
         KeepwellError: The store cannot be read.
     """
+    sink = IndexSink()
+    _read_index(store, manifest, sink)
+    return sink.entries
+
+
+def read_upload_objects(store: Store, manifest: Manifest) -> frozenset[str]:
+    """Keys of every content that a set needs, in the platform's folder of the bucket: what keeps an object alive.
+
+    As `read_index`, without keeping the index in memory.
+
+    Raises:
+        VerificationFailed: The index is not what was stored.
+        KeepwellError: The store cannot be read.
+    """
+    keys: set[str] = set()
+
+    def keep(entry: FileEntry) -> None:
+        if entry.kind == "file":
+            keys.add(entry.key)
+
+    _read_index(store, manifest, IndexSink(keep))
+    return frozenset(keys)
+
+
+def _read_index(store: Store, manifest: Manifest, sink: IndexSink) -> None:
     part = find_index(manifest)
     if part is None:
-        return []
-    sink = IndexSink()
+        return
     received = receive(store, layout.set_folder(manifest.backup_id), part, sink.write)
     fault = received.fault or sink.finish()
     if not fault and received.content.sha256 != part.content_sha256:
         fault = "is not what was stored"
     if fault:
         raise VerificationFailed(f"{part.name} {fault}.", hint=_DAMAGED_HINT)
-    return sink.entries
-
-
-def list_upload_objects(index: Iterable[FileEntry]) -> frozenset[str]:
-    """Keys of every content that a set needs, in the platform's folder of the bucket: what keeps an object alive."""
-    return frozenset(entry.key for entry in index if entry.kind == "file")
 
 
 def _stays_inside(location: bytes) -> bool:

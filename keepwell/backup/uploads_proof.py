@@ -18,8 +18,7 @@ from keepwell.backup.uploads_index import (
     FileEntry,
     IndexSink,
     list_contents,
-    list_upload_objects,
-    read_index,
+    read_upload_objects,
 )
 from keepwell.errors import PreconditionFailed, VerificationFailed
 from keepwell.objectstore.store import Store
@@ -60,7 +59,7 @@ def check_uploads(
 ) -> UploadsChecked:
     """Read a set's index back, look for every content, and read some of them, or all.
 
-    A content that is found damaged is marked, so that the next backup sends it anew.
+    A content that is found damaged is marked, so that the next backup sends it anew; not by a machine that only reads.
 
     Args:
         store: Where the set and the contents lie.
@@ -120,7 +119,7 @@ def read_trusted(store: Store, backup_id: str, proven_level: ProofLevel) -> froz
             if set(entry.manifest.sealed_for) != set(sealed_for):
                 break
             try:
-                return list_upload_objects(read_index(store, entry.manifest))
+                return read_upload_objects(store, entry.manifest)
             except (VerificationFailed, PreconditionFailed):
                 break  # damaged since, or removed this moment: then nothing is taken on trust
     return frozenset()
@@ -165,11 +164,11 @@ def _read_all(store: Store, chosen: list[Content], marked: set[str], progress: P
             progress(Step("reading uploaded files back", done, len(chosen), "files"))
             mark = layout.damaged_upload_key(content.first.key)
             if finding is None:
-                if mark in marked:
+                if mark in marked and store.may_write:
                     store.delete([mark])  # it was sent anew, or somebody put it right
                 continue
             findings.append(finding)
-            if finding.verdict is Verdict.ALERT and mark not in marked:
+            if finding.verdict is Verdict.ALERT and mark not in marked and store.may_write:
                 store.put_bytes(mark, b"")
     return findings
 

@@ -5,7 +5,7 @@ Each level rests on those before it, so the ladder ends at the first that does n
 
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -14,25 +14,21 @@ from pathlib import Path
 from keepwell.backup import layout, read_back, rehearsal
 from keepwell.backup.cache_keys import KeysChecked, check_keys
 from keepwell.backup.catalogue import read_manifest_and_digest
-from keepwell.backup.manifest import Manifest
+from keepwell.backup.database import Database
+from keepwell.backup.locks import judge_lock
+from keepwell.backup.manifest import Manifest, describe_snapshots
 from keepwell.backup.proof import LEVELS, LevelOutcome, Proof
-from keepwell.backup.read_back import PartDamaged, SetReader
+from keepwell.backup.read_back import SetReader
 from keepwell.backup.rehearsal import Target
+from keepwell.backup.scratch_restore import Copy, ScratchRestore
 from keepwell.backup.space import estimate_scratch_bytes
-from keepwell.backup.spool import open_scratch, open_spool, require_space, spool_place, sweep_spools
+from keepwell.backup.spool import open_spool, require_space, spool_place, sweep_spools
 from keepwell.backup.uploads_proof import check_uploads, read_trusted
-from keepwell.errors import ConfigurationError, KeepwellError
 from keepwell.objectstore.store import Store
-from keepwell.postgres.archive import DataEntry
-from keepwell.postgres.binaries import Binaries, choose_server, find_installations
-from keepwell.postgres.connection import connect_to
-from keepwell.postgres.isolation import Isolation, isolate
-from keepwell.postgres.server import database_on, throwaway_server
 from keepwell.progress import Progress, Step
-from keepwell.settings import Platform, ProofLevel
+from keepwell.settings import Platform, ProofLevel, SmokeQuery
 from keepwell.verdict import Finding, Verdict, worst
 
-_DATABASE = "restored"
 _PROOF_TIME = "%Y%m%dT%H%M%S.%fZ"
 
 
@@ -42,7 +38,7 @@ def verify_backup(
     """Read a set back from the store, restore it on a scratch server, and compare it with its source.
 
     Damage does not raise: it is what the proof says. The proof is appended beside the manifest, unless this machine
-    signs nothing that counts: an unsigned one would put the signed ones before it in doubt.
+    may not write there, or signs nothing that counts: an unsigned one would put the signed ones before it in doubt.
 
     Args:
         platform: Whose set.
@@ -61,13 +57,13 @@ def verify_backup(
     """
     sweep_spools(platform)
     manifest, manifest_sha256 = read_manifest_and_digest(store, backup_id)
-    needed_bytes = estimate_scratch_bytes(manifest.source.size_bytes)
+    needed_bytes = estimate_scratch_bytes(manifest.source_bytes)
     require_space(spool_place(platform), needed_bytes, "the scratch server of the proof")
     with open_spool(platform) as spool, ExitStack() as stack:
         reader = SetReader(store, manifest, spool, progress, nice=platform.backup.nice)
         ladder = _Ladder(platform, store, manifest, manifest_sha256, reader, spool, progress, stack, all_uploads)
         proof = ladder.climb()
-    if not store.seal.is_believed:
+    if not (store.seal.is_believed and store.may_write):
         return proof
     name = _next_proof_name(store, proof)
     key = layout.proofs_folder(backup_id) + name
@@ -102,13 +98,11 @@ class _Ladder:
     progress: Progress
     stack: ExitStack
     all_uploads: bool
-    binaries: Binaries | None = None
-    isolation: Isolation | None = None
-    target: Target | None = None
-    entries: list[DataEntry] | Finding | None = None
-    restored: list[Finding] = field(default_factory=list)
-    restore_seconds: float = 0
     keys: KeysChecked = field(default_factory=KeysChecked)
+    scratch: ScratchRestore = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.scratch = ScratchRestore(self.platform, self.manifest, self.reader, self.spool, self.stack)
 
     def climb(self) -> Proof:
         """Try the levels in order, up to the first that does not pass."""
@@ -128,30 +122,30 @@ class _Ladder:
             outcomes.append(self._credited(_judge(level, checks[level])))
             if not outcomes[-1].passed:
                 break
+        server_major = self.scratch.server_major
+        restored = server_major is not None
         return Proof(
             backup_id=self.manifest.backup_id,
             manifest_sha256=self.manifest_sha256,
             started_at=started_at,
             finished_at=datetime.now(UTC),
             levels=tuple(outcomes),
-            server=str(self.binaries) if self.target and self.binaries else None,
-            same_major=self.target.server_major == self.manifest.source.server_major if self.target else None,
-            isolation=str(self.isolation) if self.target else None,
-            restore_seconds=time.monotonic() - started if self.target else None,
+            server=str(self.scratch.binaries) if restored else None,
+            same_major=server_major == self.manifest.main.source.server_major if restored else None,
+            isolation=str(self.scratch.isolation) if restored else None,
+            restore_seconds=time.monotonic() - started if restored else None,
         )
 
     def _uploaded(self) -> tuple[str, Iterable[Finding]]:
         stored = list(self.store.list_objects(layout.set_folder(self.manifest.backup_id)))
         total = f"{len(self.manifest.parts)} objects, {self.manifest.stored_bytes:,} bytes, all there and of their size"
-        return total, read_back.check_uploaded(self.manifest, stored)
+        return total, [*read_back.check_uploaded(self.manifest, stored), *judge_lock(self.store, self.manifest)]
 
     def _readable(self) -> tuple[str, Iterable[Finding]]:
         """Read everything back. Rows are restored as they come, so that nothing has to be kept in between."""
         files = self.reader.fetch_files()
         if all(read.sound for read in files):
-            began = time.monotonic()
-            self.restored = list(self._restore())
-            self.restore_seconds = time.monotonic() - began
+            self.scratch.run()
         self.keys = check_keys(self.manifest, self.reader, self.platform.redis, self.spool, self.progress)
         level, today = self.platform.backup.proven_level, datetime.now(UTC).date()
         trusted = None if self.all_uploads else read_trusted(self.store, self.manifest.backup_id, level)
@@ -165,103 +159,68 @@ class _Ladder:
         ]
 
     def _complete(self) -> tuple[str, Iterable[Finding]]:
-        if self.binaries is None or self.entries is None:
-            return "", self.restored  # without tools for it, nothing can be said of the archive's contents
-        if isinstance(self.entries, Finding):
-            return "", [self.entries]
-        schema = self.reader.find(next((p.name for p in self.manifest.parts if p.content_name == layout.SCHEMA), None))
-        summary = (
-            f"{len(self.manifest.dumped_tables)} streams end with their terminator and hold {self.manifest.rows:,} rows"
-        )
-        return summary, [
-            *read_back.check_contents(self.manifest, self.entries, schema, self.spool),
-            *read_back.check_streams(self.manifest, self.reader.find),
-            *self.keys.complete,
-        ]
+        if self.scratch.binaries is None:
+            return "", self.scratch.findings  # without tools for it, nothing can be said of the archives' contents
+        findings = list(read_back.check_globals(self.spool))
+        for copy in self.scratch.copies:
+            findings += copy.database.tell_findings(self._check_complete(copy))
+        summary = f"{self._count('streams')} end with their terminator and hold {self.manifest.rows:,} rows"
+        return summary, [*findings, *self.keys.complete]
+
+    def _check_complete(self, copy: Copy) -> Iterator[Finding]:
+        """One database's archive, by its own contents and stream by stream."""
+        database = copy.database
+        if isinstance(copy.entries, Finding):
+            yield copy.entries
+            return
+        schema = self.reader.find_content(database.schema_file)
+        yield from read_back.check_contents(database, self.manifest.parts, copy.entries, schema)
+        yield from read_back.check_streams(database, self.reader.find)
 
     def _restored(self) -> tuple[str, Iterable[Finding]]:
-        assert self.binaries is not None  # noqa: S101 - the level before chose them
-        summary = f"restored without an error on {self.binaries}, schema equal"
-        if self.binaries.major != self.manifest.source.server_major:
-            summary += (
-                f" as far as versions {self.manifest.source.server_major} and {self.binaries.major} word it alike"
-            )
-        return summary, self.restored
-
-    def _restore(self) -> Iterator[Finding]:
-        """Restore onto a scratch server; what is wrong with the streams themselves, the levels before tell."""
-        try:
-            self.binaries = choose_server(
-                find_installations(self.platform.backup.tools_directory),
-                source_major=self.manifest.source.server_major,
-                archive_major=self.manifest.tools.archive_major,
-            )
-        except ConfigurationError as error:
-            yield Finding(name="tools", verdict=Verdict.UNKNOWN, message=error.message, hint=error.hint)
-            return
-        self.entries = read_back.list_entries(self.binaries, self.spool)
-        scratch = self.stack.enter_context(open_scratch(self.spool))
-        try:
-            self.isolation = isolate(self.binaries, scratch)
-            server = self.stack.enter_context(
-                throwaway_server(self.binaries, scratch, self.isolation, nice=self.platform.backup.nice)
-            )
-        except KeepwellError as error:
-            yield Finding(name="scratch server", verdict=Verdict.UNKNOWN, message=error.message, hint=error.hint)
-            return
-        with connect_to(server) as connection:
-            findings = list(rehearsal.create_like(connection, _DATABASE, self.manifest.source))
-        self.target = Target(
-            database_on(server, _DATABASE, major=self.binaries.major),
-            self.binaries.major,
-            self.platform.backup.jobs,
-            programs=self._programs_folder(scratch),
-        )
-        findings += rehearsal.restore_roles(self.spool, self.target)
-        yield from findings
-        if all(finding.verdict in (Verdict.OK, Verdict.WARN) for finding in findings):
-            with suppress(PartDamaged):
-                yield from rehearsal.check_restored(self.manifest, self.binaries, self.spool, self.target, self.reader)
-
-    def _programs_folder(self, scratch: Path) -> Path:
-        """Where programs of the scratch server leave what they found."""
-        assert self.isolation is not None  # noqa: S101 - the server runs by it
-        folder = scratch / "programs"
-        folder.mkdir(mode=0o700)
-        self.isolation.hand_over(folder)
-        return folder
+        binaries, source_major = self.scratch.binaries, self.manifest.main.source.server_major
+        assert binaries is not None  # noqa: S101 - the level before chose them
+        what = "" if self._is_alone else f"{len(self.manifest.databases)} databases "
+        summary = f"{what}restored without an error on {binaries}, schema{'' if self._is_alone else 's'} equal"
+        if binaries.major != source_major:
+            summary += f" as far as versions {source_major} and {binaries.major} word it alike"
+        return summary, self.scratch.findings
 
     def _credited(self, outcome: LevelOutcome) -> LevelOutcome:
         """The time of the restore belongs to its own level, though it ran while the set was read back."""
         if outcome.level == "readable":
-            return outcome.model_copy(update={"seconds": max(outcome.seconds - self.restore_seconds, 0)})
+            return outcome.model_copy(update={"seconds": max(outcome.seconds - self.scratch.seconds, 0)})
         if outcome.level == "restored":
-            return outcome.model_copy(update={"seconds": outcome.seconds + self.restore_seconds})
+            return outcome.model_copy(update={"seconds": outcome.seconds + self.scratch.seconds})
         return outcome
 
     def _equal(self) -> tuple[str, Iterable[Finding]]:
-        assert self.target is not None  # noqa: S101 - the level before restored into it
-        findings = rehearsal.check_equal(self.manifest, self.reader, self.target, self.progress)
-        compared = len(self.manifest.dumped_tables)
-        taken = f"{self.manifest.snapshot_at:%Y-%m-%d %H:%M:%S} UTC"
+        findings: list[Finding] = []
+        for database, target in self._restored_databases:
+            compared = rehearsal.check_equal(database, self.reader, target, self.progress)
+            findings += database.tell_findings(compared)
         summary = (
-            f"{compared} tables, {self.manifest.rows:,} rows: counts and content hashes equal the source at {taken}, "
-            "and COPY streams equal the archive"
+            f"{self._count('tables')}, {self.manifest.rows:,} rows: counts and content hashes equal the source at "
+            f"{describe_snapshots(self.manifest)}, and COPY streams equal the archive{'' if self._is_alone else 's'}"
         )
         return _joined(summary, self.keys.summary), [*findings, *self.keys.equal]
 
     def _sound(self) -> tuple[str, Iterable[Finding]]:
-        assert self.target is not None  # noqa: S101 - restored before
-        assert self.binaries is not None  # noqa: S101 - chosen before
-        findings = list(rehearsal.check_sound(self.manifest, self.binaries, self.target))
-        summary = f"indexes know every row, {len(self.manifest.sequences)} sequences not behind, views came back"
+        assert self.scratch.tools is not None  # noqa: S101 - chosen before
+        findings: list[Finding] = []
+        for database, target in self._restored_databases:
+            checked = rehearsal.check_sound(database, self.scratch.tools, target)
+            findings += database.tell_findings(checked)
+        sequences = sum(len(database.sequences) for database in self.manifest.databases)
+        summary = f"indexes know every row, {sequences} sequences not behind, views came back"
+        if not self._is_alone:
+            summary = f"in each of {len(self.manifest.databases)} databases {summary}"
         # What this machine cannot judge of Redis does not say that the database is not equal; it is never green either.
         findings += self.keys.unjudged
         noticed = sum(1 for finding in findings if finding.verdict is Verdict.WARN)
         return f"{summary}; {noticed} things of the source to look at" if noticed else summary, findings
 
     def _serving(self) -> tuple[str, Iterable[Finding]]:
-        assert self.target is not None  # noqa: S101 - restored before
         queries = self.platform.backup.smoke_queries
         if not queries:
             return "", [
@@ -272,7 +231,46 @@ class _Ladder:
                     hint="Add [[backup.smoke_queries]] to prove that the application could work.",
                 )
             ]
-        return f"{len(queries)} smoke queries answered as they should", rehearsal.check_serving(queries, self.target)
+        findings: list[Finding] = []
+        for database, target in self._restored_databases:
+            asked = [query for query in queries if _is_asked_of(query, database)]
+            if asked:
+                findings += database.tell_findings(rehearsal.check_serving(asked, target))
+        findings += _name_unasked(queries, self.manifest)
+        return f"{len(queries)} smoke queries answered as they should", findings
+
+    @property
+    def _restored_databases(self) -> list[tuple[Database, Target]]:
+        """Every database of the set with where it was restored: a level that looked at fewer would prove too much."""
+        restored = list(self.scratch.targets)
+        assert len(restored) == len(self.manifest.databases)  # noqa: S101 - the level before restored all of them
+        return restored
+
+    @property
+    def _is_alone(self) -> bool:
+        """Whether the set holds one database only, which goes without saying."""
+        return len(self.manifest.databases) == 1
+
+    def _count(self, what: str) -> str:
+        """Tables whose rows are in the set, or their streams, of all its databases."""
+        count = sum(len(database.dumped_tables) for database in self.manifest.databases)
+        return f"{count} {what}" if self._is_alone else f"{count} {what} of {len(self.manifest.databases)} databases"
+
+
+def _is_asked_of(query: SmokeQuery, database: Database) -> bool:
+    return database.is_main if query.database is None else query.database == database.name
+
+
+def _name_unasked(queries: Sequence[SmokeQuery], manifest: Manifest) -> Iterator[Finding]:
+    """Questions to a database that the set does not hold, such as one from before it was in the platform file."""
+    for query in queries:
+        if not any(_is_asked_of(query, database) for database in manifest.databases):
+            yield Finding(
+                name=query.name,
+                verdict=Verdict.UNKNOWN,
+                message=f"The smoke query “{query.name}” asks {query.database}, which this set does not hold.",
+                hint="Sets hold what database.name and database.more_names named when they were made.",
+            )
 
 
 def _joined(summary: str, beside: str) -> str:

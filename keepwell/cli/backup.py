@@ -10,11 +10,13 @@ import typer
 
 from keepwell.cli import console
 from keepwell.cli.console import Outcome
+from keepwell.destination import Destination
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from keepwell.backup.catalogue import BackupEntry
+    from keepwell.backup.database import Database
     from keepwell.backup.manifest import Manifest
     from keepwell.backup.pins import Pin
     from keepwell.backup.proof import Proof
@@ -28,6 +30,10 @@ if TYPE_CHECKING:
 app = console.group("Make, prove, list and restore backups.")
 
 Which = Annotated[str, typer.Argument(help="A backup's id, `newest`, `newest-proven` or `random-older`.", metavar="ID")]
+_MAKE_ONE = {Destination.FIRST: "keepwell backup create", Destination.SECOND: "keepwell backup copy"}
+In = Annotated[
+    Destination, typer.Option("--destination", help="Which place: the bucket, or the second destination beside it.")
+]
 
 
 @app.command("create")
@@ -37,11 +43,14 @@ def create(
     proof: Annotated[bool, typer.Option(help="Prove it at once; without a proof it is no backup yet.")] = True,
     platform: console.PlatformName = None,
 ) -> Outcome:
-    """Dump the database into a new backup set, and prove that it restores equal."""
+    """Dump the platform's databases into a new backup set, and prove that it restores equal."""
     from keepwell.backup.create import create_backup
+    from keepwell.backup.sweep import judge_left_over
     from keepwell.backup.verify import verify_backup
+    from keepwell.cli import second
     from keepwell.holding import hold_platform, hold_sets
     from keepwell.interlock import Procedure
+    from keepwell.objectstore.destinations import has_second
     from keepwell.objectstore.store import open_store
     from keepwell.verdict import Verdict
 
@@ -50,6 +59,8 @@ def create(
     with console.progress_shown() as progress:
         with hold_platform(settings, store, Procedure.BACKUP, on_wait=tell_waiting):
             manifest = create_backup(settings, store, progress)
+        for finding in judge_left_over(store):
+            console.say(f"{finding.name}: {finding.message} {finding.hint}")
         if not proof:
             return Outcome(
                 Verdict.WARN,
@@ -59,22 +70,28 @@ def create(
             )
         with hold_sets(settings, store):
             proven = verify_backup(settings, store, manifest.backup_id, progress, all_uploads=False)
-    return _proof_outcome(settings, manifest, proven)
+        outcome = _proof_outcome(settings, manifest, proven)
+        if not has_second(settings) or not proven.proves(settings.backup.proven_level):
+            return outcome
+        copies = second.copy_after_proof(settings, store, manifest.backup_id, progress)
+    return second.joined(outcome, settings, copies)
 
 
 @app.command("list")
 @console.command("backup.list")
-def list_backups(platform: console.PlatformName = None) -> Outcome:
-    """List the backup sets in the bucket, newest first, each with the level that was proven."""
+def list_backups(*, destination: In = Destination.FIRST, platform: console.PlatformName = None) -> Outcome:
+    """List the backup sets of a destination, newest first, each with the level that was proven there."""
     from keepwell.backup.catalogue import read_catalogue
     from keepwell.backup.expire import read_expiring
     from keepwell.backup.pins import read_pins
-    from keepwell.objectstore.store import open_store
+    from keepwell.backup.sweep import read_left_over
+    from keepwell.objectstore.destinations import open_destination
     from keepwell.verdict import Verdict
 
     settings = console.load_platform(platform)
-    store = open_store(settings)
+    store = open_destination(settings, destination)
     entries, pins, expiring = read_catalogue(store), read_pins(store), read_expiring(store)
+    left_over = read_left_over(store)
     level = settings.backup.proven_level
     proven = [entry for entry in entries if entry.is_proven(level)]
     verdict = Verdict.OK if entries and entries[0].is_proven(level) else Verdict.WARN if proven else Verdict.ALERT
@@ -86,24 +103,27 @@ def list_backups(platform: console.PlatformName = None) -> Outcome:
             "backups": [_describe(entry, settings, pins) for entry in entries],
             "proven": len(proven),
             "expiring": expiring,
+            "left_over": left_over,
         },
-        hint="" if proven else "There is no proven backup: make one with `keepwell backup create`.",
-        show=lambda screen: _show_list(screen, entries, settings, pins, expiring),
+        hint="" if proven else f"There is no proven backup: make one with `{_MAKE_ONE[destination]}`.",
+        show=lambda screen: _show_list(screen, entries, settings, pins, expiring | left_over),
     )
 
 
 @app.command("show")
 @console.command("backup.show")
-def show(which: Which = "newest", platform: console.PlatformName = None) -> Outcome:
+def show(
+    which: Which = "newest", *, destination: In = Destination.FIRST, platform: console.PlatformName = None
+) -> Outcome:
     """Show one backup set: what it holds, how far it was proven, and how to restore it."""
     from keepwell.backup.catalogue import read_entry
     from keepwell.backup.pins import read_pins
     from keepwell.errors import PreconditionFailed
-    from keepwell.objectstore.store import open_store
+    from keepwell.objectstore.destinations import open_destination
     from keepwell.verdict import Verdict
 
     settings = console.load_platform(platform)
-    store = open_store(settings)
+    store = open_destination(settings, destination)
     entry = read_entry(store, choose(settings, store, which))
     manifest = entry.manifest
     if manifest is None:
@@ -115,28 +135,32 @@ def show(which: Which = "newest", platform: console.PlatformName = None) -> Outc
     return Outcome(
         verdict,
         data={"manifest": manifest, "proof": entry.proof, "pin": _describe_pin(entry.backup_id, pins)},
-        hint="It is damaged: restore another." if entry.damaged else _restore_hint(manifest),
+        hint="It is damaged: restore another." if entry.damaged else _restore_hint(manifest, destination),
         show=lambda screen: _show_set(screen, manifest, entry.proof, pins),
     )
 
 
 @app.command("verify")
 @console.command("backup.verify")
-def verify(which: Which = "newest", platform: console.PlatformName = None) -> Outcome:
+def verify(
+    which: Which = "newest", *, destination: In = Destination.FIRST, platform: console.PlatformName = None
+) -> Outcome:
     """Read a backup set back from the store, restore it on a scratch server, and compare it with its source."""
     from keepwell.backup.catalogue import read_manifest
     from keepwell.backup.verify import verify_backup
     from keepwell.holding import hold_sets
-    from keepwell.objectstore.store import open_store
+    from keepwell.objectstore.destinations import open_destination
 
     settings = console.load_platform(platform)
-    store = open_store(settings)
+    store = open_destination(settings, destination)
     backup_id = choose(settings, store, which)
     with console.progress_shown() as progress, hold_sets(settings, store):
         proven = verify_backup(settings, store, backup_id, progress)
-    if not store.seal.is_believed:
+    if not store.may_write:
+        console.say("This machine has a key that only reads, so this proof was not stored beside the set.")
+    elif not store.seal.is_believed:
         console.say("This machine signs nothing that counts here, so this proof was not stored beside the set.")
-    return _proof_outcome(settings, read_manifest(store, backup_id), proven)
+    return _proof_outcome(settings, read_manifest(store, backup_id), proven, destination)
 
 
 @app.command("restore")
@@ -145,22 +169,26 @@ def restore(
     which: Which,
     *,
     into: Annotated[str, typer.Option(help="Name of the new database; there must be none of that name.")],
+    database: Annotated[
+        str | None, typer.Option(help="Which of the set's databases; its main one by default.", show_default=False)
+    ] = None,
     unproven: Annotated[bool, typer.Option(help="Restore even a set that was never proven.")] = False,
+    destination: In = Destination.FIRST,
     platform: console.PlatformName = None,
 ) -> Outcome:
-    """Restore a backup set into a new database beside the live one, and prove it equal there."""
+    """Restore a database of a backup set into a new one beside the live one, and prove it equal there."""
     from keepwell.backup.restore import restore_into
     from keepwell.holding import hold_platform
     from keepwell.interlock import Procedure
-    from keepwell.objectstore.store import open_store
+    from keepwell.objectstore.destinations import open_destination
     from keepwell.verdict import Verdict
 
     settings = console.load_platform(platform)
-    store = open_store(settings)
+    store = open_destination(settings, destination)
     backup_id = choose(settings, store, which)
     with console.progress_shown() as progress, hold_platform(settings, store, Procedure.RESTORE, on_wait=tell_waiting):
-        restored = restore_into(settings, store, backup_id, into, progress, allow_unproven=unproven)
-    return Outcome(Verdict.OK, data=restored, show=lambda screen: _show_restored(screen, restored))
+        restored = restore_into(settings, store, backup_id, into, progress, source=database, allow_unproven=unproven)
+    return Outcome(Verdict.OK, data=restored, show=lambda screen: _show_restored(screen, restored, database))
 
 
 @app.command("restore-uploads")
@@ -169,16 +197,17 @@ def restore_uploads(
     which: Which,
     *,
     into: Annotated[Path, typer.Option(help="New or empty folder; nothing that exists is touched.")],
+    destination: In = Destination.FIRST,
     platform: console.PlatformName = None,
 ) -> Outcome:
     """Put the uploaded files of a backup set into a folder, each compared with its hash; needs no database."""
     from keepwell.backup.restore_uploads import restore_uploads as engine_restore_uploads
     from keepwell.holding import hold_sets
-    from keepwell.objectstore.store import open_store
+    from keepwell.objectstore.destinations import open_destination
     from keepwell.verdict import Verdict, worst
 
     settings = console.load_platform(platform)
-    store = open_store(settings)
+    store = open_destination(settings, destination)
     with console.progress_shown() as progress, hold_sets(settings, store):
         restored = engine_restore_uploads(store, choose(settings, store, which), into, progress)
     verdict = worst([Verdict.OK, *(finding.verdict for finding in restored.findings)])
@@ -204,9 +233,11 @@ def tell_waiting(holder: Any) -> None:
     console.say(f"Waiting: {holder.procedure.named} is at work on this platform.")
 
 
-def _proof_outcome(settings: "Platform", manifest: "Manifest", proof: "Proof") -> Outcome:
+def _proof_outcome(
+    settings: "Platform", manifest: "Manifest", proof: "Proof", destination: Destination = Destination.FIRST
+) -> Outcome:
     proven = proof.proves(settings.backup.proven_level)
-    hint = _restore_hint(manifest) if proven else "Do not rely on this set; the findings above say why."
+    hint = _restore_hint(manifest, destination) if proven else "Do not rely on this set; the findings above say why."
     return Outcome(
         _proof_verdict(proof, proven=proven),
         data={"backup": _summarize(manifest), "proof": proof, "level": proof.reached, "proven": proven},
@@ -225,16 +256,27 @@ def _summarize(manifest: "Manifest") -> dict[str, Any]:
     return {
         "backup_id": manifest.backup_id,
         "snapshot_at": manifest.snapshot_at,
-        "database": manifest.source.database,
-        "server_version": manifest.source.server_version,
+        "database": manifest.main.name,
+        "databases": [_summarize_database(database) for database in manifest.databases],
+        "server_version": manifest.main.source.server_version,
         "tables": len(manifest.tables),
         "rows": manifest.rows,
-        "bytes_source": manifest.source.size_bytes,
+        "bytes_source": manifest.source_bytes,
         "bytes_stored": manifest.stored_bytes,
         "seconds": manifest.seconds,
         "role_passwords": manifest.role_passwords,
         "uploads": manifest.uploads,
         "redis": manifest.cache,
+    }
+
+
+def _summarize_database(database: "Database") -> dict[str, Any]:
+    return {
+        "name": database.name,
+        "snapshot_at": database.snapshot_at,
+        "tables": len(database.tables),
+        "rows": database.rows,
+        "bytes_source": database.source.size_bytes,
     }
 
 
@@ -263,10 +305,11 @@ def _state(entry: "BackupEntry", settings: "Platform") -> str:
     return "proven" if entry.is_proven(settings.backup.proven_level) else "not proven"
 
 
-def _restore_hint(manifest: "Manifest") -> str:
-    from keepwell.backup.report import build_restore_command
+def _restore_hint(manifest: "Manifest", destination: Destination = Destination.FIRST) -> str:
+    from keepwell.backup.report import build_restore_commands
 
-    return f"Restore it beside the live database: {build_restore_command(manifest, manifest.platform)}"
+    commands = build_restore_commands(manifest, manifest.platform, destination)
+    return f"Restore it beside the live database: {'; '.join(commands)}"
 
 
 def _show_list(
@@ -285,7 +328,7 @@ def _show_list(
             word,
             entry.level or "-",
             f"{manifest.rows:,}" if manifest else "?",
-            size(manifest.source.size_bytes) if manifest else "?",
+            size(manifest.source_bytes) if manifest else "?",
             size(manifest.stored_bytes) if manifest else "?",
             f"{entry.proof.finished_at:%Y-%m-%d %H:%M}" if entry.proof else "-",
         )
@@ -305,21 +348,26 @@ def show_expiring(screen: "Console", expiring: dict[str, int]) -> None:
 
 
 def _show_set(screen: "Console", manifest: "Manifest", proof: "Proof | None", pins: "Pins | None" = None) -> None:
-    from keepwell.backup.report import describe_companions, describe_sealing
+    from keepwell.backup.report import (
+        database_word,
+        describe_companions,
+        describe_databases,
+        describe_names,
+        describe_sealing,
+    )
 
-    source = manifest.source
     screen.print(
-        f"{manifest.backup_id}: {source.database} on PostgreSQL {source.server_version}, "
+        f"{manifest.backup_id}: {describe_names(manifest)} on PostgreSQL {manifest.main.source.server_version}, "
         f"as of {manifest.snapshot_at:%Y-%m-%d %H:%M:%S} UTC",
         markup=False,
     )
     screen.print(
-        f"{len(manifest.tables)} tables, {manifest.rows:,} rows, database {size(source.size_bytes)}, "
-        f"stored {size(manifest.stored_bytes)} in {len(manifest.parts)} objects, "
+        f"{len(manifest.tables)} tables, {manifest.rows:,} rows, {database_word(manifest)} "
+        f"{size(manifest.source_bytes)}, stored {size(manifest.stored_bytes)} in {len(manifest.parts)} objects, "
         f"written in {manifest.seconds.total:.1f} s",
         markup=False,
     )
-    for line in describe_companions(manifest):
+    for line in (*describe_databases(manifest), *describe_companions(manifest)):
         screen.print(line, markup=False)
     screen.print(f"{describe_sealing(manifest)}.", markup=False)
     if pin := _describe_pin(manifest.backup_id, pins or {}):
@@ -344,10 +392,11 @@ def _show_set(screen: "Console", manifest: "Manifest", proof: "Proof | None", pi
         )
 
 
-def _show_restored(screen: "Console", restored: "Restored") -> None:
+def _show_restored(screen: "Console", restored: "Restored", chosen: str | None) -> None:
     screen.print(
-        f"{restored.backup_id} is restored as the database {restored.database}: {restored.tables} tables and "
-        f"{restored.rows:,} rows, equal to their source, in {restored.seconds:.1f} s. The live database is untouched.",
+        f"{f'{chosen} of ' if chosen else ''}{restored.backup_id} is restored as the database {restored.database}: "
+        f"{restored.tables} tables and {restored.rows:,} rows, equal to their source, in {restored.seconds:.1f} s. "
+        "The live database is untouched.",
         markup=False,
     )
     for finding in restored.findings:

@@ -115,6 +115,8 @@ def _bounds(field: FieldInfo) -> str:
 def _example(section: str, key: str, field: FieldInfo) -> str:
     if field.default not in (None, PydanticUndefined, ()):
         return _literal(field.default)
+    if field.examples:
+        return _literal(field.examples[0])
     if key.endswith("_file"):
         return _literal(f"/etc/keepwell/{section}_{key.removesuffix('_file')}")
     for kind, shown in ((tuple, "[]"), (float, "1.0"), (int, "1000000"), (Path, _literal(f"/path/to/{key}"))):

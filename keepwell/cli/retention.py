@@ -9,6 +9,7 @@ import typer
 
 from keepwell.cli import backup, console
 from keepwell.cli.console import Outcome
+from keepwell.destination import Destination
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,6 +26,7 @@ def expire(
         str | None,
         typer.Option("--approve", metavar="PLAN", help="The plan that was shown, where nobody can be asked."),
     ] = None,
+    destination: backup.In = Destination.FIRST,
     platform: console.PlatformName = None,
 ) -> Outcome:
     """Remove the backup sets that no rule keeps, once their plan was approved."""
@@ -34,15 +36,16 @@ def expire(
     from keepwell.evidence import write_evidence
     from keepwell.holding import hold_platform
     from keepwell.interlock import Procedure
-    from keepwell.objectstore.store import open_store
+    from keepwell.objectstore.destinations import open_destination
     from keepwell.verdict import Verdict
 
     settings = console.load_platform(platform)
-    store = open_store(settings)
+    store = open_destination(settings, destination)
+    suffix = _flag(destination)
     planned, begun = read_plan(settings, store, datetime.now(UTC)), read_expiring(store)
-    is_due = planned.verdict is not Verdict.ALERT and bool(planned.remove or begun)
+    is_due = planned.verdict is not Verdict.ALERT and bool(planned.remove or begun or planned.unneeded.remove)
     if plan or (approve is None and not is_due):
-        hint = f"Apply it: keepwell backup expire --approve {planned.digest}" if is_due else ""
+        hint = f"Apply it: keepwell backup expire{suffix} --approve {planned.digest}" if is_due else ""
         return Outcome(
             planned.verdict,
             data=_describe_plan(planned) | {"expiring": begun},
@@ -51,7 +54,7 @@ def expire(
         )
     if approve is None:
         _show_plan(console.stderr(), planned, begun)
-        way_out = f"Look at it with `keepwell backup expire --plan`, then pass --approve {planned.digest}."
+        way_out = f"Look at it with `keepwell backup expire{suffix} --plan`, then pass --approve {planned.digest}."
         if not console.confirm(_question(planned, begun), without_terminal=way_out):
             return Outcome(planned.verdict, data=_describe_plan(planned), hint="Nothing was removed.")
         approve = planned.digest
@@ -67,7 +70,8 @@ def expire(
             console.say(f"The evidence could not be kept: {error.message}")
     return Outcome(
         expiry.verdict,
-        data=_describe_plan(expiry.plan) | {"removals": expiry.removals, "swept": expiry.swept},
+        data=_describe_plan(expiry.plan)
+        | {"removals": expiry.removals, "swept": expiry.swept, "collected": expiry.collected},
         hint=evidence.summary,
         show=lambda screen: _show_expiry(screen, expiry),
     )
@@ -78,16 +82,17 @@ def pin(
     which: backup.Which,
     *,
     reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="For those who find the pin later.")] = "",
+    destination: backup.In = Destination.FIRST,
     platform: console.PlatformName = None,
 ) -> Outcome:
     """Pin a backup set: it stays, whatever the retention policy says."""
     from keepwell.backup.pins import describe_pin, pin_set
     from keepwell.holding import hold_sets
-    from keepwell.objectstore.store import open_store
+    from keepwell.objectstore.destinations import open_destination
     from keepwell.verdict import Verdict
 
     settings = console.load_platform(platform)
-    store = open_store(settings)
+    store = open_destination(settings, destination)
     backup_id = backup.choose(settings, store, which)
     with hold_sets(settings, store):
         pinned = pin_set(store, backup_id, reason, datetime.now(UTC))
@@ -95,23 +100,37 @@ def pin(
 
 
 @console.command("backup.unpin")
-def unpin(which: backup.Which, platform: console.PlatformName = None) -> Outcome:
+def unpin(
+    which: backup.Which, *, destination: backup.In = Destination.FIRST, platform: console.PlatformName = None
+) -> Outcome:
     """Take a backup set's pin away: the retention policy decides again."""
     from keepwell.backup.pins import unpin_set
-    from keepwell.objectstore.store import open_store
+    from keepwell.objectstore.destinations import open_destination
     from keepwell.verdict import Verdict
 
     settings = console.load_platform(platform)
-    store = open_store(settings)
+    store = open_destination(settings, destination)
     backup_id = backup.choose(settings, store, which)
     unpin_set(store, backup_id)
-    hint = f"{backup_id} is no longer pinned. What that means: keepwell backup expire --plan"
+    hint = f"{backup_id} is no longer pinned. What that means: keepwell backup expire{_flag(destination)} --plan"
     return Outcome(Verdict.OK, data={"backup_id": backup_id}, hint=hint)
+
+
+def _flag(destination: Destination) -> str:
+    """What a command needs for the same destination; nothing for the first."""
+    return "" if destination is Destination.FIRST else f" --destination {destination}"
 
 
 def _question(planned: "RetentionPlan", begun: dict[str, int]) -> str:
     rest = f" and what is left of {len(begun)} more" if begun else ""
+    if planned.unneeded.remove:
+        rest += f", and {_describe_unneeded(planned)}"
     return f"Remove {len(planned.remove)} of {len(planned.remove) + len(planned.keep)} sets{rest}?"
+
+
+def _describe_unneeded(planned: "RetentionPlan") -> str:
+    unneeded = planned.unneeded
+    return f"{len(unneeded.remove):,} contents of uploaded files that no set needs ({backup.size(unneeded.size_bytes)})"
 
 
 def _describe_plan(planned: "RetentionPlan") -> dict[str, Any]:
@@ -122,6 +141,7 @@ def _describe_plan(planned: "RetentionPlan") -> dict[str, Any]:
         "newest_proven_at": planned.newest_proven_at,
         "remove": [describe_decision(one) for one in planned.remove],
         "keep": [describe_decision(one) for one in planned.keep],
+        "unneeded_uploads": {"contents": len(planned.unneeded.remove), "bytes": planned.unneeded.size_bytes},
         "findings": planned.findings,
     }
 
@@ -140,6 +160,8 @@ def _show_plan(screen: "Console", planned: "RetentionPlan", begun: dict[str, int
         f"Plan {planned.digest}: {len(planned.remove)} sets go ({backup.size(freed_bytes)}), {len(planned.keep)} stay.",
         markup=False,
     )
+    if planned.unneeded.remove:
+        screen.print(f"With it go {_describe_unneeded(planned)}.", markup=False)
 
 
 def _row(word: str, look: str, one: "Decision", planned: "RetentionPlan") -> tuple[Any, ...]:

@@ -8,17 +8,18 @@ from datetime import UTC, datetime
 import psycopg
 
 from keepwell.backup.preflight import judge_migrations, refuse_old_server, refuse_unreadable
-from keepwell.backup.space import WORKING_BYTES, estimate_scratch_bytes
-from keepwell.backup.spool import require_space, spool_place
+from keepwell.backup.source_image import find_client, find_provers, suggest_container, why_image
+from keepwell.backup.space import estimate_scratch_bytes, estimate_working_bytes
+from keepwell.backup.spool import open_spool, require_space, spool_place
 from keepwell.doctor.clock import judge_clock
 from keepwell.doctor.outcome import alert, guarded, not_checked, ok, warn
-from keepwell.errors import Busy, ConfigurationError, KeepwellError, PreconditionFailed
+from keepwell.errors import Busy, KeepwellError, PreconditionFailed
 from keepwell.postgres import facts
-from keepwell.postgres.binaries import choose_client, choose_server, find_installations
+from keepwell.postgres.binaries import find_installations
 from keepwell.postgres.connection import connect, translated
 from keepwell.postgres.facts import DatabaseFacts
 from keepwell.settings import DatabaseSettings, Platform
-from keepwell.verdict import Finding
+from keepwell.verdict import Finding, Verdict
 
 _STATEMENT_SECONDS = 20
 _MIB = 1024 * 1024
@@ -46,7 +47,14 @@ _HINTS = (
 
 
 def examine_database(platform: Platform) -> Iterator[Finding]:
-    """Everything that a backup needs of the database and of this machine beside it."""
+    """Everything that a backup needs of the databases and of this machine beside them."""
+    yield from _examine_main(platform)
+    for name in platform.database.more_names:
+        for finding in _examine_further(platform.database.of(name)):
+            yield finding.named_for(name)
+
+
+def _examine_main(platform: Platform) -> Iterator[Finding]:
     database = platform.database
     try:
         connection = connect(database, application_name="keepwell doctor")
@@ -55,7 +63,7 @@ def examine_database(platform: Platform) -> Iterator[Finding]:
         yield not_checked("database", "Versions, privileges, locks and space were not checked: there is no login.")
         return
     with connection:
-        yield ok("database login", f"Logged in to {database.name} on {_place(database)} as {database.user}.")
+        yield _told_login(database)
         try:
             refuse_old_server(connection.info.server_version)
         except PreconditionFailed as error:
@@ -67,6 +75,25 @@ def examine_database(platform: Platform) -> Iterator[Finding]:
         yield from guarded("privileges", lambda: _examine_privileges(connection, database))
         yield from guarded("migrations", lambda: _examine_migrations(connection))
         yield from guarded("database facts", lambda: _examine_facts(connection, platform))
+
+
+def _examine_further(database: DatabaseSettings) -> Iterator[Finding]:
+    """What may differ from the main database of the same server."""
+    try:
+        connection = connect(database, application_name="keepwell doctor")
+    except KeepwellError as error:
+        yield alert("database login", error.message, hint=login_hint(error))
+        yield not_checked("database", "Privileges and migrations were not checked: there is no login.")
+        return
+    with connection:
+        yield _told_login(database)
+        yield from guarded("pooler", lambda: _examine_session(connection, database))
+        yield from guarded("privileges", lambda: _examine_privileges(connection, database))
+        yield from guarded("migrations", lambda: _examine_migrations(connection))
+
+
+def _told_login(database: DatabaseSettings) -> Finding:
+    return ok("database login", f"Logged in to {database.name} on {_place(database)} as {database.user}.")
 
 
 def login_hint(error: KeepwellError) -> str:
@@ -94,27 +121,37 @@ def _examine_facts(connection: psycopg.Connection, platform: Platform) -> Iterat
 
 def _examine_tools(found: DatabaseFacts, platform: Platform) -> Iterator[Finding]:
     installations = find_installations(platform.backup.tools_directory)
-    client = choose_client(installations, server_major=found.server_major)
+    client = find_client(platform, installations, server_major=found.server_major)
     yield ok("client tools", f"{client} dumps the server's {found.server_version}.")
-    try:
-        server = choose_server(installations, source_major=found.server_major, archive_major=client.major)
-    except ConfigurationError as error:
-        yield alert("proving server", error.message, hint=error.hint)
+    with open_spool(platform) as folder:
+        provers = find_provers(
+            platform, folder, installations, source_major=found.server_major, archive_major=client.major
+        )
+    yield from (finding for finding in provers.findings if finding.verdict is Verdict.WARN)
+    if not provers.servers:
+        missing = provers.findings[-1]
+        yield alert("proving server", missing.message, hint=missing.hint)
         return
-    if server.major == found.server_major:
-        yield ok("proving server", f"{server} restores and proves, the same major version as the source.")
+    server = provers.servers[0]
+    if server.elsewhere is not None:
+        yield ok("proving server", f"{server} restores and proves: {why_image(platform)}.")
+    elif server.major == found.server_major:
+        message = f"{server} restores and proves, the same major version as the source."
+        yield ok("proving server", message, hint=suggest_container(platform))
     else:
         yield warn(
             "proving server",
             f"{server} restores and proves; the source is {found.server_version}, and each proof will say so.",
-            hint=f"Install postgresql-{found.server_major} to prove on the source's own version.",
+            hint=suggest_container(platform)
+            or f"Install postgresql-{found.server_major} to prove on the source's own version.",
         )
 
 
-def _judge_space(platform: Platform, database_bytes: int) -> Finding:
-    """By the very estimates that would stop a backup or its proof."""
-    place = spool_place(platform)
-    needed_bytes = max(WORKING_BYTES, estimate_scratch_bytes(database_bytes))
+def _judge_space(platform: Platform, main_bytes: int) -> Finding:
+    """By the very estimates that would stop a backup or its proof, of all databases together."""
+    place, names = spool_place(platform), platform.database.names
+    databases_bytes = main_bytes + sum(_read_bytes(platform.database.of(name)) for name in names[1:])
+    needed_bytes = max(estimate_working_bytes(len(names)), estimate_scratch_bytes(databases_bytes))
     require_space(place, needed_bytes, "a backup with its proof")
     free_bytes = shutil.disk_usage(place).free
     message = (
@@ -122,6 +159,12 @@ def _judge_space(platform: Platform, database_bytes: int) -> Finding:
         f"{needed_bytes / _MIB:,.0f} MiB."
     )
     return ok("scratch space", message)
+
+
+def _read_bytes(database: DatabaseSettings) -> int:
+    with connect(database, application_name="keepwell doctor") as connection:
+        _limit_statements(connection)
+        return facts.read_database(connection).size_bytes
 
 
 def _examine_migrations(connection: psycopg.Connection) -> Iterable[Finding]:
@@ -189,11 +232,11 @@ def _snapshot_is_shared(connection: psycopg.Connection, database: DatabaseSettin
 def _examine_locks(database: DatabaseSettings) -> Iterable[Finding]:
     """The interlock's locks live in another database, and must bind sessions."""
     name = "maintenance database"
-    if database.maintenance_name == database.name:
+    if database.maintenance_name in database.names:
         return [
             alert(
                 name,
-                f"database.maintenance_name is the maintained database {database.name} itself.",
+                f"database.maintenance_name is the maintained database {database.maintenance_name} itself.",
                 hint="Name another database of the same server, such as postgres; our locks would block a restore.",
             )
         ]

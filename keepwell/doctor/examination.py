@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from keepwell.doctor.database import examine_database
 from keepwell.doctor.outcome import not_checked
+from keepwell.doctor.second import examine_second
 from keepwell.doctor.store import examine_store
 from keepwell.doctor.surroundings import (
     examine_cache,
@@ -37,6 +38,7 @@ class Group:
 GROUPS: tuple[Group, ...] = (
     Group("database", examine_database, 60),
     Group("object store", examine_store, 120),
+    Group("second destination", examine_second, 120),
     Group("keys", examine_keys, 15),
     Group("cache", examine_cache, 15),
     Group("uploads", examine_uploads, 15),

@@ -39,7 +39,7 @@ def examine_cache(platform: Platform) -> Iterator[Finding]:
 
 
 def examine_uploads(platform: Platform) -> Iterator[Finding]:
-    """Whether the folder of uploads can be read; its files are not part of a backup set yet, and it says so."""
+    """Whether the folder of uploads can be read, and whether there is anything in it."""
     if platform.uploads is None:
         yield not_applicable("uploads", "The platform file has no [uploads] table.")
         return
@@ -54,18 +54,18 @@ def examine_uploads(platform: Platform) -> Iterator[Finding]:
     count = 0
     for file in files:
         count += 1
-        if not os.access(file, os.R_OK):
+        if not os.path.islink(file) and not os.access(file, os.R_OK):  # noqa: PTH114 - a link is kept as such
             unreadable.append(file)
     if unreadable:
         hint = "Run Keepwell as a user who may read them."
         yield alert("uploads", f"{len(unreadable)} paths cannot be read, such as {unreadable[0]}.", hint=hint)
         return
     seen = f"{count:,} files" if count < _LOOKED_AT_FILES else f"the first {count:,} files"
-    yield warn(
-        "uploads",
-        f"{seen} in {folder} can be read, but uploads are not part of a backup set yet.",
-        hint="Keep copying that folder by the means you have.",
-    )
+    if not count:
+        hint = "If there should be files, look whether its volume is mounted there."
+        yield warn("uploads", f"There is no file in {folder}: sets would hold none.", hint=hint)
+        return
+    yield ok("uploads", f"{seen} in {folder} can be read.")
 
 
 def examine_orchestrator(platform: Platform) -> Iterator[Finding]:

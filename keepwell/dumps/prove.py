@@ -19,6 +19,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from keepwell.disk_space import require_space
 from keepwell.dumps import judgement
 from keepwell.dumps.comparison import Live, compare_with_live
 from keepwell.dumps.content import Content
@@ -35,14 +36,12 @@ from keepwell.postgres.isolation import isolate
 from keepwell.postgres.scratch_folder import scratch_folder
 from keepwell.postgres.server import throwaway_server
 from keepwell.progress import Progress, Step
-from keepwell.quantities import describe_bytes
 from keepwell.verdict import Finding, Verdict, worst
 
 _MOST_JOBS = 4
 # Rows grow by their headers and indexes as they come back, and the write-ahead log takes its share.
 _SCRATCH_FACTOR = 2
 _SCRATCH_BASE_BYTES = 128 * 1024 * 1024
-_RESERVE_BYTES = 256 * 1024 * 1024
 
 
 def prove_dump(
@@ -229,13 +228,13 @@ class _Proving:
         """Stop before the disk would be full."""
         assert self.surveyed is not None  # noqa: S101 - read before
         needed_bytes = self.surveyed.content_bytes * _SCRATCH_FACTOR + _SCRATCH_BASE_BYTES
-        _require_space(self.folder, needed_bytes, "A restore")
+        _require_space(self.folder, needed_bytes, "a restore")
 
     def _make_reachable(self) -> None:
         """Copy a folder that only its owner may read: as root we read it, but what we confine does not."""
         binaries = _choose_binaries(self._content)
         if self.dump.format is Format.DIRECTORY and not may_be_read_confined(binaries, self.folder, self.dump.path):
-            _require_space(self.folder, self.dump.size_bytes, "A copy of the folder")
+            _require_space(self.folder, self.dump.size_bytes, "a copy of the folder")
             copy = self.folder / "dump"
             shutil.copytree(self.dump.path, copy, copy_function=shutil.copyfile)
             copy.chmod(0o755)
@@ -271,13 +270,7 @@ def _choose_binaries(content: Content) -> Binaries:
 
 
 def _require_space(place: Path, needed_bytes: int, purpose: str) -> None:
-    free_bytes = shutil.disk_usage(place).free
-    if free_bytes < needed_bytes + _RESERVE_BYTES:
-        raise KeepwellError(
-            f"{purpose} needs about {describe_bytes(needed_bytes)}, "
-            f"and {place.parent} has {describe_bytes(free_bytes)} free.",
-            hint="Name a larger disk with --scratch-directory.",
-        )
+    require_space(place, needed_bytes, purpose, hint="Name a larger disk with --scratch-directory.")
 
 
 def _unpack_folder(dump: DumpFile, folder: Path, progress: Progress) -> DumpFile:
@@ -286,7 +279,7 @@ def _unpack_folder(dump: DumpFile, folder: Path, progress: Progress) -> DumpFile
     Raises:
         KeepwellError: There is no space for it, or its end is missing.
     """
-    _require_space(folder, dump.size_bytes, "Unpacking it")
+    _require_space(folder, dump.size_bytes, "unpacking it")
     target = folder / "unpacked"
     target.mkdir(mode=0o755)
     stream = ContentStream(

@@ -20,10 +20,14 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import BaseModel, ConfigDict, Field
 
-from keepwell.errors import KeepwellError, VerificationFailed
-from keepwell.objectstore.store import Store, translated
+from keepwell.errors import KeepwellError, PreconditionFailed, VerificationFailed
+from keepwell.objectstore.keeping import Keeping
+from keepwell.objectstore.store import BucketStore, Store, translated
+from keepwell.objectstore.uploads import checksum_of_locked
 
-_FOLDER = "probes/"
+PROBES = "probes/"
+# What is asked about where no storage class is configured: the one that most stores have beside their usual one.
+_USUAL_CLASS = "STANDARD_IA"
 _LEFTOVER_AGE = timedelta(hours=1)
 # The smallest size that S3 allows for a part that is not the last.
 _PART_BYTES = 5 * 1024 * 1024
@@ -52,7 +56,11 @@ class Capabilities(BaseModel):
     refuses_bad_sha256: Answer = Field(description="A body that contradicts its SHA-256 was not stored.")
     versioning: Answer = Field(description="An overwritten body could still be read by its version.")
     retention: Answer = Field(description="A retention was there on read-back, and the body too.")
-    refuses_locked_delete: Answer = Field(description="A version under retention outlived a delete.")
+    retention_on_write: Answer = Field(description="A retention that was given with an object was there on read-back.")
+    refuses_locked_delete: Answer = Field(description="Each version under retention outlived a delete.")
+    bypasses_retention: Answer = Field(description="This key set a retention of the governance mode aside.")
+    storage_class: Answer = Field(description="An object kept the storage class that it was given, and reads at once.")
+    storage_class_tried: str = Field(default="", description="Which one that was.")
     deletes: Answer = Field(description="A deleted object was gone, and no longer listed.")
     clock_offset_seconds: float | None = Field(description="The store's clock minus ours; None without a Date header.")
     notes: tuple[str, ...] = Field(default=(), description="What was odd, one sentence each.")
@@ -63,7 +71,7 @@ class Capabilities(BaseModel):
         return Answer.YES in (self.refuses_bad_md5, self.refuses_bad_crc32, self.refuses_bad_sha256)
 
 
-def probe_capabilities(store: Store) -> Capabilities:
+def probe_capabilities(store: BucketStore) -> Capabilities:
     """Try what the store does on throw-away keys below `probes/`, and remove them whatever happens.
 
     Writes about 5 MiB. Leftovers of a probe that was killed are removed once they are an hour old.
@@ -72,7 +80,7 @@ def probe_capabilities(store: Store) -> Capabilities:
         AccessDenied, ConfigurationError, ServiceUnavailable, KeepwellError: The bucket cannot be used at all.
         VerificationFailed: What was written did not come back equal, or is not listed.
     """
-    probe = _Probe(store, f"{_FOLDER}{secrets.token_hex(8)}/")
+    probe = _Probe(store, f"{PROBES}{secrets.token_hex(8)}/")
     try:
         offset = probe.require_round_trip()
         _remove_leftovers(store)
@@ -81,15 +89,83 @@ def probe_capabilities(store: Store) -> Capabilities:
         is_clean = probe.clean_up()
     if not is_clean:
         probe.notes.append("The throw-away keys below probes/ could not all be removed.")
-    return Capabilities(**answers, clock_offset_seconds=offset, notes=tuple(probe.notes))
+    return Capabilities(
+        **answers,
+        storage_class_tried=probe.storage_class_tried,
+        clock_offset_seconds=offset,
+        notes=tuple(probe.notes),
+    )
+
+
+def require_keeping(store: Store) -> None:
+    """Try on throw-away keys whether the store keeps what is asked of it for sets: a lock, a storage class.
+
+    Asks nothing of the store where neither is asked for. What it cannot remove at once, because it is locked for some
+    seconds, the next try removes.
+
+    Raises:
+        PreconditionFailed: It does not, or that could not be told.
+        AccessDenied, ServiceUnavailable, KeepwellError: The bucket cannot be used.
+    """
+    if not isinstance(store, BucketStore):
+        return  # a folder is asked for neither
+    keeping = store.keeping
+    if not keeping.lock_days and keeping.storage_class is None:
+        return
+    probe = _Probe(store, f"{PROBES}keeping/")
+    _remove(store, probe.folder)
+    try:
+        locks = probe.ask("retention", probe.retention_on_write) if keeping.lock_days else Answer.YES
+        holds = probe.ask("locked delete", probe.refuses_locked_delete) if keeping.lock_days else Answer.YES
+        keeps = probe.ask("storage class", probe.keeps_storage_class) if keeping.storage_class else Answer.YES
+    finally:
+        with suppress(KeepwellError):
+            _remove(store, probe.folder)
+    fault = judge_keeping(keeping, locks=locks, holds=holds, keeps=keeps)
+    if fault is not None:
+        raise PreconditionFailed(" ".join([fault.message, *probe.notes]), hint=fault.hint)
+
+
+def judge_keeping(keeping: Keeping, *, locks: Answer, holds: Answer, keeps: Answer) -> KeepwellError | None:
+    """Why a store cannot keep sets as it is asked to; None when it can, or nothing is asked. Pure.
+
+    Args:
+        keeping: What is asked.
+        locks: Whether a lock that was given with an object was there on read-back.
+        holds: Whether a locked version outlived a delete.
+        keeps: Whether an object kept its storage class, and could be read at once.
+    """
+    if keeping.lock_days and locks is not Answer.YES:
+        return PreconditionFailed(
+            f"bucket.lock_days is {keeping.lock_days}, and the store keeps no lock (kept on read-back: {locks}).",
+            hint="Create the bucket with Object Lock, and let the key set and read retentions; or set lock_days = 0.",
+        )
+    if keeping.lock_days and holds is not Answer.YES:
+        return PreconditionFailed(
+            f"bucket.lock_days is {keeping.lock_days}, and the store takes a lock and deletes all the same"
+            f" (a locked version outlived a delete: {holds}).",
+            hint="Its locks protect nothing: use another store, or set lock_days = 0 and know that none holds.",
+        )
+    if keeping.storage_class and keeps is not Answer.YES:
+        return PreconditionFailed(
+            f"bucket.storage_class is {keeping.storage_class}, and the store does not keep it, or cannot read it at"
+            f" once (kept: {keeps}).",
+            hint="Name a class that the store has and that needs no thawing: a proof reads everything back.",
+        )
+    return None
 
 
 @dataclass
 class _Probe:
-    store: Store
+    store: BucketStore
     folder: str
     notes: list[str] = field(default_factory=list)
     locked_until: datetime | None = None
+    locked: list[str] = field(default_factory=list)
+
+    @property
+    def storage_class_tried(self) -> str:
+        return self.store.keeping.storage_class or _USUAL_CLASS
 
     def questions(self) -> dict[str, Callable[[], Answer]]:
         return {
@@ -101,7 +177,10 @@ class _Probe:
             "refuses_bad_sha256": lambda: self._refuses("sha256", "ChecksumSHA256", _sha256),
             "versioning": self._versioning,
             "retention": self._retention,
-            "refuses_locked_delete": self._refuses_locked_delete,
+            "retention_on_write": self.retention_on_write,
+            "refuses_locked_delete": self.refuses_locked_delete,
+            "bypasses_retention": self._bypasses_retention,
+            "storage_class": self.keeps_storage_class,
             "deletes": self._deletes,
         }
 
@@ -198,7 +277,7 @@ class _Probe:
         until = datetime.now(UTC) + timedelta(seconds=_RETENTION_SECONDS)
         try:
             self._call("put_object_retention", key, Retention={"Mode": "GOVERNANCE", "RetainUntilDate": until})
-            self.locked_until = until
+            self._remember_lock("retention", until)
             said = self._call("get_object_retention", key).get("Retention", {})
         except ClientError:
             # Most stores have no retention, and say so in many ways; but the body must have survived the question.
@@ -212,15 +291,57 @@ class _Probe:
         self.notes.append("The store replaced an object's body when it was asked for a retention: use none there.")
         return Answer.NO
 
-    def _refuses_locked_delete(self) -> Answer:
-        if self.locked_until is None:
+    def retention_on_write(self) -> Answer:
+        """Whether an object that is written with a lock has it: this is how sets are written."""
+        key, body = self._key("locked"), b"the first body"
+        until = (datetime.now(UTC) + timedelta(seconds=_RETENTION_SECONDS)).replace(microsecond=0)
+        lock = self.store.keeping.build_lock(until)
+        more = checksum_of_locked(self.store.client, lock, body)
+        self._call("put_object", key, Body=body, **{**lock, **more, "ObjectLockMode": "GOVERNANCE"})
+        head = self._call("head_object", key)
+        found = head.get("ObjectLockRetainUntilDate")
+        if found is None or found < until or head.get("ObjectLockMode") != "GOVERNANCE":
             return Answer.NO
-        key = self._key("retention")
-        version = self._call("head_object", key).get("VersionId")
-        chosen = {} if version in (None, "null") else {"VersionId": version}
+        self._remember_lock("locked", until)
+        return _yes(self._read(key) == body)
+
+    def _remember_lock(self, name: str, until: datetime) -> None:
+        self.locked.append(name)
+        self.locked_until = max(until, self.locked_until or until)
+
+    def refuses_locked_delete(self) -> Answer:
+        """Whether everything that was locked so far outlives a delete."""
+        return _yes(bool(self.locked) and all(self._outlives_delete(self._key(name)) for name in self.locked))
+
+    def _bypasses_retention(self) -> Answer:
+        """Whether this key, and so whoever steals it, may set a lock of the governance mode aside."""
+        if not self.locked:
+            return Answer.NO
+        key = self._key(self.locked[-1])
+        chosen = self._version_of(key)
         with suppress(ClientError):
-            self._call("delete_object", key, **chosen)
-        return _yes(self._exists(key, **chosen))
+            self._call("delete_object", key, BypassGovernanceRetention=True, **chosen)
+        return _yes(not self._exists(key, **chosen))
+
+    def _version_of(self, key: str) -> dict[str, str]:
+        version = self._call("head_object", key).get("VersionId")
+        return {} if version in (None, "null") else {"VersionId": version}
+
+    def _outlives_delete(self, key: str) -> bool:
+        chosen = self._version_of(key)
+        for client in dict.fromkeys((self.store.client, self.store.expirer)):
+            with suppress(ClientError):
+                client.delete_object(Bucket=self.store.bucket, Key=key, **chosen)
+        return self._exists(key, **chosen)
+
+    def keeps_storage_class(self) -> Answer:
+        """Whether an object has the class that it was given, and can be read without being thawed."""
+        key, wanted = self._key("class"), self.storage_class_tried
+        body = b"the first body"
+        self._call("put_object", key, Body=body, StorageClass=wanted)
+        # Nothing is said of an object of the usual class.
+        kept = self._call("head_object", key).get("StorageClass", "STANDARD") == wanted
+        return _yes(kept and self._read(key) == body)
 
     def _deletes(self) -> Answer:
         key, _ = self._write("delete")
@@ -250,7 +371,8 @@ class _Probe:
         return self.store.key(f"{self.folder}{name}")
 
     def _call(self, operation: str, key: str, **arguments: Any) -> Any:
-        return getattr(self.store.client, operation)(Bucket=self.store.bucket, Key=key, **arguments)
+        client = self.store.reader if operation.startswith(("get_", "head_")) else self.store.client
+        return getattr(client, operation)(Bucket=self.store.bucket, Key=key, **arguments)
 
     def _write(self, name: str, body: bytes = b"the first body") -> tuple[str, bytes]:
         key = self._key(name)
@@ -271,19 +393,19 @@ class _Probe:
         return True
 
     def _listed(self, key: str) -> bool:
-        page = self.store.client.list_objects_v2(Bucket=self.store.bucket, Prefix=key)
+        page = self.store.reader.list_objects_v2(Bucket=self.store.bucket, Prefix=key)
         return any(entry["Key"] == key for entry in page.get("Contents", ()))
 
 
-def _remove_leftovers(store: Store) -> None:
+def _remove_leftovers(store: BucketStore) -> None:
     """Remove what a probe that was killed has left behind; a probe at work beside us is younger and stays."""
     oldest_kept = datetime.now(UTC) - _LEFTOVER_AGE
-    old = {entry.key.split("/")[1] for entry in store.list_objects(_FOLDER) if entry.modified_at < oldest_kept}
+    old = {entry.key.split("/")[1] for entry in store.list_objects(PROBES) if entry.modified_at < oldest_kept}
     for name in old:
-        _remove(store, f"{_FOLDER}{name}/")
+        _remove(store, f"{PROBES}{name}/")
 
 
-def _remove(store: Store, folder: str) -> bool:
+def _remove(store: BucketStore, folder: str) -> bool:
     """Remove every version below a folder; True when nothing is left."""
     with translated("removing probes"):
         for key, version in list(_versions(store, folder)):
@@ -293,11 +415,11 @@ def _remove(store: Store, folder: str) -> bool:
         return not _is_there(store, folder)
 
 
-def _is_there(store: Store, folder: str) -> bool:
+def _is_there(store: BucketStore, folder: str) -> bool:
     return next(_versions(store, folder), None) is not None
 
 
-def _delete(store: Store, key: str, chosen: dict[str, str]) -> None:
+def _delete(store: BucketStore, key: str, chosen: dict[str, str]) -> None:
     try:
         store.client.delete_object(Bucket=store.bucket, Key=key, **chosen)
     except ClientError:
@@ -306,10 +428,10 @@ def _delete(store: Store, key: str, chosen: dict[str, str]) -> None:
         store.client.delete_object(Bucket=store.bucket, Key=key, BypassGovernanceRetention=True, **chosen)
 
 
-def _versions(store: Store, folder: str) -> Iterator[tuple[str, str | None]]:
+def _versions(store: BucketStore, folder: str) -> Iterator[tuple[str, str | None]]:
     prefix = store.key(folder)
     try:
-        pages = list(store.client.get_paginator("list_object_versions").paginate(Bucket=store.bucket, Prefix=prefix))
+        pages = list(store.reader.get_paginator("list_object_versions").paginate(Bucket=store.bucket, Prefix=prefix))
     except ClientError:
         # A store without versions may not know the question.
         for entry in store.list_objects(folder):

@@ -3,6 +3,8 @@
 S3 takes at most 10,000 parts of an object, so a part's size grows with what was sent before it.
 """
 
+import base64
+import hashlib
 import io
 import time
 from collections.abc import Callable, Mapping
@@ -119,6 +121,7 @@ class ObjectWriter:
         extra: For the calls that create the object, such as its storage class.
         uploads: Whose threads send.
         translate: Turns the client's errors into ours.
+        finished: Called once the object is there; what it raises is raised by `finish`.
     """
 
     def __init__(
@@ -128,9 +131,11 @@ class ObjectWriter:
         extra: Mapping[str, Any],
         uploads: Uploads,
         translate: Callable[[Callable[[], Any]], Any],
+        *,
+        finished: Callable[[], None],
     ) -> None:
         self._client, self._address, self._extra = client, dict(address), dict(extra)
-        self._uploads, self._translate_error = uploads, translate
+        self._uploads, self._translate_error, self._finished = uploads, translate, finished
         self._silent = False
         self._buffer = bytearray()
         self._sent_bytes = 0
@@ -151,16 +156,24 @@ class ObjectWriter:
         """Send what is left and make it an object.
 
         Raises:
-            KeepwellError: The store did not take it; there is no object.
+            KeepwellError: The store did not take it, or does not keep it as it was asked to.
         """
         if self._upload_id is None:
-            self._uploads.wait(
-                self._uploads.send(
-                    self._translated(lambda body: self._client.put_object(**self._address, **self._extra, Body=body)),
-                    self._buffer,
-                )
+            self._send_whole()
+        else:
+            self._complete()
+        self._finished()
+
+    def _send_whole(self) -> None:
+        more = {**self._extra, **checksum_of_locked(self._client, self._extra, self._buffer)}
+        self._uploads.wait(
+            self._uploads.send(
+                self._translated(lambda body: self._client.put_object(**self._address, **more, Body=body)),
+                self._buffer,
             )
-            return
+        )
+
+    def _complete(self) -> None:
         self._send_part(self._buffer)
         parts = [{"PartNumber": number, **self._uploads.wait(part)} for number, part in enumerate(self._parts, start=1)]
         self._translate(
@@ -189,8 +202,10 @@ class ObjectWriter:
             self._uploads.wait(self._parts[-_PARTS_ON_THEIR_WAY])
         number, upload_id = len(self._parts) + 1, self._upload_id
 
+        more = checksum_of_locked(self._client, self._extra, content)
+
         def send(body: io.BytesIO) -> dict[str, str]:
-            answer = self._client.upload_part(**self._address, UploadId=upload_id, PartNumber=number, Body=body)
+            answer = self._client.upload_part(**self._address, UploadId=upload_id, PartNumber=number, Body=body, **more)
             return {name: answer[name] for name in ("ETag", "ChecksumCRC32") if answer.get(name)}
 
         self._parts.append(self._uploads.send(self._translated(send), content))
@@ -205,6 +220,19 @@ class ObjectWriter:
 
     def _translated(self, call: Callable[[io.BytesIO], Any]) -> Callable[[io.BytesIO], Any]:
         return lambda body: self._translate(lambda: call(body))
+
+
+def checksum_of_locked(client: Any, extra: Mapping[str, Any], content: bytes | bytearray) -> dict[str, str]:
+    """The checksum without which stores take no locked object, where the client sends none by itself.
+
+    Args:
+        client: The boto3 S3 client.
+        extra: Of the call that makes the object; without a lock in it there is nothing to add.
+        content: The body.
+    """
+    if "ObjectLockMode" not in extra or client.meta.config.request_checksum_calculation == "when_supported":
+        return {}
+    return {"ContentMD5": base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode()}
 
 
 def _multipart_checksum(client: Any) -> dict[str, str]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from keepwell import command
 from keepwell.command import Command
@@ -60,6 +60,7 @@ _MACHINE_LACKS = (
     "No space left on device",
     "could not create locale",
     "must be loaded via",
+    "it could not be run in a container",
 )
 # A failed login also begins with the words of a lost connection, and no retry would help it.
 _REFUSED_WORDS = ("does not exist", "authentication failed", "permission denied")
@@ -90,7 +91,13 @@ def build_dump_command(
     # Never `--sync`: there is nothing on a disk of ours that should survive us.
     argv = ["--format=directory", f"--file={folder}", f"--jobs={jobs}", "--no-sync"]
     return _dump_command(
-        binaries, database, argv, snapshot_id=snapshot_id, encoding=encoding, lock_wait_seconds=lock_wait_seconds
+        binaries,
+        database,
+        argv,
+        snapshot_id=snapshot_id,
+        encoding=encoding,
+        lock_wait_seconds=lock_wait_seconds,
+        writable=[folder.parent],
     )
 
 
@@ -116,22 +123,34 @@ def _dump_command(
     snapshot_id: str,
     encoding: str,
     lock_wait_seconds: int,
+    writable: Sequence[Path] = (),
 ) -> Command:
-    argv = [binaries.program("pg_dump"), "--dbname", conninfo(database, application_name="keepwell pg_dump"), *form]
+    target = conninfo(database, application_name="keepwell pg_dump")
+    argv = [binaries.program("pg_dump"), "--dbname", target, *form]
     argv += ["--compress=0", f"--snapshot={snapshot_id}", f"--lock-wait-timeout={lock_wait_seconds * 1000}"]
     argv += ["--no-password", f"--encoding={encoding}"]
+    environment = password_environment(database) | {"PGOPTIONS": DUMP_OPTIONS}
     # Where the role may not read past row security, fail instead of dumping only the rows it may see: the default.
-    return Command(tuple(argv), password_environment(database) | {"PGOPTIONS": DUMP_OPTIONS})
+    return binaries.call(
+        argv, environment, writable=writable, readable=_to_log_in(target), has_network=_over_a_network(target)
+    )
 
 
 def build_globals_command(binaries: Binaries, database: DatabaseSettings, file: Path, *, passwords: bool) -> Command:
     """Dump roles and their memberships, with their password hashes where we may read them."""
-    argv = [binaries.program("pg_dumpall"), "--dbname", conninfo(database, application_name="keepwell pg_dumpall")]
+    target = conninfo(database, application_name="keepwell pg_dumpall")
+    argv = [binaries.program("pg_dumpall"), "--dbname", target]
     argv += ["--globals-only", "--no-tablespaces", f"--file={file}", "--no-password"]
     # Given as a connection string, because a name that holds an equals sign would be taken for one.
     argv += [f"--database={make_conninfo('', dbname=database.name)}"]
     argv += [] if passwords else ["--no-role-passwords"]
-    return Command(tuple(argv), password_environment(database))
+    return binaries.call(
+        argv,
+        password_environment(database),
+        writable=[file.parent],
+        readable=_to_log_in(target),
+        has_network=_over_a_network(target),
+    )
 
 
 def build_restore_command(
@@ -141,7 +160,12 @@ def build_restore_command(
     argv = [binaries.program("pg_restore"), "--dbname", target, f"--jobs={jobs}", "--exit-on-error"]
     # A subscription of the copy would start to pull from wherever the source's pulls.
     argv += ["--no-tablespaces", "--no-subscriptions", "--no-password", str(folder)]
-    return Command(tuple(argv), environment | {"PGOPTIONS": DUMP_OPTIONS})
+    return binaries.call(
+        argv,
+        environment | {"PGOPTIONS": DUMP_OPTIONS},
+        readable=[folder, *_to_log_in(target)],
+        has_network=_over_a_network(target),
+    )
 
 
 def ends_as_globals(globals_sql: bytes) -> bool:
@@ -192,7 +216,19 @@ def create_roles(connection: psycopg.Connection, globals_sql: bytes) -> None:
 def build_index_check_command(binaries: Binaries, target: str, *, jobs: int) -> Command:
     """Check every table and index of a database, and that each index knows every row."""
     argv = [binaries.program("pg_amcheck"), "--heapallindexed", f"--jobs={jobs}", "--no-password", target]
-    return Command(tuple(argv), {})
+    return binaries.call(argv, {}, readable=_to_log_in(target), has_network=_over_a_network(target))
+
+
+def _to_log_in(target: str) -> list[Path]:
+    """What a program must be able to read to use a connection string: a socket's folder, a certificate."""
+    named = conninfo_to_dict(target)
+    paths = [str(named.get(key) or "") for key in ("host", "sslrootcert")]
+    return [Path(path) for path in paths if path.startswith("/")]
+
+
+def _over_a_network(target: str) -> bool:
+    """Whether a connection string leads to a server beyond a socket."""
+    return not str(conninfo_to_dict(target).get("host") or "").startswith("/")
 
 
 def run_index_check(call: Command) -> str:
@@ -294,7 +330,8 @@ def list_data_entries(binaries: Binaries, folder: Path) -> list[DataEntry]:
     Raises:
         CommandFailed: The contents cannot be parsed.
     """
-    listing = command.run(Command((binaries.program("pg_restore"), "--list", str(folder))), timeout_seconds=600)
+    call = binaries.call([binaries.program("pg_restore"), "--list", str(folder)], {}, readable=[folder])
+    listing = command.run(call, timeout_seconds=600)
     return list(parse_data_entries(listing.decode(errors="replace").splitlines()))
 
 
@@ -314,7 +351,8 @@ def foresee_data_entries(binaries: Binaries, contents: Command) -> list[DataEntr
     dump = command.start(contents, stdout=subprocess.PIPE)
     said = command.StderrTail(dump)
     try:
-        listing = command.run(Command((binaries.program("pg_restore"), "--list")), stdin=dump.stdout)
+        call = binaries.call([binaries.program("pg_restore"), "--list"], {}, reads_input=True)
+        listing = command.run(call, stdin=dump.stdout)
     except CommandFailed as failure:
         dump.wait()
         raise translate_failure(contents, dump.returncode, said.read()) if dump.returncode else failure from None

@@ -1,12 +1,13 @@
-"""Which PostgreSQL programs to use: a configured folder, the system's, or those that came with a package."""
+"""Which PostgreSQL programs to use: a configured folder, the system's, those of a package, or those of an image."""
 
 import importlib.util
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Protocol
 
 from keepwell import command
 from keepwell.command import Command
@@ -17,6 +18,21 @@ _CLIENT_PROGRAMS = ("pg_dump", "pg_dumpall", "pg_restore", "psql")
 _SERVER_PROGRAMS = ("initdb", "postgres")
 
 
+class Elsewhere(Protocol):
+    """What runs programs that do not lie on this machine, such as those of an image."""
+
+    def prefix(
+        self,
+        *,
+        writable: Sequence[Path] = (),
+        readable: Sequence[Path] = (),
+        user: int | None = None,
+        has_network: bool = False,
+        reads_input: bool = False,
+    ) -> tuple[str, ...]:
+        """What to put before a program's call; of this machine it sees the folders that are named, and nothing else."""
+
+
 @dataclass(frozen=True)
 class Binaries:
     """One installation of PostgreSQL programs.
@@ -24,12 +40,14 @@ class Binaries:
     Attributes:
         folder: Where its programs lie.
         version: As `pg_dump --version` says, such as (17, 10).
-        origin: `configured`, `system` or `package`.
+        origin: `configured`, `system`, `package`, or `image` with its name.
+        elsewhere: What runs them where `folder` is not one of this machine.
     """
 
     folder: Path
     version: tuple[int, ...]
     origin: str
+    elsewhere: Elsewhere | None = None
 
     @property
     def major(self) -> int:
@@ -39,11 +57,41 @@ class Binaries:
     @property
     def has_server(self) -> bool:
         """Whether a server can be started from it, not only a client."""
-        return all((self.folder / program).exists() for program in _SERVER_PROGRAMS)
+        return self.elsewhere is not None or all((self.folder / program).exists() for program in _SERVER_PROGRAMS)
 
     def program(self, name: str) -> str:
         """Absolute path of one program."""
         return str(self.folder / name)
+
+    def call(
+        self,
+        argv: Sequence[str],
+        environment: Mapping[str, str],
+        *,
+        writable: Sequence[Path] = (),
+        readable: Sequence[Path] = (),
+        user: int | None = None,
+        has_network: bool = False,
+        reads_input: bool = False,
+    ) -> Command:
+        """A call of one of the programs, wherever they lie.
+
+        Args:
+            argv: The program, as `program` names it, and its arguments.
+            environment: As a `Command` has it.
+            writable: Paths that it writes to; of no account where the programs lie on this machine, as all below.
+            readable: Paths that it reads.
+            user: Whom it runs as; ourselves by default.
+            has_network: Whether it speaks to a server beyond a socket among those paths.
+            reads_input: Whether it reads standard input.
+        """
+        if self.elsewhere is None:
+            return Command(tuple(argv), environment)
+        before = self.elsewhere.prefix(
+            writable=writable, readable=readable, user=user, has_network=has_network, reads_input=reads_input
+        )
+        # Not a prefix of the command: what ties a program to our life must be outside, where we are.
+        return Command((*before, *argv), environment, name=Path(argv[0]).name)
 
     def __str__(self) -> str:
         return f"PostgreSQL {'.'.join(map(str, self.version))} ({self.origin})"

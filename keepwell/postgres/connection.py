@@ -56,7 +56,8 @@ def conninfo(database: DatabaseSettings, *, dbname: str | None = None, applicati
     if not database.host.startswith("/"):
         parameters["sslmode"] = database.sslmode
     if database.ssl_root_certificate is not None:
-        parameters["sslrootcert"] = str(database.ssl_root_certificate)
+        # Programs may run in another folder than ours.
+        parameters["sslrootcert"] = str(database.ssl_root_certificate.absolute())
     return make_conninfo("", **parameters)
 
 
@@ -171,7 +172,9 @@ def translate(error: psycopg.Error, what: str) -> KeepwellError:
     if state.startswith("28") or isinstance(error, pg.InsufficientPrivilege):
         return AccessDenied(f"{what}: {said}", hint="Check the role, its password and its grants.")
     if isinstance(error, pg.InvalidCatalogName):
-        return ConfigurationError(f"{what}: {said}", hint="Check database.name in the platform file.")
+        return ConfigurationError(
+            f"{what}: {said}", hint="Check database.name and database.more_names in the platform file."
+        )
     if isinstance(error, psycopg.OperationalError) and not state:
         return _login_error(said, what)
     for prefix in _TRANSIENT_CLASSES:
@@ -187,10 +190,14 @@ def _login_error(said: str, what: str) -> KeepwellError:
         return AccessDenied(
             f"{what}: {said}", hint="Check database.user and its password; were they changed on the server?"
         )
+    if "permission denied for database" in said:
+        return AccessDenied(f"{what}: {said}", hint="GRANT CONNECT ON DATABASE … to database.user.")
     if "certificate verify failed" in said or ("certificate" in said and "does not match" in said):
         return ConfigurationError(f"{what}: {said}", hint="Check database.sslmode and database.ssl_root_certificate.")
     if "does not exist" in said and "database" in said:
-        return ConfigurationError(f"{what}: {said}", hint="Check database.name in the platform file.")
+        return ConfigurationError(
+            f"{what}: {said}", hint="Check database.name and database.more_names in the platform file."
+        )
     if "does not exist" in said and "role" in said:
         return AccessDenied(f"{what}: {said}", hint="Check database.user in the platform file.")
     return ServiceUnavailable(f"{what}: {said}", hint="Check that the server is up and reachable from here.")

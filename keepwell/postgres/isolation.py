@@ -50,6 +50,7 @@ class Isolation:
         has_network: Whether it could reach one.
         owns_its_files: Whether its files must belong to nobody, because it really is.
         is_confined: Whether it sees nothing of this machine but what is its own; `prefix` then only prepares for it.
+        user_id: Whom it runs as in a container of its own; None without one.
     """
 
     prefix: tuple[str, ...]
@@ -57,6 +58,7 @@ class Isolation:
     has_network: bool
     owns_its_files: bool = False
     is_confined: bool = False
+    user_id: int | None = None
 
     def __str__(self) -> str:
         """For the evidence: what code that a restore runs could reach."""
@@ -74,6 +76,7 @@ _SEEMINGLY_ANOTHER = "root, seemingly another user (a namespace; files of root c
 
 
 _CONFINED = "no files but its own, no other processes"
+_CONTAINED = "a container of its own, read-only but for its folder, without any privilege"
 
 
 def unprivileged() -> Isolation:
@@ -104,6 +107,8 @@ def isolate(binaries: Binaries, folder: Path) -> Isolation:
     Raises:
         KeepwellError: We are root and the machine offers no way to be less.
     """
+    if binaries.elsewhere is not None:
+        return _in_a_container(folder)
     if _starts_confined(binaries, folder.resolve()):
         return Isolation(unprivileged().prefix, _CONFINED, has_network=False, is_confined=True)
     return isolate_program(binaries.program("postgres"), folder)
@@ -125,6 +130,18 @@ def isolate_program(program: str, folder: Path) -> Isolation:
     if _works((*_SEEMINGLY_NOBODY, *_WITHOUT)):
         return Isolation((*_SEEMINGLY_NOBODY, *_WITHOUT), _SEEMINGLY_ANOTHER, has_network=False)
     return unprivileged()
+
+
+def _in_a_container(folder: Path) -> Isolation:
+    """As another user where we can be several; what else keeps it apart, the container does."""
+    if os.geteuid() != 0:
+        return Isolation((), _CONTAINED, has_network=False, user_id=os.geteuid())
+    if not _let_nobody_through(folder):
+        raise KeepwellError(
+            "A server in a container cannot be another user here: we are root by name only.",
+            hint="Run this as an ordinary user who may use the engine's socket.",
+        )
+    return Isolation((), _CONTAINED, has_network=False, owns_its_files=True, user_id=UNPRIVILEGED_ID)
 
 
 @cache

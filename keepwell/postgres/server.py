@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import psycopg
@@ -106,8 +106,8 @@ def create_cluster(
             password_file.flush()
             isolation.hand_over(Path(password_file.name))
             argv += ["--auth=scram-sha-256", f"--pwfile={password_file.name}"]
-        call = Command(tuple(argv), {"LC_ALL": "C"}, isolation.prefix)
-        command.run(call, timeout_seconds=120, cwd=folder.parent)
+        call = binaries.call(argv, {"LC_ALL": "C"}, writable=[folder.parent], user=isolation.user_id)
+        command.run(replace(call, prefix=isolation.prefix), timeout_seconds=120, cwd=folder.parent)
     with (folder / "postgresql.conf").open("a") as configuration:
         for name, value in options.parameters.items():
             configuration.write(f"{name} = '{value}'\n")
@@ -139,7 +139,8 @@ def build_server_command(
         # Behind our death's signal and not before it: in there, processes are counted from one.
         view = confine(binaries, folder.parent, socket_folder)
         return Command((*view.prefix(death_signal="QUIT"), *argv), environment)
-    return Command(tuple(argv), environment, isolation.prefix)
+    call = binaries.call(argv, environment, writable=[folder.parent, socket_folder], user=isolation.user_id)
+    return replace(call, prefix=isolation.prefix)
 
 
 def wait_until_ready(conninfo: str, process: subprocess.Popen[bytes], log: Path) -> None:

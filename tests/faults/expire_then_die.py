@@ -1,13 +1,13 @@
 """Expire sets as a process of its own, and die by SIGKILL before or after one effect on the store.
 
-Usage: expire_then_die.py PICKLED_PLATFORM NUMBER before|after: at the effect of that number.
+Usage: expire_then_die.py PICKLED_PLATFORM NUMBER before|after [DAYS]: at the effect of that number, so many days ahead.
 """
 
 import os
 import pickle
 import signal
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import cast
 
@@ -21,7 +21,7 @@ from keepwell.interlock import Procedure
 from keepwell.objectstore.store import Store, open_store
 
 
-def main(pickled: str, number: str, moment: str) -> None:
+def main(pickled: str, number: str, moment: str, days: str = "0") -> None:
     platform = pickle.loads(Path(pickled).read_bytes())
 
     def die(effect: str, at: int, when: str) -> None:
@@ -30,7 +30,7 @@ def main(pickled: str, number: str, moment: str) -> None:
             sys.stdout.flush()
             os.kill(os.getpid(), signal.SIGKILL)
 
-    store, now = open_store(platform), datetime.now(UTC)
+    store, now = open_store(platform), datetime.now(UTC) + timedelta(days=int(days))
     with hold_platform(platform, store, Procedure.EXPIRE):
         apply_plan(platform, cast("Store", WatchedStore(store, die)), read_plan(platform, store, now).digest, now)
 

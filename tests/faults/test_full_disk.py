@@ -47,7 +47,7 @@ def test_rows_need_no_disk(platform: Platform, store: Store, tmp_path: Path) -> 
     assert run_on_small_disk(platform, tmp_path, "335") == "left: []\n"
     (entry,) = read_catalogue(store)
     assert entry.manifest is not None
-    assert (entry.manifest.rows, entry.manifest.spooled_bytes) == (40, 0)
+    assert (entry.manifest.rows, entry.manifest.main.spooled_bytes) == (40, 0)
     assert prove(platform, entry.backup_id).reached == "serving"
 
 

@@ -48,13 +48,13 @@ def no_fifos(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_row_and_no_large_object_touches_a_disk(platform: Platform) -> None:
     manifest = back_up(platform)
     assert manifest.rows == ROWS + 1
-    assert manifest.spooled_bytes == 0
+    assert manifest.main.spooled_bytes == 0
     assert prove(platform, manifest.backup_id).reached == "serving"
 
 
 def test_without_fifos_rows_take_the_way_over_a_disk_which_is_said(platform: Platform, no_fifos: None) -> None:
     manifest = back_up(platform)
-    assert manifest.spooled_bytes > ROWS
+    assert manifest.main.spooled_bytes > ROWS
     assert prove(platform, manifest.backup_id).reached == "serving"
 
 

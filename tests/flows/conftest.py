@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from engine_double import Engine, a_platform
+from engine_double import Engine
 from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import (
@@ -34,6 +34,7 @@ from tasks import (
     notify_steps,
     platforms,
     retention_steps,
+    second_steps,
 )
 from tasks.retries import retry_when_transient
 
@@ -69,10 +70,13 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
     """Everything below the steps, replaced."""
     made = Engine()
-    platform = a_platform()
-    monkeypatch.setattr(platforms, "load_platform", lambda name: platform)
-    for module in (backup_steps, evidence_steps, check_steps, failure_steps, interlock_steps, retention_steps):
+    monkeypatch.setattr(platforms, "load_platform", lambda name: made.platform)
+    for module in (backup_steps, evidence_steps, check_steps, failure_steps):
         monkeypatch.setattr(module, "open_store", lambda platform: made.store)
+    for module in (backup_steps, evidence_steps, check_steps, interlock_steps, retention_steps, second_steps):
+        monkeypatch.setattr(module, "open_destination", lambda platform, destination: made.stores[destination])
+    monkeypatch.setattr(second_steps, "carry_set", made.carry)
+    monkeypatch.setattr(second_steps, "hold_carrying", made.hold_carrying)
     monkeypatch.setattr(interlock_steps, "hold_platform", made.hold)
     monkeypatch.setattr(backup_steps, "engine_require_ready", made.require_ready)
     monkeypatch.setattr(backup_steps, "create_backup", made.create)
@@ -80,7 +84,8 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
     monkeypatch.setattr(backup_steps, "hold_sets", made.hold_sets)
     monkeypatch.setattr(notify_steps, "ping_dead_mans_switch", made.ping)
     monkeypatch.setattr(notify_steps, "send", made.send)
-    for step in (interlock_steps.take_turn, backup_steps.require_ready, backup_steps.write, backup_steps.prove):
+    steps = (interlock_steps.take_turn, backup_steps.require_ready, backup_steps.write, backup_steps.prove)
+    for step in (*steps, second_steps.plan_copies, second_steps.carry):
         assert step.retry_condition_fn is retry_when_transient
         monkeypatch.setattr(step, "retry_delay_seconds", [0.0, 0.0])
     return made

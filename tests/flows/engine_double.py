@@ -4,22 +4,46 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from backup_documents import a_manifest, a_proof, documents
 from memory_store import MemoryStore
 from pydantic import SecretStr
 
+from keepwell.backup.carry import Carried
 from keepwell.backup.manifest import Manifest
 from keepwell.backup.preflight import Readiness
 from keepwell.backup.proof import Proof
+from keepwell.destination import Destination
 from keepwell.evidence import Evidence, read_last_evidence
 from keepwell.notify import ChannelOutcome, Delivery, Message
 from keepwell.progress import Step
-from keepwell.settings import BackupSettings, BucketSettings, DatabaseSettings, NotifySettings, Platform
+from keepwell.settings import (
+    BackupSettings,
+    BucketSettings,
+    DatabaseSettings,
+    NotifySettings,
+    Platform,
+    SecondFolderSettings,
+)
 
 SECRET = "marked-secret/of the database%7"
 URL_TOKEN = "Marked0Token0Of0A0Channel"
+
+
+def a_platform() -> Platform:
+    return Platform.model_construct(
+        name="esn",
+        database=DatabaseSettings(name="esn_db", user="esn", password=SecretStr(SECRET)),
+        bucket=BucketSettings(
+            name="b", access_key_id=SecretStr("AKIDMARKED"), secret_access_key=SecretStr("s3-marked-key")
+        ),
+        redis=None,
+        uploads=None,
+        backup=BackupSettings(),
+        notify=NotifySettings(urls=(SecretStr(f"json://user:marked-pass@chat.example/{URL_TOKEN}/"),)),
+    )
 
 
 @dataclass
@@ -27,15 +51,29 @@ class Engine:
     """What the flows call, recorded; each answer can be replaced."""
 
     store: MemoryStore = field(default_factory=MemoryStore)
+    second: MemoryStore = field(default_factory=MemoryStore)
+    platform: Platform = field(default_factory=a_platform)
     calls: list[str] = field(default_factory=list)
     held: bool = False
     sets_held: bool = False
     ready: Callable[[], None] = lambda: None
+    second_proof: Callable[[datetime], Proof] = field(default=a_proof)
+    carried: Callable[[], None] = lambda: None
     write: Callable[[], Manifest] = field(default=lambda: a_manifest(datetime.now(UTC).replace(microsecond=0)))
     proof: Callable[[datetime], Proof] = field(default=a_proof)
     pinged: int = 0
     sent: list[Message] = field(default_factory=list)
     channels: tuple[bool, ...] = (True,)
+
+    @property
+    def stores(self) -> dict[Destination, MemoryStore]:
+        """Each destination's."""
+        return {Destination.FIRST: self.store, Destination.SECOND: self.second}
+
+    def configure_second(self) -> None:
+        """Give the platform a second destination."""
+        settings = SecondFolderSettings(directory=Path("/second"))
+        self.platform = self.platform.model_copy(update={"second_folder": settings})
 
     def add_set(self, age: timedelta = timedelta(hours=7), **proof: Any) -> str:
         """A stored and, unless told otherwise, proven set."""
@@ -69,7 +107,7 @@ class Engine:
     def require_ready(self, platform: Platform, progress: Callable[[Step], None]) -> Readiness:
         self.calls.append("require ready")
         self.ready()
-        return Readiness(client=None, database=None, findings=())  # type: ignore[arg-type]
+        return Readiness(client=None, main=None, findings=())  # type: ignore[arg-type]
 
     def create(self, platform: Platform, store: object, progress: Callable[[Step], None]) -> Manifest:
         self.calls.append("write")
@@ -82,20 +120,36 @@ class Engine:
     def verify(
         self,
         platform: Platform,
-        store: object,
+        store: MemoryStore,
         backup_id: str,
         progress: Callable[[Step], None],
         *,
         all_uploads: bool,
     ) -> Proof:
-        self.calls.append("prove every upload" if all_uploads else "prove")
+        in_second = " in the second" if store is self.second else ""
+        self.calls.append(f"prove every upload{in_second}" if all_uploads else f"prove{in_second}")
         assert not self.held
         assert self.sets_held
         progress(Step("proving", 1, 7, "levels"))
-        manifest = Manifest.from_json(self.store.objects[f"backups/{backup_id}/manifest.json"])
-        proof = self.proof(manifest.snapshot_at)
-        self.store.objects |= documents(manifest, proof)
+        manifest = Manifest.from_json(store.objects[f"backups/{backup_id}/manifest.json"])
+        proof = (self.second_proof if in_second else self.proof)(manifest.snapshot_at)
+        store.objects |= documents(manifest, proof)
         return proof
+
+    def carry(
+        self, source: MemoryStore, target: MemoryStore, backup_id: str, progress: Callable[[Step], None]
+    ) -> Carried:
+        self.calls.append(f"carry {backup_id}")
+        assert (source, target) == (self.store, self.second)
+        assert not self.held
+        self.carried()
+        manifest = Manifest.from_json(source.objects[f"backups/{backup_id}/manifest.json"])
+        target.objects |= documents(manifest)
+        return Carried(backup_id, 3, 3, 0, 0, 1000, 0.1)
+
+    @contextmanager
+    def hold_carrying(self, *_: object) -> Iterator[None]:
+        yield
 
     @contextmanager
     def hold_sets(self, *_: object) -> Iterator[None]:
@@ -111,20 +165,6 @@ class Engine:
     def send(self, settings: NotifySettings, message: Message) -> Delivery:
         self.sent.append(message)
         return Delivery(tuple(ChannelOutcome(f"{n} json", taken, "refused") for n, taken in enumerate(self.channels)))
-
-
-def a_platform() -> Platform:
-    return Platform.model_construct(
-        name="esn",
-        database=DatabaseSettings(name="esn_db", user="esn", password=SecretStr(SECRET)),
-        bucket=BucketSettings(
-            name="b", access_key_id=SecretStr("AKIDMARKED"), secret_access_key=SecretStr("s3-marked-key")
-        ),
-        redis=None,
-        uploads=None,
-        backup=BackupSettings(),
-        notify=NotifySettings(urls=(SecretStr(f"json://user:marked-pass@chat.example/{URL_TOKEN}/"),)),
-    )
 
 
 def failing(*errors: Exception, then: Callable[[], Any]) -> Callable[[], Any]:

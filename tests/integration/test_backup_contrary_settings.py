@@ -4,7 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from backup_sets import back_up, back_up_and_prove, prove
+from backup_documents import change_main
+from backup_sets import back_up, back_up_and_prove, prove, write_manifest
 from psycopg import sql
 from real_servers import MAJORS, Server, bucket_settings, build_platform, fresh_database
 
@@ -148,10 +149,7 @@ class TestARestoreBesideTheLiveDatabase:
         store = open_store(platform)
         # The rows differ from what the source had at its snapshot, as the manifest tells it.
         tables = tuple(table.model_copy(update={"content_hash": "0"}) for table in manifest.tables)
-        store.put_signed(
-            f"backups/{manifest.backup_id}/manifest.json",
-            manifest.model_copy(update={"tables": tables}).to_json(),
-        )
+        write_manifest(store, change_main(manifest, tables=tables))
         with pytest.raises(VerificationFailed, match="other contents"):
             restore_into(platform, store, manifest.backup_id, "copy", silent, allow_unproven=True)
         with server.connect() as connection:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import zstandard
+from backup_documents import change_main
 from backup_sets import (
     back_up,
     change_table,
@@ -35,6 +36,7 @@ from keepwell.backup import layout
 from keepwell.backup.catalogue import read_catalogue, read_entry, read_manifest
 from keepwell.backup.manifest import Manifest
 from keepwell.backup.proof import Proof
+from keepwell.backup.source_image import SCRATCH_IMAGE
 from keepwell.errors import KeepwellError, PreconditionFailed, ServiceUnavailable, VerificationFailed
 from keepwell.objectstore.store import Store, open_store
 from keepwell.postgres.binaries import Binaries
@@ -138,7 +140,7 @@ def test_stock_pg_restore_lists_a_truncated_dump_without_complaint(
     proven: Proven, server: Server, tmp_path: Path
 ) -> None:
     whole, cut = tmp_path / "whole.dump", tmp_path / "cut.dump"
-    database = server.url(proven.manifest.source.database)
+    database = server.url(proven.manifest.main.source.database)
     subprocess.run([server.binaries.program("pg_dump"), "-Fc", "-Z0", "-f", whole, "-d", database], check=True)
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     listing = subprocess.run([server.binaries.program("pg_restore"), "--list", cut], capture_output=True, check=False)
@@ -277,7 +279,7 @@ def test_roles_that_end_early_are_incomplete_though_the_manifest_agrees(
 
 def test_a_table_that_the_manifest_forgot_is_found_by_the_archives_contents(proven: Proven, copied: Manifest) -> None:
     tables = tuple(table for table in copied.tables if table.qualified != "public.notes")
-    write_manifest(proven.store, copied.model_copy(update={"tables": tables}))
+    write_manifest(proven.store, change_main(copied, tables=tables))
     failed = failed_level(prove(proven.platform, copied.backup_id))
     assert (failed.level, "does not know" in failed.findings[0].message) == ("complete", True)
 
@@ -302,7 +304,7 @@ def test_without_server_programs_a_set_is_unknown_and_neither_good_nor_damaged(
     proven: Proven, copied: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     older_only = [replace(installation(17), version=(15, 1))]
-    monkeypatch.setattr("keepwell.backup.verify.find_installations", lambda configured: older_only)
+    monkeypatch.setattr("keepwell.backup.scratch_restore.find_installations", lambda configured: older_only)
     proof = prove(proven.platform, copied.backup_id)
     assert (failed_level(proof).level, proof.verdict, proof.damaged) == ("complete", Verdict.UNKNOWN, False)
     entry = read_entry(proven.store, copied.backup_id)
@@ -318,10 +320,29 @@ def test_a_scratch_server_that_does_not_start_makes_a_set_unknown_and_not_damage
     (tmp_path / "initdb").write_text("#!/bin/sh\necho no locale here >&2; exit 1\n")
     (tmp_path / "initdb").chmod(0o755)
     broken = Binaries(tmp_path, whole.version, "configured")
-    monkeypatch.setattr("keepwell.backup.verify.find_installations", lambda configured: [broken])
+    monkeypatch.setattr("keepwell.backup.scratch_restore.find_installations", lambda configured: [broken])
     proof = prove(proven.platform, copied.backup_id)
     assert (failed_level(proof).level, proof.verdict, proof.damaged) == ("restored", Verdict.UNKNOWN, False)
     assert "no locale here" in failed_level(proof).summary
+
+
+class _NoRoom:
+    """Stands for containers that cannot be run."""
+
+    def prefix(self, **asked: object) -> tuple[str, ...]:
+        return ("sh", "-c", "echo no room for it >&2; exit 125")
+
+
+def test_where_no_server_starts_from_the_sources_image_this_machine_proves_and_it_is_said(
+    proven: Proven, copied: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = Binaries(Path("/in/the/image"), installation(17).version, "image postgres:17", _NoRoom())
+    monkeypatch.setattr("keepwell.backup.source_image.find_image_programs", lambda platform, folder: image)
+    database = proven.platform.database.model_copy(update={"container": "postgres"})
+    proof = prove(proven.platform.model_copy(update={"database": database}), copied.backup_id)
+    assert (proof.reached, proof.verdict, proof.server) == ("serving", Verdict.WARN, str(installation(17)))
+    (finding,) = (found for found in proof.findings if found.name == SCRATCH_IMAGE)
+    assert "initdb ended with exit code 125: no room for it" in finding.message
 
 
 # restored: roles and schema.
@@ -391,7 +412,7 @@ def test_a_schema_that_differs_from_the_source_is_named_object_by_object(proven:
 
     rebuilt = replace_content(proven.store, copied, part_of(copied, layout.SCHEMA), forge, rebuild=True)
     digest = part_of(rebuilt, layout.SCHEMA).content_sha256
-    write_manifest(proven.store, rebuilt.model_copy(update={"schema_digest": digest}))
+    write_manifest(proven.store, change_main(rebuilt, schema_digest=digest))
     failed = failed_level(prove(proven.platform, copied.backup_id))
     assert failed.level == "restored"
     messages = " ".join(finding.message for finding in failed.findings)
@@ -404,7 +425,7 @@ def test_a_schema_that_cannot_be_read_fails_the_level_and_not_the_verification(
 ) -> None:
     rebuilt = replace_content(proven.store, copied, part_of(copied, layout.SCHEMA), lambda content: b"{", rebuild=True)
     digest = part_of(rebuilt, layout.SCHEMA).content_sha256
-    write_manifest(proven.store, rebuilt.model_copy(update={"schema_digest": digest}))
+    write_manifest(proven.store, change_main(rebuilt, schema_digest=digest))
     proof = prove(proven.platform, copied.backup_id)
     assert (failed_level(proof).level, proof.damaged) == ("restored", True)
 
@@ -457,9 +478,9 @@ def test_a_large_object_that_was_changed_is_not_equal(proven: Proven, copied: Ma
 def test_a_sequence_that_comes_back_behind_its_source_is_not_sound(proven: Proven, copied: Manifest) -> None:
     ahead = tuple(
         sequence.model_copy(update={"last_value": ROWS + 1}) if sequence.name == "people_id_seq" else sequence
-        for sequence in copied.sequences
+        for sequence in copied.main.sequences
     )
-    write_manifest(proven.store, copied.model_copy(update={"sequences": ahead}))
+    write_manifest(proven.store, change_main(copied, sequences=ahead))
     failed = failed_level(prove(proven.platform, copied.backup_id))
     assert (failed.level, failed.findings[0].name) == ("sound", "public.people_id_seq")
 

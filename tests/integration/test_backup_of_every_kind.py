@@ -48,11 +48,11 @@ def test_a_dump_from_15_is_proven_on_17_and_the_proof_names_the_other_major(
         create_zoo(server, database)
         platform = build_platform(server, database, bucket_settings(objectstore), tmp_path)
         newer_only = [found for found in binaries.find_installations() if found.major == 17]
-        for module in ("keepwell.backup.preflight", "keepwell.backup.verify"):
+        for module in ("keepwell.backup.preflight", "keepwell.backup.scratch_restore"):
             monkeypatch.setattr(f"{module}.find_installations", lambda configured: newer_only)
         manifest = back_up(platform)
         proof = prove(platform, manifest.backup_id)
-    assert (manifest.source.server_major, manifest.tools.archive_major) == (15, 17)
+    assert (manifest.main.source.server_major, manifest.tools.archive_major) == (15, 17)
     not_ok = [finding.name for finding in proof.findings if finding.verdict is not Verdict.OK]
     assert not_ok == ["above_zero of public.unchecked"]  # a NOT VALID constraint, and named as such
     assert (proof.reached, proof.same_major) == ("serving", False)
@@ -78,7 +78,7 @@ def test_a_hostile_database_name_is_only_a_name(
         with server.connect(database) as connection:
             connection.execute("CREATE TABLE t AS SELECT generate_series(1, 3) AS a")
         manifest = back_up(build_platform(server, database, bucket_settings(objectstore), tmp_path))
-    assert (manifest.source.database, manifest.rows) == (name, 3)
+    assert (manifest.main.source.database, manifest.rows) == (name, 3)
 
 
 @pytest.mark.parametrize("encoding", ["LATIN1", pytest.param("EUC_JP", marks=pytest.mark.long)])

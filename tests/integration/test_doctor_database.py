@@ -19,7 +19,7 @@ from psycopg import sql
 from pydantic import SecretStr
 from typer.testing import CliRunner
 
-from keepwell.backup import spool
+from keepwell import disk_space
 from keepwell.backup.space import estimate_scratch_bytes
 from keepwell.cli import console
 from keepwell.cli.main import app
@@ -152,9 +152,9 @@ def test_space_is_judged_by_what_would_stop_a_backup_or_its_proof(
     with psycopg.connect(_url_of(platform, database_url), autocommit=True) as connection:
         connection.execute("CREATE TABLE t AS SELECT repeat('x', 1000) AS a FROM generate_series(1, 2000)")
     manifest = back_up(platform)
-    needed_bytes = estimate_scratch_bytes(manifest.source.size_bytes) + spool._RESERVE_BYTES
+    needed_bytes = estimate_scratch_bytes(manifest.source_bytes) + disk_space._RESERVE_BYTES
     free_bytes = needed_bytes + 10_000_000 if enough else needed_bytes - 1
-    monkeypatch.setattr(spool.shutil, "disk_usage", lambda place: SimpleNamespace(free=free_bytes))
+    monkeypatch.setattr(disk_space.shutil, "disk_usage", lambda place: SimpleNamespace(free=free_bytes))
     assert (_find(platform, "scratch space").verdict is Verdict.OK) is enough
     if enough:
         assert back_up_and_prove(platform).reached == "serving"

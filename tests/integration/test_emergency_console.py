@@ -30,13 +30,20 @@ def test_doctor_and_backups_work_without_the_orchestrator(
 ) -> None:
     server, bucket = servers(major), bucket_settings(objectstore)
     (tmp_path / "password").write_text("marked-secret-of-the-database\n")
-    with fresh_database(server) as database, server.connect(database) as connection:
+    with (
+        fresh_database(server) as database,
+        fresh_database(server) as further,
+        server.connect(database) as connection,
+    ):
         connection.execute("CREATE TABLE people AS SELECT generate_series(1, 7) AS id")
+        with server.connect(further) as other:
+            other.execute("CREATE TABLE people AS SELECT generate_series(1, 3) AS id")
         (tmp_path / "keepwell.toml").write_text(f"""
             name = "elsewhere"
             [database]
             port = {server.port}
             name = "{database}"
+            more_names = ["{further}"]
             user = "postgres"
             password_file = "{tmp_path / "password"}"
             [bucket]
@@ -72,9 +79,16 @@ def test_doctor_and_backups_work_without_the_orchestrator(
         code, listed = keepwell("backup", "list")
         assert (code, [entry["backup_id"] for entry in listed["data"]["backups"]]) == (0, [backup_id])
         assert keepwell("backup", "verify", backup_id)[1]["data"]["proven"]
-        assert len(keepwell("backup", "show")[1]["data"]["manifest"]["sealed_for"]) == 2
+        shown = keepwell("backup", "show")[1]
+        assert len(shown["data"]["manifest"]["sealed_for"]) == 2
+        assert f"restore {backup_id} --database {further} --into" in shown["hint"]
+        assert [one["name"] for one in listed["data"]["backups"][0]["databases"]] == [database, further]
         try:
             code, restored = keepwell("backup", "restore", "newest-proven", "--into", f"{database}_copy")
             assert (code, restored["data"]["rows"]) == (0, 7)
+            chosen = ("--database", further, "--into", f"{further}_copy")
+            code, restored = keepwell("backup", "restore", "newest-proven", *chosen)
+            assert (code, restored["data"]["source"], restored["data"]["rows"]) == (0, further, 3)
         finally:
-            connection.execute(f'DROP DATABASE IF EXISTS "{database}_copy"')
+            for name in (database, further):
+                connection.execute(f'DROP DATABASE IF EXISTS "{name}_copy"')

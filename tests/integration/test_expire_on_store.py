@@ -185,8 +185,14 @@ def refusing(platform: Platform, store: Store) -> Callable[[str], Store]:
             errors = [{"Key": key, "Code": "AccessDenied", "Message": "The object is locked."} for key in refused]
             return _Http(200), {"Errors": errors, "ResponseMetadata": {"HTTPStatusCode": 200}}
 
+        def answer_one(params: dict[str, Any], **_: Any) -> tuple[Any, dict[str, Any]] | None:
+            if not params["url_path"].endswith(ending):
+                return None
+            return _Http(403), {"Error": {"Code": "AccessDenied"}, "ResponseMetadata": {"HTTPStatusCode": 403}}
+
         opened = open_store(platform)
         opened.client.meta.events.register("before-call.s3.DeleteObjects", answer)
+        opened.client.meta.events.register("before-call.s3.DeleteObject", answer_one)
         return opened
 
     return refuse

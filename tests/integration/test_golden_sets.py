@@ -2,11 +2,20 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import get_args
 
 import pytest
 from backup_sets import prove
-from golden_sets import ANSWER, GOLDEN, QUESTION, UPLOADS, put_golden, sealing_of
+from golden_sets import (
+    ANSWER,
+    GOLDEN,
+    MORE,
+    MORE_ANSWER,
+    MORE_QUESTION,
+    QUESTION,
+    UPLOADS,
+    put_golden,
+    sealing_of,
+)
 from psycopg import sql
 from real_servers import Server
 
@@ -50,8 +59,8 @@ def beside(server: Server) -> Iterator[str]:
 
 
 def test_there_is_a_golden_set_of_every_format() -> None:
-    versions = get_args(Manifest.model_fields["format_version"].annotation)
-    assert [golden.name for golden in SETS] == [f"format-{version}" for version in versions]
+    newest = Manifest.model_fields["format_version"].default
+    assert [golden.name for golden in SETS] == [f"format-{version}" for version in range(1, newest + 1)]
 
 
 def test_a_golden_set_is_listed_as_proven_and_restores_as_it_was(
@@ -64,6 +73,19 @@ def test_a_golden_set_is_listed_as_proven_and_restores_as_it_was(
         restore_into(keeper, kept, entry.backup_id, beside, silent)
     with server.connect(beside) as connection:
         assert connection.execute(QUESTION).fetchone() == ANSWER
+
+
+def test_the_further_database_of_a_golden_set_comes_back_where_it_holds_one(
+    keeper: Platform, kept: Store, golden: Path, server: Server, beside: str
+) -> None:
+    (entry,) = read_catalogue(kept)
+    assert entry.manifest is not None
+    names = [database.name for database in entry.manifest.databases]
+    assert names == (["golden"] if golden.name in ("format-1", "format-2") else ["golden", MORE])
+    if MORE in names:
+        restore_into(keeper, kept, entry.backup_id, beside, silent, source=MORE)
+        with server.connect(beside) as connection:
+            assert connection.execute(MORE_QUESTION).fetchone() == MORE_ANSWER
 
 
 def test_the_uploaded_files_of_a_golden_set_come_back(keeper: Platform, kept: Store, tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def test_a_missing_extension_makes_a_set_unknown_and_not_damaged(
     manifest = back_up(platform)
     lacking = installation_without("pg_trgm", tmp_path)
     with monkeypatch.context() as elsewhere:
-        elsewhere.setattr("keepwell.backup.verify.find_installations", lambda configured: [lacking])
+        elsewhere.setattr("keepwell.backup.scratch_restore.find_installations", lambda configured: [lacking])
         proof = prove(platform, manifest.backup_id)
     failed = failed_level(proof)
     assert (failed.level, failed.verdict, proof.damaged) == ("restored", Verdict.UNKNOWN, False)

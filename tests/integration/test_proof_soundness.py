@@ -10,7 +10,8 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 from real_servers import installation
 
-from keepwell.backup import create
+from keepwell.backup.database import Database
+from keepwell.backup.describing import describe_sequence, describe_table
 from keepwell.backup.manifest import Manifest
 from keepwell.backup.rehearsal import Target, check_serving, check_sound, create_like
 from keepwell.errors import ServiceUnavailable
@@ -74,24 +75,24 @@ def copy_database(scratch: Scratch, template: str, name: str) -> str:
 
 
 @pytest.fixture
-def manifest(scratch: Scratch) -> Manifest:
-    """A manifest that describes the restored database truly."""
-    golden = Manifest.from_json(GOLDEN.read_bytes())
+def described(scratch: Scratch) -> Database:
+    """What a manifest says of the restored database, truly."""
+    golden = Manifest.from_json(GOLDEN.read_bytes()).main
     with scratch.connect("whole") as connection:
         relations = [table for table in facts.read_tables(connection) if table.kind != "S"]
         sequences = facts.read_sequences(connection)
     return golden.model_copy(
         update={
-            "tables": tuple(create._describe_table(table, None, None) for table in relations),
-            "sequences": tuple(map(create._describe_sequence, sequences)),
+            "tables": tuple(describe_table(table, None, None) for table in relations),
+            "sequences": tuple(map(describe_sequence, sequences)),
             "source": golden.source.model_copy(update={"stale_collations": ()}),
         }
     )
 
 
-def soundness(scratch: Scratch, database: str, manifest: Manifest) -> list[Finding]:
+def soundness(scratch: Scratch, database: str, described: Database) -> list[Finding]:
     target = Target(make_conninfo(scratch.conninfo, dbname=database), 17, 2)
-    return list(check_sound(manifest, installation(17), target))
+    return list(check_sound(described, installation(17), target))
 
 
 def damage_file(scratch: Scratch, database: str, relation: str, pattern: bytes, replacement: bytes) -> None:
@@ -106,33 +107,33 @@ def damage_file(scratch: Scratch, database: str, relation: str, pattern: bytes, 
     file.write_bytes(content.replace(pattern, replacement))
 
 
-def test_a_whole_database_is_sound(scratch: Scratch, copy: str, manifest: Manifest) -> None:
-    assert soundness(scratch, copy, manifest) == []
+def test_a_whole_database_is_sound(scratch: Scratch, copy: str, described: Database) -> None:
+    assert soundness(scratch, copy, described) == []
 
 
-def test_an_index_that_is_out_of_order_is_not_sound(scratch: Scratch, copy: str, manifest: Manifest) -> None:
+def test_an_index_that_is_out_of_order_is_not_sound(scratch: Scratch, copy: str, described: Database) -> None:
     damage_file(scratch, copy, "people_name", b"marker-0100", b"zarker-0100")
-    (finding,) = soundness(scratch, copy_database(scratch, copy, f"{copy}_read"), manifest)
+    (finding,) = soundness(scratch, copy_database(scratch, copy, f"{copy}_read"), described)
     assert (finding.name, finding.verdict) == ("indexes", Verdict.ALERT)
     assert "people_name" in finding.message
 
 
-def test_a_row_that_its_index_does_not_know_is_not_sound(scratch: Scratch, copy: str, manifest: Manifest) -> None:
+def test_a_row_that_its_index_does_not_know_is_not_sound(scratch: Scratch, copy: str, described: Database) -> None:
     """The index is in order; only comparing it with the table shows it."""
     damage_file(scratch, copy, "people", b"marker-0100", b"marker-xxxx")
-    (finding,) = soundness(scratch, copy_database(scratch, copy, f"{copy}_read"), manifest)
+    (finding,) = soundness(scratch, copy_database(scratch, copy, f"{copy}_read"), described)
     assert finding.verdict is Verdict.ALERT
     assert "lacks matching index tuple" in finding.message
 
 
-def test_a_page_that_cannot_be_read_is_not_sound(scratch: Scratch, copy: str, manifest: Manifest) -> None:
+def test_a_page_that_cannot_be_read_is_not_sound(scratch: Scratch, copy: str, described: Database) -> None:
     with scratch.connect(copy) as connection:
         row = connection.execute("SELECT pg_relation_filepath('people_pkey')").fetchone()
         connection.execute("CHECKPOINT")
     assert row is not None
     file = scratch.folder / "data" / row[0]
     file.write_bytes(b"\xff" * len(file.read_bytes()))
-    findings = soundness(scratch, copy_database(scratch, copy, f"{copy}_read"), manifest)
+    findings = soundness(scratch, copy_database(scratch, copy, f"{copy}_read"), described)
     assert {finding.verdict for finding in findings} == {Verdict.ALERT}
     assert [finding.name for finding in findings] == ["indexes", "public.people_id_seq"]
 
@@ -148,56 +149,56 @@ def test_a_page_that_cannot_be_read_is_not_sound(scratch: Scratch, copy: str, ma
     ],
 )
 def test_what_came_back_behind_empty_or_not_at_all_is_not_sound(
-    scratch: Scratch, copy: str, manifest: Manifest, damage: str, named: str
+    scratch: Scratch, copy: str, described: Database, damage: str, named: str
 ) -> None:
     with scratch.connect(copy) as connection:
         connection.execute(damage)
-    alerts = [finding for finding in soundness(scratch, copy, manifest) if finding.verdict is Verdict.ALERT]
+    alerts = [finding for finding in soundness(scratch, copy, described) if finding.verdict is Verdict.ALERT]
     assert [finding.name for finding in alerts] == [named]
 
 
 @pytest.mark.parametrize("ahead", ["SELECT setval('people_id_seq', 5000)", "SELECT setval('down', -50)"])
 def test_a_sequence_that_is_ahead_of_its_snapshot_is_sound(
-    scratch: Scratch, copy: str, manifest: Manifest, ahead: str
+    scratch: Scratch, copy: str, described: Database, ahead: str
 ) -> None:
     with scratch.connect(copy) as connection:
         connection.execute(ahead)
-    assert soundness(scratch, copy, manifest) == []
+    assert soundness(scratch, copy, described) == []
 
 
 def test_rows_beyond_their_sequence_are_a_warning_since_the_source_is_like_that(
-    scratch: Scratch, copy: str, manifest: Manifest
+    scratch: Scratch, copy: str, described: Database
 ) -> None:
     with scratch.connect(copy) as connection:
         connection.execute("INSERT INTO people VALUES (9000, 'by hand')")
-    (finding,) = soundness(scratch, copy, manifest)
+    (finding,) = soundness(scratch, copy, described)
     assert (finding.name, finding.verdict, "9000" in finding.message) == ("public.people_id_seq", Verdict.WARN, True)
 
 
-def test_a_stale_collation_of_the_source_is_a_warning(scratch: Scratch, copy: str, manifest: Manifest) -> None:
-    stale = manifest.source.model_copy(update={"stale_collations": ("public.german",)})
-    (finding,) = soundness(scratch, copy, manifest.model_copy(update={"source": stale}))
+def test_a_stale_collation_of_the_source_is_a_warning(scratch: Scratch, copy: str, described: Database) -> None:
+    stale = described.source.model_copy(update={"stale_collations": ("public.german",)})
+    (finding,) = soundness(scratch, copy, described.model_copy(update={"source": stale}))
     assert (finding.name, finding.verdict) == ("public.german", Verdict.WARN)
 
 
-def test_where_indexes_cannot_be_checked_nothing_is_known(scratch: Scratch, copy: str, manifest: Manifest) -> None:
+def test_where_indexes_cannot_be_checked_nothing_is_known(scratch: Scratch, copy: str, described: Database) -> None:
     """A role that may not install amcheck stands for a machine that lacks it."""
     with scratch.connect(copy) as connection:
         connection.execute("DO $$ BEGIN CREATE ROLE plain LOGIN; EXCEPTION WHEN duplicate_object THEN END $$")
         connection.execute("GRANT pg_read_all_data TO plain")
     target = Target(make_conninfo(scratch.conninfo, dbname=copy, user="plain"), 17, 2)
-    findings = list(check_sound(manifest, installation(17), target))
+    findings = list(check_sound(described, installation(17), target))
     assert [(finding.name, finding.verdict) for finding in findings] == [("indexes", Verdict.UNKNOWN)]
 
 
 def test_a_check_of_indexes_that_runs_out_of_disk_finds_no_damage(
-    scratch: Scratch, copy: str, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+    scratch: Scratch, copy: str, described: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """pg_amcheck reports a server's error as if the relation were at fault, with the same exit code."""
     said = 'btree index "whole.public.people_pkey":\n    ERROR:  could not write to file "base/pgsql_tmp/x": '
     for reason, verdict in (("No space left on device", Verdict.UNKNOWN), ("Input/output error", Verdict.ALERT)):
         monkeypatch.setattr("keepwell.postgres.archive.run_index_check", lambda call, r=reason: said + r)
-        (finding,) = soundness(scratch, copy, manifest)
+        (finding,) = soundness(scratch, copy, described)
         assert (finding.name, finding.verdict) == ("indexes", verdict)
 
 
@@ -277,8 +278,8 @@ def test_a_dead_server_is_told_when_a_smoke_query_is_rolled_back(
         list(check_serving((SmokeQuery(name="asked", sql="SELECT 1"),), target))
 
 
-def test_a_collation_that_this_machine_lacks_is_replaced_and_said(scratch: Scratch, manifest: Manifest) -> None:
-    source = manifest.source.model_copy(update={"collate": "xx_YY.UTF-8", "ctype": "xx_YY.UTF-8"})
+def test_a_collation_that_this_machine_lacks_is_replaced_and_said(scratch: Scratch, described: Database) -> None:
+    source = described.source.model_copy(update={"collate": "xx_YY.UTF-8", "ctype": "xx_YY.UTF-8"})
     with scratch.connect("postgres") as connection:
         findings = list(create_like(connection, "elsewhere", source))
         row = connection.execute("SELECT datcollate FROM pg_database WHERE datname = 'elsewhere'").fetchone()

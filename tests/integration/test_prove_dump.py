@@ -18,6 +18,7 @@ from real_servers import MAJORS, Server, fresh_database
 from typer.testing import CliRunner
 from zoo import create_zoo
 
+from keepwell import disk_space
 from keepwell.cli.main import app
 from keepwell.dumps import prove, restoring
 from keepwell.dumps.proof import DumpProof
@@ -312,7 +313,7 @@ def test_a_disk_without_space_is_told_before_anything_is_restored(
     dumps: Callable[[int], Dumps], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage("/")._replace(free=300 * 2**20)
-    monkeypatch.setattr(prove.shutil, "disk_usage", lambda place: usage)
+    monkeypatch.setattr(disk_space.shutil, "disk_usage", lambda place: usage)
     proof = prove_dump(dumps(17).path("plain.sql"), silent)
     assert proof.verdict is Verdict.UNKNOWN
     assert "--scratch-directory" in proof.findings[0].hint

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +39,16 @@ INSERT INTO parts SELECT '2026-05-01', 'x' FROM generate_series(1, 7);
 CREATE MATERIALIZED VIEW counted AS SELECT count(*) FROM people;
 SELECT lo_from_bytea(77, 'a large object');
 """
+# A second database in the same set: other text, other rows, one name alike.
+FURTHER = """
+CREATE TABLE people (id int PRIMARY KEY, "größe" text);
+INSERT INTO people SELECT n, 'groß ' || n FROM generate_series(1, 30) n;
+CREATE TABLE "lose rows" (a int);
+INSERT INTO "lose rows" VALUES (1), (2);
+CREATE TABLE "für alle" (a int);
+INSERT INTO "für alle" VALUES (1);
+ALTER TABLE people OWNER TO by_hand_owner;
+"""
 
 
 @dataclass(frozen=True)
@@ -49,6 +60,16 @@ class ByHand:
     manifest: Manifest
     environment: dict[str, str]
     target: Server
+
+
+@contextmanager
+def latin1_database(server: Server) -> Iterator[str]:
+    """A database of another encoding than the server's others."""
+    with server.connect() as connection:
+        connection.execute("CREATE DATABASE by_hand_further ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")
+    yield "by_hand_further"
+    with server.connect() as connection:
+        connection.execute("DROP DATABASE by_hand_further WITH (FORCE)")
 
 
 @pytest.fixture(scope="module")
@@ -64,13 +85,20 @@ def by_hand(
         identities=tuple(SecretStr(str(one)) for one in read_identities(keys.identities_file)),
         signing_key=SecretStr(keys.signing_key_file.read_text().strip()),
     )
-    with fresh_database(server) as name, running_postgres(17, tmp_path_factory.mktemp("empty")) as target:
-        with server.connect(name) as connection:
-            connection.execute(SOURCE)
+    with (
+        fresh_database(server) as name,
+        latin1_database(server) as further,
+        running_postgres(17, tmp_path_factory.mktemp("empty")) as target,
+    ):
+        for database, source in ((name, SOURCE), (further, FURTHER)):
+            with server.connect(database) as connection:
+                connection.execute(source)
         platform = build_platform(server, name, bucket_settings(objectstore), tmp_path_factory.mktemp("spool"))
-        platform = platform.model_copy(update={"sealing": sealing})
+        both = platform.database.model_copy(update={"more_names": (further,)})
+        platform = platform.model_copy(update={"sealing": sealing, "database": both})
         store = open_store(platform)
         environment = {
+            "ARCHIVE": "database",
             "PLACE": f"{platform.bucket.name}/{store.key('').rstrip('/')}",
             "SIGNER": re.findall(r"signed by: (\S+)", (folder / "offline.txt").read_text())[0],
             "IDENTITY": str(folder / "offline.txt"),
@@ -86,6 +114,8 @@ def by_hand(
             "PGPASSWORD": PASSWORD,
         }
         yield ByHand(platform, store, back_up(platform), environment, target)
+        with server.connect(further) as connection:
+            connection.execute("DROP OWNED BY by_hand_owner")
         with server.connect(name) as connection:
             connection.execute("REASSIGN OWNED BY by_hand_owner TO postgres; DROP ROLE by_hand_owner")
 
@@ -128,6 +158,18 @@ def require_whole(by_hand: ByHand, database: str) -> None:
             assert connection.execute(query).fetchone() == (expected,), query
 
 
+def require_further(by_hand: ByHand, database: str) -> None:
+    """The restored second database, asked on the server itself."""
+    with by_hand.target.connect(database) as connection:
+        for query, expected in (
+            ("SHOW server_encoding", "LATIN1"),
+            ("SELECT count(*) FROM people WHERE \"größe\" LIKE 'groß%'", 30),
+            ('SELECT count(*) FROM "lose rows"', 2),
+            ("SELECT tableowner FROM pg_tables WHERE tablename = 'people'", "by_hand_owner"),
+        ):
+            assert connection.execute(query).fetchone() == (expected,), query
+
+
 def test_the_manual_restores_a_set_with_the_offline_key_alone(by_hand: ByHand, tmp_path: Path) -> None:
     asked = re.findall(r"^```ini\n(.*?)\n```$", BY_HAND, re.MULTILINE | re.DOTALL)[0]
     assert {line.partition("=")[0] for line in asked.splitlines()} == {"SET", "DATABASE", *by_hand.environment}
@@ -137,12 +179,25 @@ def test_the_manual_restores_a_set_with_the_offline_key_alone(by_hand: ByHand, t
     require_whole(by_hand, "by_the_manual")
 
 
+def test_the_manual_restores_the_second_database_of_a_set(by_hand: ByHand, tmp_path: Path) -> None:
+    done = run(by_hand, tmp_path, BY_HAND, "second_by_the_manual", ARCHIVE="database-2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    require_further(by_hand, "second_by_the_manual")
+
+
+def test_the_manual_s_count_of_the_second_database_is_its_own(by_hand: ByHand, tmp_path: Path) -> None:
+    losing = BY_HAND.replace("--command=ANALYZE", "--command='DELETE FROM \"lose rows\"'")
+    done = run(by_hand, tmp_path, losing, "second_by_the_losing_manual", ARCHIVE="database-2")
+    assert done.returncode != 0
+    assert done.stdout.splitlines()[-1] == "public.lose rows 2"
+
+
 def test_a_set_s_own_page_restores_it(by_hand: ByHand, tmp_path: Path) -> None:
     manifest, bucket = by_hand.manifest, by_hand.platform.bucket
     page = render_restore_page(
         backup_id=manifest.backup_id,
         platform=manifest.platform,
-        source=manifest.source,
+        databases=manifest.databases,
         archive_major=manifest.tools.archive_major,
         place=Place(bucket.endpoint_url, bucket.region, by_hand.environment["PLACE"]),
         sealed_for=manifest.sealed_for,
@@ -151,9 +206,10 @@ def test_a_set_s_own_page_restores_it(by_hand: ByHand, tmp_path: Path) -> None:
     )
     told = re.findall(r"^export (\w+)=", page, re.MULTILINE)
     unknown = dict.fromkeys(told, "what the page itself must tell")
-    done = run(by_hand, tmp_path, page, "by_its_page", **unknown)
+    done = run(by_hand, tmp_path, page, "by_its_page", DATABASE_2="second_by_its_page", **unknown)
     assert done.returncode == 0, done.stdout + done.stderr
     require_whole(by_hand, "by_its_page")
+    require_further(by_hand, "second_by_its_page")
 
 
 def forge_manifest(store: Store, copied: Manifest) -> None:

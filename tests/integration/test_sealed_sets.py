@@ -25,7 +25,7 @@ from keepwell.backup.report import describe_sealing
 from keepwell.backup.restore import restore_into
 from keepwell.errors import ConfigurationError, PreconditionFailed, VerificationFailed
 from keepwell.keyring import IDENTITIES, make_key_files, read_identities, rotate_identity
-from keepwell.objectstore.store import SIGNATURE_SUFFIX, Store, open_store
+from keepwell.objectstore.store import SIGNATURE_SUFFIX, BucketStore, Store, open_store
 from keepwell.progress import silent
 from keepwell.sealing import NO_SEAL, Seal, load_seal
 from keepwell.settings import Platform, SealingSettings
@@ -353,7 +353,7 @@ def test_an_unsealed_set_is_refused_by_a_sealed_platform_unless_it_accepts_the_u
 
 def test_accepting_the_unsigned_does_not_make_a_bad_signature_good(proven: Proven, copied: Manifest) -> None:
     lenient = replace(proven.store.seal, accept_unsigned=True)
-    store = Store(proven.store.client, proven.store.bucket, proven.store.key(""), lenient)
+    store = BucketStore(proven.store.client, proven.store.bucket, proven.store.key(""), lenient)
     key = layout.manifest_key(copied.backup_id)
     store.put_bytes(key, copied.to_json() + b"\n")
     with pytest.raises(VerificationFailed, match="nobody that this platform trusts"):

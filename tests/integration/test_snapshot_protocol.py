@@ -330,7 +330,7 @@ def test_a_half_applied_migration_is_a_warning_and_is_named_in_the_manifest(
         )
     (finding,) = require_ready(platform).findings
     assert (finding.verdict, "2_half" in finding.message) == (Verdict.WARN, True)
-    source = back_up(platform).source
+    source = back_up(platform).main.source
     assert (source.migration_head, source.unfinished_migrations) == ("1_init", ("2_half",))
 
 
@@ -345,4 +345,4 @@ def test_a_wrong_database_name_fails_before_anything_is_stored(platform: Platfor
 
 
 def test_the_roles_that_own_or_use_something_are_in_the_set(platform: Platform, connect: Connect, limited: str) -> None:
-    assert limited in back_up(platform).source.roles
+    assert limited in back_up(platform).main.source.roles

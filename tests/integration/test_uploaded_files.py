@@ -22,13 +22,13 @@ from keepwell.backup.create import create_backup
 from keepwell.backup.manifest import Manifest
 from keepwell.backup.read_back import SetReader
 from keepwell.backup.restore_uploads import restore_uploads
-from keepwell.backup.uploads_index import FileEntry, list_upload_objects, name_path, read_index
+from keepwell.backup.uploads_index import FileEntry, name_path, read_index, read_upload_objects
 from keepwell.backup.uploads_proof import SLICES, UploadsChecked, check_uploads, read_trusted
 from keepwell.backup.verify import verify_backup
 from keepwell.cli import console
 from keepwell.cli.main import app
 from keepwell.errors import PreconditionFailed, VerificationFailed
-from keepwell.objectstore.store import Store, open_store
+from keepwell.objectstore.store import BucketStore, Store, open_store
 from keepwell.progress import Step, silent
 from keepwell.sealing import load_seal
 from keepwell.settings import Platform, UploadsSettings
@@ -95,7 +95,7 @@ def check(
     """The uploads' share of the level *readable*."""
     folder.mkdir(exist_ok=True)
     reader = SetReader(case.store, manifest, folder, silent)
-    trusted = None if everything else list_upload_objects(read_index(case.store, case.manifest))
+    trusted = None if everything else read_upload_objects(case.store, case.manifest)
     return check_uploads(case.store, manifest, reader, silent, today=today, trusted=trusted)
 
 
@@ -162,7 +162,7 @@ def test_contents_lie_sealed_outside_the_set_under_their_hash(case: Case) -> Non
     assert entry_of(case, "same two").key == entry.key
     assert case.store.get_bytes(entry.key).startswith(b"age-encryption.org/v1")
     stored = {found.key for found in case.store.list_objects(layout.UPLOADS)}
-    assert stored == list_upload_objects(read_index(case.store, case.manifest))
+    assert stored == read_upload_objects(case.store, case.manifest)
 
 
 def test_a_second_set_sends_nothing_and_names_the_same_contents(case: Case) -> None:
@@ -172,9 +172,7 @@ def test_a_second_set_sends_nothing_and_names_the_same_contents(case: Case) -> N
     assert [key for key in keys if key.startswith(layout.UPLOADS)] == []
     assert second.uploads is not None
     assert (second.uploads.sent_contents, second.uploads.sent_bytes) == (0, 0)
-    assert list_upload_objects(read_index(case.store, second)) == list_upload_objects(
-        read_index(case.store, case.manifest)
-    )
+    assert read_upload_objects(case.store, second) == read_upload_objects(case.store, case.manifest)
 
 
 def test_one_new_content_is_one_more_object_however_many_files_hold_it(case: Case) -> None:
@@ -313,7 +311,7 @@ def test_a_content_that_was_found_damaged_is_sent_anew_by_the_next_backup(case: 
 def test_files_sealed_for_others_are_unknown_and_not_called_damaged(case: Case, tmp_path: Path) -> None:
     entry = entry_of(case, "same one")
     stranger = load_seal(make_sealing())
-    foreign = Store(case.store.client, case.store.bucket, case.store.key(""), stranger)
+    foreign = BucketStore(case.store.client, case.store.bucket, case.store.key(""), stranger)
     content = seal(foreign, b"whatever")
     with replaced(case.store, entry.key, content):
         (finding,) = check(case, case.manifest, tmp_path / "r").findings

@@ -23,18 +23,20 @@ class LyingStore:
 
     Lies: `damages` (stores other bytes), `forgets` (lists nothing), `ignores-conditions`, `ignores-checksums`,
     `accepts-retention` (says yes, keeps nothing), `retention-replaces-body`, `keeps-deleted`, `no-multipart`,
-    `no-ranges`, `denies` (403 to everything), `denies-deletes`, `hour-ahead`.
+    `accepts-locks-and-deletes` (tells of the lock that an object was given, and lets it be deleted), `no-ranges`,
+    `denies` (403 to everything), `denies-deletes`, `hour-ahead`.
     """
 
     lies: set[str] = field(default_factory=set)
     objects: dict[str, bytes] = field(default_factory=dict)
     uploads: dict[str, dict[int, bytes]] = field(default_factory=dict)
+    locks: dict[str, dict[str, str]] = field(default_factory=dict)
     url: str = ""
 
-    def open(self) -> Store:
+    def open(self, **settings: Any) -> Store:
         """The store as Keepwell opens it."""
         keys = {"access_key_id": "k", "secret_access_key": "s"}
-        bucket = BucketSettings(name="b", endpoint_url=self.url, addressing="path", **keys)  # type: ignore[arg-type]
+        bucket = BucketSettings(name="b", endpoint_url=self.url, addressing="path", **keys | settings)
         return open_store(Platform.model_construct(name="esn", bucket=bucket))
 
 
@@ -156,6 +158,8 @@ def _put(store: LyingStore, key: str, body: bytes, headers: dict[str, str]) -> _
             return _Answer(400, "BadDigest")
     if headers.get("if-none-match") == "*" and key in store.objects and "ignores-conditions" not in store.lies:
         return _Answer(412, "PreconditionFailed")
+    if "accepts-locks-and-deletes" in store.lies:
+        store.locks[key] = {name: value for name, value in headers.items() if name.startswith("x-amz-object-lock")}
     store.objects[key] = body[:-1] + b"?" if "damages" in store.lies else body
     return _Answer(200, ETag=f'"{hashlib.md5(body).hexdigest()}"')
 
@@ -169,7 +173,8 @@ def _get(store: LyingStore, method: str, key: str, headers: dict[str, str]) -> _
         first, last = int(wanted[1]), int(wanted[2])
         return _Answer(206, body=body[first : last + 1], Content_Range=f"bytes {first}-{last}/{len(body)}")
     if method == "HEAD":
-        return _Answer(200, Content_Length=str(len(body)))
+        lock = {name.replace("-", "_"): value for name, value in store.locks.get(key, {}).items()}
+        return _Answer(200, Content_Length=str(len(body)), **lock)
     return _Answer(200, body=body)
 
 

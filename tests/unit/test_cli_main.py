@@ -26,6 +26,7 @@ def test_every_command_is_listed_and_takes_json() -> None:
         "prove-dump",
         "run",
         "guide",
+        "bucket policies",
         "keys make",
         "keys show",
         "keys rotate",

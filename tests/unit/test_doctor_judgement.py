@@ -1,3 +1,4 @@
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -215,13 +216,19 @@ def test_a_key_that_cannot_be_read_is_a_finding_and_not_shown() -> None:
 # Uploads and messages.
 
 
-def test_uploads_are_never_called_backed_up(tmp_path: Path) -> None:
+def test_uploads_that_can_be_read(tmp_path: Path) -> None:
+    """A link that leads nowhere is none of the unreadable: a set keeps it as the link that it is."""
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "photo.jpg").write_bytes(b"x")
+    (tmp_path / "latest.jpg").symlink_to(tmp_path / "gone")
+    (found,) = examine_uploads(_platform(uploads=UploadsSettings(directory=tmp_path)))
+    assert (found.verdict, found.message) == (Verdict.OK, f"2 files in {tmp_path} can be read.")
+
+
+def test_an_uploads_folder_without_a_file_may_be_a_volume_that_is_not_mounted(tmp_path: Path) -> None:
     (found,) = examine_uploads(_platform(uploads=UploadsSettings(directory=tmp_path)))
     assert found.verdict is Verdict.WARN
-    assert "not part of a backup set" in found.message
-    assert "1 files" in found.message
+    assert "mounted" in found.hint
 
 
 def test_no_uploads_configured_or_none_there(tmp_path: Path) -> None:
@@ -230,9 +237,10 @@ def test_no_uploads_configured_or_none_there(tmp_path: Path) -> None:
     assert _verdicts(examine_uploads(_platform(uploads=gone))) == {"uploads": Verdict.ALERT}
 
 
-def test_uploads_that_cannot_be_read(tmp_path: Path) -> None:
-    """A link to nowhere, since root, whom tests may run as, may read everything else."""
-    (tmp_path / "photo.jpg").symlink_to(tmp_path / "gone")
+def test_uploads_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root, whom tests may run as, may read everything."""
+    (tmp_path / "photo.jpg").write_bytes(b"x")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
     (found,) = examine_uploads(_platform(uploads=UploadsSettings(directory=tmp_path)))
     assert found.verdict is Verdict.ALERT
     assert "photo.jpg" in found.message

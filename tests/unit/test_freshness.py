@@ -1,7 +1,9 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from backup_documents import a_database, a_manifest
 
+from keepwell.backup.catalogue import BackupEntry
 from keepwell.backup.freshness import (
     FreshnessLimits,
     Notice,
@@ -10,14 +12,16 @@ from keepwell.backup.freshness import (
     SetFacts,
     Unanswered,
     decide_notice,
+    describe_sets,
     judge_backups,
     judge_schedule,
+    judge_sizes,
 )
 from keepwell.evidence import Evidence
 from keepwell.verdict import Finding, Verdict, worst
 
 NOW = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
-LIMITS = FreshnessLimits(max_age=timedelta(hours=26), proven_level="equal")
+LIMITS = FreshnessLimits(platform="esn", max_age=timedelta(hours=26), proven_level="equal")
 
 
 def a_set(hours: float, size: int = 1000, **other: object) -> SetFacts:
@@ -74,6 +78,14 @@ BACKUPS = {
     "a damaged predecessor is no measure": ([a_set(1, 900), a_set(25, 9, **DAMAGED), a_set(49)], Verdict.WARN, "90%"),
     "all predecessors empty": ([a_set(1), a_set(25, 0)], Verdict.OK, ""),
 }
+
+
+def test_every_command_that_a_hint_names_is_for_this_platform() -> None:
+    hints = [finding.hint for sets, *_ in BACKUPS.values() for finding in judge_backups(sets, LIMITS, NOW)]
+    hints += [finding.hint for finding in judge_schedule(Unanswered("it is down"), LIMITS, NOW)]
+    named = [hint for hint in hints if "keepwell " in hint]
+    assert len(named) > 5
+    assert all("--platform esn" in hint for hint in named)
 
 
 @pytest.mark.parametrize(("sets", "verdict", "says"), BACKUPS.values(), ids=BACKUPS)
@@ -198,3 +210,31 @@ def test_a_bad_state_remembers_since_when() -> None:
 
 def test_without_any_finding_nothing_was_checked() -> None:
     assert decide_notice(None, [], now=NOW, repeat_after=timedelta(hours=24)).notice is Notice.TURNED_BAD
+
+
+def sizes(*sets: SetFacts) -> list[tuple[str, Verdict]]:
+    return [(finding.name, finding.verdict) for finding in judge_sizes(sets, LIMITS)]
+
+
+def test_a_small_database_that_shrank_is_not_hidden_by_a_large_one() -> None:
+    earlier_sets = [a_set(hours, 10_000_000, further_bytes={"analytics": 1000}) for hours in (24, 48)]
+    shrunk = a_set(1, 10_000_000, further_bytes={"analytics": 400})
+    assert sizes(shrunk, *earlier_sets) == [("backup size", Verdict.OK), ("analytics: backup size", Verdict.ALERT)]
+    (_, finding) = judge_sizes([shrunk, *earlier_sets], LIMITS)
+    assert finding.message.startswith("analytics: The newest set shrank: 400 bytes, 40% of the median of 2")
+
+
+def test_a_database_that_is_new_in_the_sets_is_no_growth_of_them() -> None:
+    assert sizes(a_set(1, further_bytes={"analytics": 9_000_000}), a_set(24)) == [("backup size", Verdict.OK)]
+
+
+def test_a_database_that_the_newest_set_lacks_is_told_once() -> None:
+    before = a_set(24, further_bytes={"analytics": 1000})
+    assert ("databases in a set", Verdict.WARN) in sizes(a_set(1), before)
+    assert ("databases in a set", Verdict.WARN) not in sizes(a_set(1), a_set(2), before)
+
+
+def test_the_sizes_of_a_set_are_those_of_its_databases() -> None:
+    manifest = a_manifest(further=(a_database("analytics", 2),), size=1000)
+    (facts,) = describe_sets([BackupEntry(manifest.backup_id, manifest, "", None, None)], "equal")
+    assert (facts.content_bytes, facts.further_bytes) == (1000, {"analytics": 1000})

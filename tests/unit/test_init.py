@@ -12,6 +12,7 @@ from keepwell.cli.main import app
 from keepwell.cli.platform_file import known_keys, render_platform_file
 from keepwell.errors import ConfigurationError
 from keepwell.keyring import judge_keys, make_key_files, read_identities
+from keepwell.objectstore.destinations import has_second
 from keepwell.sealing import load_seal, make_identity, public_of, require_able_to_seal
 from keepwell.settings import Platform, load_platform
 from keepwell.verdict import Verdict
@@ -79,8 +80,14 @@ def test_every_commented_key_may_be_uncommented(folder: Path) -> None:
             for key in [key for key in table if key.endswith("_file")]:
                 del table[key]
     values["backup"]["smoke_queries"] = [{"name": "n", "sql": "SELECT 1", "at_least": 1.0}]
-    (folder / "keepwell.toml").write_text(_toml(values))
-    load_platform()
+    # One of the two second destinations at a time.
+    second_bucket, second_folder = (
+        values.pop("second_bucket") | {"name": "b2", "prefix": "p"},
+        values.pop("second_folder"),
+    )
+    for second in ({"second_bucket": second_bucket}, {"second_folder": second_folder}):
+        (folder / "keepwell.toml").write_text(_toml(values | second))
+        assert has_second(load_platform())
 
 
 def _is_code(line: str) -> bool:

@@ -22,6 +22,8 @@ password_file = "{folder}/database"
 name = "b"
 endpoint_url = "https://someone:marked-secret-in-an-address@store.example:9000/x"
 access_key_id_file = "{folder}/bucket"
+[second_bucket]
+name = "b2"
 [redis]
 [uploads]
 directory = "/srv/uploads"

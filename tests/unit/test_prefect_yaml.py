@@ -113,7 +113,7 @@ def test_sets_expire_after_proven_backups_only_and_for_the_same_platform() -> No
     *_, expire = build_automations(IDS)
     trigger, (action,) = expire.trigger, expire.actions
     assert isinstance(trigger, EventTrigger)
-    assert trigger.expect == {"prefect.flow-run.Completed"}
+    assert trigger.expect == {"prefect.flow-run.Completed", "prefect.flow-run.SecondFailed"}
     assert trigger.match_related.model_dump() == {  # type: ignore[union-attr]
         "prefect.resource.id": f"prefect.deployment.{IDS['backup-and-verify']}",
         "prefect.resource.role": "deployment",

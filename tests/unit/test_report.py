@@ -3,7 +3,7 @@ import shlex
 from datetime import timedelta
 
 import pytest
-from backup_documents import SNAPSHOT, a_cache, a_manifest, a_proof, a_table, some_uploads
+from backup_documents import SNAPSHOT, a_cache, a_database, a_manifest, a_proof, a_table, change_main, some_uploads
 from rich.console import Console
 
 from keepwell.backup.catalogue import BackupEntry
@@ -14,7 +14,7 @@ from keepwell.backup.report import (
     FailureFacts,
     build_check_message,
     build_failure_message,
-    build_restore_command,
+    build_restore_commands,
     describe_companions,
     describe_safety,
     describe_sealing,
@@ -122,11 +122,17 @@ def test_escaping(text: str, escaped: str) -> None:
     assert escape(text) == escaped
 
 
-def test_the_restore_command_can_be_pasted_whatever_the_database_is_called() -> None:
+def a_manifest_of(database: str) -> Manifest:
+    """A set whose main database is called so."""
     manifest = a_manifest()
-    named = manifest.model_copy(update={"source": manifest.source.model_copy(update={"database": "my db; rm -rf /"})})
-    assert build_restore_command(manifest, "esn").endswith("--into esn_db_restored_20260302 --platform esn")
-    assert "--into 'my db; rm -rf /_restored_20260302' --platform" in build_restore_command(named, "esn")
+    return change_main(manifest, source=manifest.main.source.model_copy(update={"database": database}))
+
+
+def test_the_restore_command_can_be_pasted_whatever_the_database_is_called() -> None:
+    (command,) = build_restore_commands(a_manifest(), "esn")
+    assert command.endswith("--into esn_db_restored_20260302 --platform esn")
+    (command,) = build_restore_commands(a_manifest_of("my db; rm -rf /"), "esn")
+    assert "--into 'my db; rm -rf /_restored_20260302' --platform" in command
 
 
 @pytest.mark.parametrize(
@@ -139,11 +145,51 @@ def test_the_restore_command_can_be_pasted_whatever_the_database_is_called() -> 
     ],
 )
 def test_the_proposed_name_fits_into_a_name_and_ends_with_a_whole_letter(database: str, into: str) -> None:
-    manifest = a_manifest()
-    named = manifest.model_copy(update={"source": manifest.source.model_copy(update={"database": database})})
-    argv = shlex.split(build_restore_command(named, "esn"))
+    argv = shlex.split(build_restore_commands(a_manifest_of(database), "esn")[0])
     assert argv[argv.index("--into") + 1] == into
     assert len(into.encode()) <= 63
+
+
+LATER = SNAPSHOT + timedelta(seconds=5)
+BOTH = a_manifest(further=(a_database("analytics", 2, LATER, tables=(a_table(rows=7),)),))
+
+
+def test_a_set_of_several_databases_tells_of_each_and_of_which_moment_it_is() -> None:
+    safe, since, _ = first_lines(page := render(BOTH, FINE))
+    assert "2 relations with 107 rows of databases esn\\_db and analytics" in safe
+    assert "2026-03-02 02:00:00 UTC (esn\\_db), 2026-03-02 02:00:05 UTC (analytics)" in since
+    assert "PostgreSQL has none across databases" in page
+    assert "| analytics | 2026-03-02 02:00:05 UTC | 1 | 7 |" in page
+    assert "Databases: 24.0 MB" in page
+    commands = build_restore_commands(BOTH, "esn")
+    assert [("--database analytics" in command, command in page) for command in commands] == [
+        (False, True),
+        (True, True),
+    ]
+
+
+def test_tables_of_one_name_are_told_apart_by_their_database() -> None:
+    differs = Finding(name="analytics: public.events", verdict=Verdict.ALERT, message="It differs.")
+    page = render(BOTH, a_proof(reached="restored", stopped_by=Verdict.ALERT, findings=(differs,)))
+    assert "| public.events | 100 | 8.2 kB | ✓ ok |" in page
+    assert "| analytics: public.events | 7 | 8.2 kB | ✗ ALERT |" in page
+
+
+def test_sets_of_other_databases_are_no_measure() -> None:
+    alone = a_manifest(SNAPSHOT - timedelta(days=1))
+    assert "no earlier set held these databases" in render(BOTH, FINE, [alone])
+    assert "100% of the median of 1 earlier sets" in render(BOTH, FINE, [BOTH, alone])
+
+
+def test_the_console_shows_each_of_several_databases_and_says_nothing_more_of_one() -> None:
+    shown = io.StringIO()
+    for manifest in (BOTH, a_manifest()):
+        _show_set(Console(file=shown, width=200), manifest, None)
+    both, alone, _ = shown.getvalue().split("Never verified.\n")
+    assert "esn_db and analytics on PostgreSQL 15.18" in both
+    assert "analytics: 1 tables, 7 rows, 12.0 MB, as of 2026-03-02 02:00:05 UTC" in both
+    assert "1 tables, 100 rows, database 12.0 MB" in alone
+    assert "esn_db:" not in alone
 
 
 def entry(proof: Proof | None) -> BackupEntry:

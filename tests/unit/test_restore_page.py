@@ -1,14 +1,16 @@
 import re
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from backup_documents import a_manifest
+from backup_documents import SNAPSHOT, a_database, a_manifest
 
 from keepwell.backup import restore_page
+from keepwell.backup.database import Database
 from keepwell.backup.restore_page import Place, render_restore_page
 
 PLACE = Place("http://127.0.0.1:9000", "us-east-1", "backups/prod/esn")
-SOURCE = a_manifest().source
+MAIN = a_manifest().main
 BY_HAND = (Path(__file__).parents[2] / "docs" / "restore-by-hand.md").read_text()
 
 
@@ -20,7 +22,7 @@ def render(**changes: object) -> str:
     facts: dict[str, object] = {
         "backup_id": "20260302T020000Z-abcdef",
         "platform": "esn",
-        "source": SOURCE,
+        "databases": (MAIN,),
         "archive_major": 15,
         "place": PLACE,
         "sealed_for": ("age1one", "age1two"),
@@ -28,6 +30,11 @@ def render(**changes: object) -> str:
         "role_passwords": True,
     }
     return render_restore_page(**(facts | changes))  # type: ignore[arg-type]
+
+
+def changed(source: dict[str, object]) -> Database:
+    """The main database with other properties."""
+    return MAIN.model_copy(update={"source": MAIN.source.model_copy(update=source)})
 
 
 def test_a_set_s_own_page_and_the_manual_say_the_same() -> None:
@@ -72,13 +79,13 @@ def test_an_unsealed_set_needs_no_key_and_is_named_as_such() -> None:
         ({"owner": "it's; rm -rf /"}, """--owner='it'"'"'s; rm -rf /'"""),
     ],
 )
-def test_the_database_is_made_like_its_source_whatever_its_names_hold(source: dict[str, str], option: str) -> None:
-    assert option in render(source=SOURCE.model_copy(update=source))
+def test_the_database_is_made_like_its_source_whatever_its_names_hold(source: dict[str, object], option: str) -> None:
+    assert option in render(databases=(changed(source),))
 
 
 def test_what_the_archive_lacks_is_said() -> None:
-    lacking = SOURCE.model_copy(update={"settings": ("work_mem",), "has_grants": True, "undumped": ("subscription s",)})
-    page = render(source=lacking, role_passwords=False)
+    lacking = changed({"settings": ("work_mem",), "has_grants": True, "undumped": ("subscription s",)})
+    page = render(databases=(lacking,), role_passwords=False)
     assert "ALTER DATABASE … SET work_mem, grants on the database itself, subscription s" in page
     assert "Their passwords are NOT in the set" in page
     assert "set by hand" not in render()
@@ -92,3 +99,18 @@ def test_a_store_without_an_endpoint_is_amazon_s() -> None:
 
 def test_what_lies_beside_the_database_may_be_told_at_the_end() -> None:
     assert render(more="## Uploaded files\n").endswith("\n\n## Uploaded files\n")
+
+
+def test_a_set_of_several_databases_restores_each_with_its_own_values() -> None:
+    second = a_database("ana; lytics", 2, SNAPSHOT + timedelta(seconds=5))
+    second = second.model_copy(update={"source": second.source.model_copy(update={"encoding": "LATIN1"})})
+    page = render(databases=(MAIN, second))
+    assert "`esn_db` (as of 2026-03-02 02:00:00 UTC) and `ana; lytics` (as of 2026-03-02 02:00:05 UTC)" in page
+    assert "--database NAME --into NEW_NAME" in page
+    assert "- `DATABASE_2`: name of the new database for `ana; lytics`" in page
+    *first, last = blocks(page)
+    assert first == blocks(render())
+    assert last.startswith(
+        'export ARCHIVE=database-2 DATABASE="$DATABASE_2"\ncreatedb --template=template0 --encoding=LATIN1'
+    )
+    assert last.endswith(f"{restore_page.RESTORE}\n{restore_page.COUNT}")

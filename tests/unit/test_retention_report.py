@@ -3,6 +3,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from keepwell.backup.collect import Collected
 from keepwell.backup.expire import Expiry, Removal, Result
 from keepwell.backup.retention import RetentionPlan, Standing, StoredSet, plan_retention
 from keepwell.backup.retention_report import build_retention_evidence, render_expiry, summarize
@@ -27,11 +28,17 @@ REFUSED = Removal("set-50", Result.REFUSED, "The store kept x: AccessDenied.", h
 PINNED = Removal("set-60", Result.KEPT, "it was pinned meanwhile.")
 THERE = Finding(name="sets that stay", verdict=Verdict.OK, message="All 1 are still there.")
 UNSEEN = Finding(name="sets that stay", verdict=Verdict.UNKNOWN, message="Not looked at: it is away.")
+COLLECTED = Collected(3, 4_000_000)
 
 OUTCOMES = {
     "nothing due": (Expiry(a_plan(0.1, 5), looks=(THERE,)), Verdict.OK, "No set is due; all 2 stay."),
     "removed": (Expiry(a_plan(0.1, 40), (REMOVED,)), Verdict.OK, "1 of 1 sets were removed, 2.0 MB; 1 stay."),
     "pinned meanwhile": (Expiry(a_plan(0.1, 60), (PINNED,)), Verdict.OK, "0 of 1 sets were removed"),
+    "contents": (
+        Expiry(a_plan(0.1, 5), collected=COLLECTED),
+        Verdict.OK,
+        "all 2 stay. 3 contents of uploaded files that no set needed are gone, 4.0 MB.",
+    ),
     "refused": (Expiry(a_plan(0.1, 40, 50), (REFUSED, REMOVED)), Verdict.ALERT, "1 of 2 sets were removed"),
     "not looked at": (Expiry(a_plan(0.1, 40), (REMOVED,), looks=(UNSEEN,)), Verdict.UNKNOWN, "1 of 1"),
     "nothing fresh": (Expiry(a_plan(30, 40)), Verdict.ALERT, "Nothing was removed: set-30 is 30 d old"),
@@ -47,7 +54,7 @@ def test_what_came_of_it_in_one_sentence(expiry: Expiry, verdict: Verdict, says:
 
 
 def test_every_set_is_in_the_evidence_with_its_reasons() -> None:
-    expiry = Expiry(a_plan(0.1, 40, 50), (REFUSED, REMOVED), swept=("set-9",), looks=(THERE,))
+    expiry = Expiry(a_plan(0.1, 40, 50), (REFUSED, REMOVED), swept=("set-9",), looks=(THERE,), collected=COLLECTED)
     evidence = build_retention_evidence(expiry, platform="esn", started_at=NOW, finished_at=NOW)
     assert (evidence.items, evidence.verdict) == (("BK-2",), Verdict.ALERT)
     assert {finding.name: (finding.verdict.value, finding.message) for finding in evidence.findings} == {
@@ -64,6 +71,8 @@ def test_every_set_is_in_the_evidence_with_its_reasons() -> None:
         "sets_held_back": 0,
         "unfinished_sets_swept": 1,
         "freed_bytes": 2_000_000,
+        "upload_contents_removed": 3,
+        "upload_bytes_freed": 4_000_000,
         "newest_proven_age_seconds": 8640.0,
         "plan": expiry.plan.digest,
     }

@@ -154,3 +154,73 @@ def test_values_never_show_in_an_error(folder: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(Exception) as caught:  # noqa: PT011 - whatever it is, it must not tell
         load_platform()
     assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("tables", "says"),
+    [
+        ('[second_bucket]\nname = "b"\n[second_folder]\ndirectory = "/b"\n', "one second destination at most"),
+        ('[second_bucket]\nname = "backups"\n', "the same place as bucket"),
+        ('[second_folder]\ndirectory = "b"\n', "must be an absolute path"),
+        ("[second_folder]\n", "second_folder.directory is missing"),
+        ('[second_bucket]\nname = "b"\nsecret_access_key = "marked"\n', "does not belong in the platform file"),
+    ],
+)
+def test_a_second_destination_that_cannot_be_meant_is_refused(folder: Path, tables: str, says: str) -> None:
+    _extend(folder, tables)
+    with pytest.raises(ConfigurationError, match=says) as refused:
+        load_platform()
+    assert "marked" not in str(refused.value)
+    assert ": :" not in str(refused.value)
+
+
+def test_a_second_bucket_has_secrets_of_its_own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "key").write_text("from a file\n")
+    _extend(folder, f'[second_bucket]\nname = "backups"\nprefix = "other"\naccess_key_id_file = "{folder}/key"\n')
+    monkeypatch.setenv("KEEPWELL_SECOND_BUCKET__SECRET_ACCESS_KEY", "from the environment")
+    second = load_platform().second_bucket
+    assert second is not None
+    assert second.access_key_id is not None
+    assert second.secret_access_key is not None
+    assert second.access_key_id.get_secret_value() == "from a file"
+    assert second.secret_access_key.get_secret_value() == "from the environment"
+    assert load_platform().bucket.secret_access_key is None
+
+
+MORE = 'user = "backup"\nmore_names = {names}'
+
+
+def test_more_databases_follow_the_main_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_platform().database.names == ("esn_db",)
+    text = MINIMAL.replace('user = "backup"', MORE.format(names='["analytics", "billing"]'))
+    (folder / "keepwell.toml").write_text(text)
+    database = load_platform().database
+    assert database.names == ("esn_db", "analytics", "billing")
+    assert (database.of("billing").names, database.of("billing").user) == (("billing",), "backup")
+    monkeypatch.setenv("KEEPWELL_DATABASE__MORE_NAMES", '["other"]')
+    assert load_platform().database.names == ("esn_db", "other")
+
+
+@pytest.mark.parametrize(
+    ("names", "fault"),
+    [
+        ('["esn_db"]', "more_names holds the database that name names already; leave it out there"),
+        ('["analytics", "b", "analytics"]', "more_names holds a database twice; name each once"),
+        ('[""]', r"database\.more_names\.0: String should have at least 1 character"),
+        (f'["{"a" * 64}"]', r"database\.more_names\.0: String should have at most 63 characters"),
+        ('"analytics"', r"database\.more_names: Input should be a valid tuple"),
+    ],
+)
+def test_more_databases_are_named_each_once(folder: Path, names: str, fault: str) -> None:
+    (folder / "keepwell.toml").write_text(MINIMAL.replace('user = "backup"', MORE.format(names=names)))
+    with pytest.raises(ConfigurationError, match=fault):
+        load_platform()
+
+
+def test_a_smoke_query_may_name_a_database_that_sets_hold_and_no_other(folder: Path) -> None:
+    query = '\n[[backup.smoke_queries]]\nname = "asked"\nsql = "SELECT 1"\ndatabase = "{name}"\n'
+    _extend(folder, query.format(name="esn_db"))
+    assert load_platform().backup.smoke_queries[0].database == "esn_db"
+    _extend(folder, query.format(name="analytics"))
+    with pytest.raises(ConfigurationError, match="the smoke query “asked” asks a database that no set holds"):
+        load_platform()
