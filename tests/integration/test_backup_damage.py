@@ -38,7 +38,7 @@ from keepwell.backup.manifest import Manifest
 from keepwell.backup.proof import Proof
 from keepwell.backup.source_image import SCRATCH_IMAGE
 from keepwell.errors import KeepwellError, PreconditionFailed, ServiceUnavailable, VerificationFailed
-from keepwell.objectstore.bucket import open_store
+from keepwell.objectstore.bucket import BucketStore, open_store
 from keepwell.objectstore.store import Store
 from keepwell.postgres.binaries import Binaries
 from keepwell.settings import Platform, SmokeQuery
@@ -585,7 +585,7 @@ def test_a_store_that_goes_away_during_a_verification_leaves_the_set_unjudged(
     def gone(*_: object, **__: object) -> None:
         raise ServiceUnavailable("the store went away")
 
-    monkeypatch.setattr(Store, "open_reader", gone)
+    monkeypatch.setattr(BucketStore, "open_reader", gone)
     with pytest.raises(ServiceUnavailable):
         prove(proven.platform, copied.backup_id)
     monkeypatch.undo()
