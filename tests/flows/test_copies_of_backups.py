@@ -85,9 +85,12 @@ def test_a_copy_that_is_damaged_there_fails_the_run_and_not_the_first(engine: En
     assert engine.evidence("BK-1").verdict is Verdict.ALERT
 
 
-def test_a_destination_that_is_away_is_asked_again_and_then_told(engine: Engine) -> None:
+def test_a_destination_that_is_away_for_a_moment_is_asked_again(engine: Engine) -> None:
     engine.carried = failing(ServiceUnavailable("The disk is away."), then=lambda: None)
     assert back_up().is_completed()
+
+
+def test_a_destination_that_stays_away_is_told(engine: Engine) -> None:
     engine.carried = failing(*[ServiceUnavailable("The disk is away.")] * 3, then=lambda: None)
     engine.add_set(timedelta(days=1))
     state = back_up()

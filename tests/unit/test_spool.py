@@ -71,6 +71,9 @@ def test_what_a_dead_run_left_at_work_in_its_spool_is_ended(platform: Platform, 
     fifo = dead / "database" / "1.dat"
     os.mkfifo(fifo)
     with subprocess.Popen(["sh", "-c", ': > "$1"', "sh", str(fifo)]) as waiting:
+        # A new program's call shows a moment after it began.
+        while os.fsencode(fifo) not in Path(f"/proc/{waiting.pid}/cmdline").read_bytes():
+            time.sleep(0.01)
         assert sweep_spools(platform) == 1
         assert waiting.wait(10) == -signal.SIGKILL
 
