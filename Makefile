@@ -44,13 +44,15 @@ define run_lanes
 	if [[ -e $$logs/failed ]]; then echo "Failed:$$(tr -d '\n' < $$logs/failed)" >&2; exit 1; fi
 endef
 
-test: bootstrap ## unit, flows, integration, end-to-end tests, and dumps of others
+test: bootstrap ## unit, flows, integration, end-to-end tests, backups, and dumps of others
 	$(call run_lanes,\
 		run_suite unit -m "not long" tests/unit;\
-		run_suite integration -m "not long" --ignore-glob="*/test_prove_dump*" tests/integration;,\
 		run_suite flows -m "not long" tests/flows;\
+		run_suite integration -m "not long" --ignore-glob="*/test_prove_dump*" --ignore-glob="*/test_backup*" \
+			tests/integration;,\
 		run_suite end_to_end -m "not long" tests/end_to_end;\
-		run_suite dumps -m "not long" tests/integration/test_prove_dump*.py;)
+		run_suite dumps -m "not long" tests/integration/test_prove_dump*.py;\
+		run_suite backups -m "not long" tests/integration/test_backup*.py;)
 
 test-long: bootstrap ## fault tables and soak
 	$(call run_lanes,\
