@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keepwell.cli import console
+from keepwell.cli import console, second
 from keepwell.cli.console import Outcome
+from keepwell.cli.sets import In, Which, choose, show_expiring, size, tell_waiting
 from keepwell.destination import Destination
 
 if TYPE_CHECKING:
@@ -29,11 +30,7 @@ if TYPE_CHECKING:
 
 app = console.group("Make, prove, list and restore backups.")
 
-Which = Annotated[str, typer.Argument(help="A backup's id, `newest`, `newest-proven` or `random-older`.", metavar="ID")]
 _MAKE_ONE = {Destination.FIRST: "keepwell backup create", Destination.SECOND: "keepwell backup copy"}
-In = Annotated[
-    Destination, typer.Option("--destination", help="Which place: the bucket, or the second destination beside it.")
-]
 
 
 @app.command("create")
@@ -47,7 +44,6 @@ def create(
     from keepwell.backup.create import create_backup
     from keepwell.backup.sweep import judge_left_over
     from keepwell.backup.verify import verify_backup
-    from keepwell.cli import second
     from keepwell.holding import hold_platform, hold_sets
     from keepwell.interlock import Procedure
     from keepwell.objectstore.bucket import open_store
@@ -214,25 +210,6 @@ def restore_uploads(
     return Outcome(verdict, data=restored, show=lambda screen: _show_restored_uploads(screen, restored))
 
 
-def choose(settings: "Platform", store: Any, which: str) -> str:
-    """The id that the operator means; an id itself needs no catalogue."""
-    import random
-
-    from keepwell.backup.catalogue import choose_backup, read_catalogue
-    from keepwell.backup.manifest import is_backup_id
-
-    if is_backup_id(which):
-        return which
-    return choose_backup(
-        read_catalogue(store), which, proven_level=settings.backup.proven_level, dice=random.SystemRandom()
-    )
-
-
-def tell_waiting(holder: Any) -> None:
-    """Say who is in the way."""
-    console.say(f"Waiting: {holder.procedure.named} is at work on this platform.")
-
-
 def _proof_outcome(
     settings: "Platform", manifest: "Manifest", proof: "Proof", destination: Destination = Destination.FIRST
 ) -> Outcome:
@@ -341,12 +318,6 @@ def _show_list(
     show_expiring(screen, expiring)
 
 
-def show_expiring(screen: "Console", expiring: dict[str, int]) -> None:
-    """Say which sets are gone but for some objects."""
-    for backup_id, objects in expiring.items():
-        screen.print(f"{backup_id} is being removed: {objects} objects are still there", markup=False)
-
-
 def _show_set(screen: "Console", manifest: "Manifest", proof: "Proof | None", pins: "Pins | None" = None) -> None:
     from keepwell.backup.report import (
         database_word,
@@ -424,10 +395,3 @@ def _age(now: datetime, then: datetime) -> str:
     if hours < 1:
         return f"{hours * 60:.0f} min"
     return f"{hours:.0f} h" if hours < 48 else f"{hours / 24:.0f} d"
-
-
-def size(size_bytes: int) -> str:
-    """A size in the largest unit below it."""
-    from keepwell.quantities import describe_bytes
-
-    return describe_bytes(size_bytes)

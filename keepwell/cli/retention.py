@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keepwell.cli import backup, console
+from keepwell.cli import console
 from keepwell.cli.console import Outcome
+from keepwell.cli.sets import In, Which, choose, show_expiring, size, tell_waiting
 from keepwell.destination import Destination
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def expire(
         str | None,
         typer.Option("--approve", metavar="PLAN", help="The plan that was shown, where nobody can be asked."),
     ] = None,
-    destination: backup.In = Destination.FIRST,
+    destination: In = Destination.FIRST,
     platform: console.PlatformName = None,
 ) -> Outcome:
     """Remove the backup sets that no rule keeps, once their plan was approved."""
@@ -58,7 +59,7 @@ def expire(
         if not console.confirm(_question(planned, begun), without_terminal=way_out):
             return Outcome(planned.verdict, data=_describe_plan(planned), hint="Nothing was removed.")
         approve = planned.digest
-    with hold_platform(settings, store, Procedure.EXPIRE, on_wait=backup.tell_waiting), console.working("Removing"):
+    with hold_platform(settings, store, Procedure.EXPIRE, on_wait=tell_waiting), console.working("Removing"):
         started_at = datetime.now(UTC)
         expiry = apply_plan(settings, store, approve, started_at)
         evidence = build_retention_evidence(
@@ -79,10 +80,10 @@ def expire(
 
 @console.command("backup.pin")
 def pin(
-    which: backup.Which,
+    which: Which,
     *,
     reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="For those who find the pin later.")] = "",
-    destination: backup.In = Destination.FIRST,
+    destination: In = Destination.FIRST,
     platform: console.PlatformName = None,
 ) -> Outcome:
     """Pin a backup set: it stays, whatever the retention policy says."""
@@ -93,16 +94,14 @@ def pin(
 
     settings = console.load_platform(platform)
     store = open_destination(settings, destination)
-    backup_id = backup.choose(settings, store, which)
+    backup_id = choose(settings, store, which)
     with hold_sets(settings, store):
         pinned = pin_set(store, backup_id, reason, datetime.now(UTC))
     return Outcome(Verdict.OK, data=pinned, hint=f"{backup_id} is {describe_pin(pinned)}")
 
 
 @console.command("backup.unpin")
-def unpin(
-    which: backup.Which, *, destination: backup.In = Destination.FIRST, platform: console.PlatformName = None
-) -> Outcome:
+def unpin(which: Which, *, destination: In = Destination.FIRST, platform: console.PlatformName = None) -> Outcome:
     """Take a backup set's pin away: the retention policy decides again."""
     from keepwell.backup.pins import unpin_set
     from keepwell.objectstore.destinations import open_destination
@@ -110,7 +109,7 @@ def unpin(
 
     settings = console.load_platform(platform)
     store = open_destination(settings, destination)
-    backup_id = backup.choose(settings, store, which)
+    backup_id = choose(settings, store, which)
     unpin_set(store, backup_id)
     hint = f"{backup_id} is no longer pinned. What that means: keepwell backup expire{_flag(destination)} --plan"
     return Outcome(Verdict.OK, data={"backup_id": backup_id}, hint=hint)
@@ -130,7 +129,7 @@ def _question(planned: "RetentionPlan", begun: dict[str, int]) -> str:
 
 def _describe_unneeded(planned: "RetentionPlan") -> str:
     unneeded = planned.unneeded
-    return f"{len(unneeded.remove):,} contents of uploaded files that no set needs ({backup.size(unneeded.size_bytes)})"
+    return f"{len(unneeded.remove):,} contents of uploaded files that no set needs ({size(unneeded.size_bytes)})"
 
 
 def _describe_plan(planned: "RetentionPlan") -> dict[str, Any]:
@@ -154,10 +153,10 @@ def _show_plan(screen: "Console", planned: "RetentionPlan", begun: dict[str, int
         table.add_row(*_row("keep", "ok", one, planned))
     screen.print(table)
     screen.print(console.findings_table(planned.findings))
-    backup.show_expiring(screen, begun)
+    show_expiring(screen, begun)
     freed_bytes = sum(one.stored.size_bytes for one in planned.remove)
     screen.print(
-        f"Plan {planned.digest}: {len(planned.remove)} sets go ({backup.size(freed_bytes)}), {len(planned.keep)} stay.",
+        f"Plan {planned.digest}: {len(planned.remove)} sets go ({size(freed_bytes)}), {len(planned.keep)} stay.",
         markup=False,
     )
     if planned.unneeded.remove:
@@ -173,7 +172,7 @@ def _row(word: str, look: str, one: "Decision", planned: "RetentionPlan") -> tup
     decision.plain = word
     stored = one.stored
     age = describe_age(planned.planned_at - stored.at)
-    return decision, stored.backup_id, age, stored.standing.value, backup.size(stored.size_bytes), Text(one.words)
+    return decision, stored.backup_id, age, stored.standing.value, size(stored.size_bytes), Text(one.words)
 
 
 def _show_expiry(screen: "Console", expiry: "Expiry") -> None:

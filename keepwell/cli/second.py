@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keepwell.cli import backup, console
+from keepwell.cli import console
 from keepwell.cli.console import Outcome
+from keepwell.cli.sets import choose
 from keepwell.destination import Destination
 
 if TYPE_CHECKING:
@@ -172,7 +173,7 @@ def _require_proven(settings: "Platform", first: "Store", which: str, *, unprove
     from keepwell.backup.catalogue import read_entry
     from keepwell.errors import PreconditionFailed
 
-    backup_id = backup.choose(settings, first, which)
+    backup_id = choose(settings, first, which)
     if not unproven and not read_entry(first, backup_id).is_proven(settings.backup.proven_level):
         raise PreconditionFailed(
             f"{backup_id} is not proven in the first destination.",
