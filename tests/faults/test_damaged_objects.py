@@ -127,7 +127,7 @@ def no_scratch_server(monkeypatch: pytest.MonkeyPatch) -> None:
     def choose_none(*_: object, **__: object) -> None:
         raise ConfigurationError("No server here.", hint="")
 
-    monkeypatch.setattr("keepwell.backup.verify.choose_server", choose_none)
+    monkeypatch.setattr("keepwell.backup.source_image.choose_server", choose_none)
 
 
 @contextmanager
@@ -352,7 +352,7 @@ def test_an_older_manifest_of_the_same_set_brings_no_proof_back(stored: Stored) 
         if key.removeprefix(stored.folder).startswith(layout.MANIFEST)
     }
     with replaced(stored.store, original):
-        changed = stored.manifest.model_copy(update={"spooled_bytes": 1})
+        changed = stored.manifest.model_copy(update={"platform": "another"})
         write_manifest(stored.store, changed)
         assert not read_entry(stored.store, changed.backup_id).is_proven("equal")
         assert stored.prove(changed.backup_id).reached == "serving"
