@@ -102,7 +102,7 @@ def prove(
     with hold_sets(loaded, store), shown_progress(f"{platform}-proof-progress") as progress:
         proof = verify_backup(loaded, store, backup_id, progress, all_uploads=all_uploads)
     get_run_logger().info(
-        "%s reached %s in %s; verdict %s.", backup_id, proof.reached or "no level", destination.named, proof.verdict
+        "%s reached %s in %s; verdict %s.", backup_id, proof.reached or "no level", store.place, proof.verdict
     )
     return proof
 
