@@ -56,8 +56,10 @@ test: bootstrap ## unit, flows, integration, end-to-end tests, backups, and dump
 
 test-long: bootstrap ## fault tables and soak
 	$(call run_lanes,\
-		run_suite faults tests/faults;,\
-		run_suite long -m long --ignore=tests/faults tests;)
+		run_suite faults --ignore-glob="*/test_killed_at_every_effect.py" --ignore-glob="*/test_killed_expiry.py" \
+			tests/faults;,\
+		run_suite long -m long --ignore=tests/faults tests;\
+		run_suite kills tests/faults/test_killed_at_every_effect.py tests/faults/test_killed_expiry.py;)
 
 bench-backup: bootstrap ## a proven backup beside the guide's script and stock tools, in one run, as ratios (BENCH_SCALE=25 BENCH_ROUNDS=3)
 	@$(RUN) -m pytest -q -s --timeout=3000 tests/benchmarks/test_backup_speed.py
