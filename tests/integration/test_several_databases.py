@@ -1,5 +1,6 @@
 """One set of two databases of one server, unlike in encoding and locale, alike in the names of their tables."""
 
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -157,7 +158,8 @@ def test_a_stream_of_the_second_that_ends_early_is_incomplete(proven: Proven, co
 
 def test_an_object_of_the_second_that_rotted_is_named_with_its_database(proven: Proven, copied: Manifest) -> None:
     part = part_of(copied, "analytics: public.events")
-    replace_content(proven.store, copied, part, lambda content: content + b"\n", rebuild=False)
+    # What cannot be compressed, so that the stored object grows too.
+    replace_content(proven.store, copied, part, lambda content: content + secrets.token_bytes(500), rebuild=False)
     failed = failed_level(prove(proven.platform, copied.backup_id))
     assert failed.level == "uploaded"
     assert f"{part.name} (rows of analytics: public.events)" in failed.findings[0].message
