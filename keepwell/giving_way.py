@@ -20,8 +20,10 @@ def let_session_stand_back(pid: int, nice: int) -> None:
         pid: Of any process of that session; it should hold nobody else's.
         nice: 0 to 19.
     """
+    group = Path(f"/proc/{pid}/autogroup")
     with suppress(OSError):
-        Path(f"/proc/{pid}/autogroup").write_text(str(nice))
+        if group.read_text().split()[-1] != str(nice):
+            group.write_text(str(nice))
 
 
 @contextmanager
@@ -35,12 +37,11 @@ def descendants_standing_back(pid: int, nice: int) -> Iterator[None]:
     done = threading.Event()
 
     def look() -> None:
-        known: set[int] = set()
+        # Every one each time: a process may be seen before its session begins, and the kernel refuses those who are not
+        # root a second change within a tenth of a second.
         while not done.wait(_LOOK_SECONDS):
-            found = set(_descendants(pid))
-            for new in found - known:
-                let_session_stand_back(new, nice)
-            known = found
+            for descendant in _descendants(pid):
+                let_session_stand_back(descendant, nice)
 
     watcher = threading.Thread(target=look, name="standing back", daemon=True)
     if nice:

@@ -14,6 +14,7 @@ from real_servers import installation
 
 from keepwell import command
 from keepwell.command import Command
+from keepwell.giving_way import descendants_standing_back
 from keepwell.postgres.server import throwaway_server
 
 NICE = 7
@@ -82,3 +83,18 @@ def test_every_session_of_a_scratch_server_stands_back(tmp_path: Path) -> None:
         backends = backends_of(conninfo)
         assert [os.getpriority(os.PRIO_PROCESS, pid) for pid in backends] == [NICE, NICE]
         wait_until(lambda: [group_nice(pid) for pid in backends] == [NICE, NICE])
+
+
+def test_a_session_that_begins_after_its_process_was_seen_stands_back_too() -> None:
+    late = "sleep 0.5; exec setsid sleep 60"
+    process = command.start(Command(("sh", "-c", 'sh -c "$1"; true', "sh", late)).standing_back(NICE))
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    try:
+        with descendants_standing_back(process.pid, NICE):
+            wait_until(lambda: children.read_text().strip() != "")
+            child = int(children.read_text())
+            wait_until(lambda: os.getsid(child) == child)
+            wait_until(lambda: group_nice(child) == NICE)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        command.stop(process)
