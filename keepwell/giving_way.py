@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+_PROC = Path("/proc")
 _LOOK_SECONDS = 0.1
 
 
@@ -20,9 +21,11 @@ def let_session_stand_back(pid: int, nice: int) -> None:
         pid: Of any process of that session; it should hold nobody else's.
         nice: 0 to 19.
     """
-    group = Path(f"/proc/{pid}/autogroup")
+    group = _PROC / str(pid) / "autogroup"
     with suppress(OSError):
-        if group.read_text().split()[-1] != str(nice):
+        # Empty in a session that has no group of its own, such as that of a machine's first process: it cannot change.
+        words = group.read_text().split()
+        if words and words[-1] != str(nice):
             group.write_text(str(nice))
 
 
@@ -57,7 +60,7 @@ def descendants_standing_back(pid: int, nice: int) -> Iterator[None]:
 def _descendants(pid: int) -> Iterator[int]:
     pids: list[int] = []
     with suppress(OSError):  # it may end at any moment while it is looked at
-        for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        for children in (_PROC / str(pid) / "task").glob("*/children"):
             pids += map(int, children.read_text().split())
     for child in pids:
         yield child

@@ -9,12 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
+import pytest
 from psycopg.conninfo import conninfo_to_dict
 from real_servers import installation
 
-from keepwell import command
+from keepwell import command, giving_way
 from keepwell.command import Command
-from keepwell.giving_way import descendants_standing_back
+from keepwell.giving_way import descendants_standing_back, let_session_stand_back
 from keepwell.postgres.server import throwaway_server
 
 NICE = 7
@@ -30,10 +31,9 @@ def wait_until(holds: Callable[[], bool]) -> None:
 
 
 def group_nice(pid: int) -> int:
-    """How far the session of a process stands back; where there are no autogroups, how far the process does."""
-    if AUTOGROUPS:
-        return int(Path(f"/proc/{pid}/autogroup").read_text().split()[-1])
-    return os.getpriority(os.PRIO_PROCESS, pid)
+    """How far the session of a process stands back; where it has no group of its own, how far the process does."""
+    words = Path(f"/proc/{pid}/autogroup").read_text().split() if AUTOGROUPS else []
+    return int(words[-1]) if words else os.getpriority(os.PRIO_PROCESS, pid)
 
 
 def test_a_program_stands_back_with_a_session_of_its_own() -> None:
@@ -45,6 +45,16 @@ def test_a_program_stands_back_with_a_session_of_its_own() -> None:
         assert group_nice(os.getpid()) != NICE
     finally:
         command.stop(process)
+
+
+def test_a_session_without_a_group_of_its_own_is_left_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as that of a machine's first process: there is nothing to change, and no failure."""
+    group = tmp_path / "1" / "autogroup"
+    group.parent.mkdir()
+    group.write_text("")
+    monkeypatch.setattr(giving_way, "_PROC", tmp_path)
+    let_session_stand_back(1, NICE)
+    assert group.read_text() == ""
 
 
 def test_a_program_that_stands_back_still_dies_with_whoever_started_it() -> None:
