@@ -4,6 +4,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -87,23 +88,25 @@ def test_the_end_of_standard_error_is_kept() -> None:
     assert len(said) <= 4_000
 
 
-def test_a_child_dies_with_its_killed_parent() -> None:
-    script = textwrap.dedent("""
+@pytest.mark.parametrize("death_signal", [signal.SIGKILL, signal.SIGQUIT])
+def test_a_child_dies_with_its_killed_parent(death_signal: signal.Signals) -> None:
+    """Also where the parent ignores that signal, as whatever a script starts in its background does."""
+    script = textwrap.dedent(f"""
+        import signal
         from keepwell import command
         from keepwell.command import Command
-        child = command.start(Command(("sleep", "60")))
+        signal.signal(signal.SIGQUIT, signal.SIG_IGN)
+        child = command.start(Command(("sleep", "60")), death_signal=signal.{death_signal.name})
         print(child.pid, flush=True)
         child.wait()
     """)
     parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
     assert parent.stdout is not None
     child = int(parent.stdout.readline())
+    wait_until(lambda: Path(f"/proc/{child}/comm").read_text().strip() == "sleep")
     parent.kill()
     parent.communicate()
-    deadline = time.monotonic() + 5
-    while _lives(child) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not _lives(child)
+    wait_until(lambda: not _lives(child))
 
 
 def test_a_child_whose_parent_was_killed_before_it_could_ask_for_the_signal_never_begins(
@@ -113,6 +116,13 @@ def test_a_child_whose_parent_was_killed_before_it_could_ask_for_the_signal_neve
     with pytest.raises(CommandFailed):
         command.run(Command(("touch", str(tmp_path / "begun"))))
     assert not (tmp_path / "begun").exists()
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.02)
 
 
 def _lives(pid: int) -> bool:
