@@ -215,7 +215,6 @@ def _die_with_parent(death_signal: signal.Signals) -> tuple[str, ...]:
     if found is None:
         return ()
     # A parent killed before the signal was asked for sends none: so look, once it was, whether it is still there.
-    # Whoever starts us in a script's background has us ignore some signals, and what we start would ignore them too.
     still_there = ("sh", "-c", 'test "$PPID" = "$1" && shift && exec "$@"', "sh", str(os.getpid()))
     name = death_signal.name.removeprefix("SIG")
     return (*_heeding(name), found, "--pdeathsig", name, *still_there)
@@ -223,7 +222,10 @@ def _die_with_parent(death_signal: signal.Signals) -> tuple[str, ...]:
 
 @cache
 def _heeding(signal_name: str) -> tuple[str, ...]:
-    """Has a program heed a signal, where there is an `env` that can (busybox's cannot)."""
+    """Has a program heed a signal, where there is an `env` that can (busybox's cannot).
+
+    A script's background ignores some signals, and whatever is started there would ignore them too.
+    """
     call = ("env", f"--default-signal={signal_name}")
     if shutil.which("env") is None:
         return ()
