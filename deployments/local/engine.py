@@ -20,9 +20,9 @@ from typing import Any
 
 import docker
 
-from deployments.local.parts import Part
-from deployments.local.processes import ProcessIdentity, end, find_by_variable, identify
-from deployments.local.standalone import start_server
+from deployments.running.parts import Part
+from deployments.running.processes import ProcessIdentity, end, find_by_variable, identify
+from deployments.running.standalone import start_server
 from keepwell.command import Command
 from keepwell.containers.engine import ADDRESS_VARIABLE
 from keepwell.errors import PreconditionFailed

@@ -17,8 +17,8 @@ from real_servers import PASSWORD, installation
 from deployments.local import engine as local_engine
 from deployments.local.engine import RunningEngine
 from deployments.local.images import backend_recipe, build_image, frontend_recipe, postgres_recipe, redis_recipe
-from deployments.local.ports import find_free_port
-from deployments.local.processes import identify
+from deployments.running.ports import find_free_port
+from deployments.running.processes import identify
 
 pytestmark = pytest.mark.docker
 STARTING = """
