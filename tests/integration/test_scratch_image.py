@@ -14,11 +14,12 @@ from pathlib import Path
 import psycopg
 import pytest
 from backup_sets import back_up, prove
-from docker_engine import IMAGE, RunningEngine, running_engine
+from docker_engine import IMAGE, import_postgres, running_engine
 from real_servers import PASSWORD, Server, bucket_settings, build_platform, installation
 
+from deployments.local.engine import RunningEngine
 from deployments.local.objectstore import RunningObjectStore
-from deployments.local.ports import find_free_port
+from deployments.running.ports import find_free_port
 from keepwell.backup.proof import Proof
 from keepwell.backup.restore import restore_into
 from keepwell.backup.source_image import SCRATCH_IMAGE, find_image_programs
@@ -58,8 +59,8 @@ with open_spool(platform) as spool, open_scratch(spool) as scratch:
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[RunningEngine]:
-    with running_engine(installation(15)) as running, pytest.MonkeyPatch.context() as patch:
-        patch.setenv(ADDRESS_VARIABLE, running.address)
+    with running_engine() as running:
+        import_postgres(running, installation(15))
         yield running
 
 
