@@ -22,12 +22,14 @@ from pydantic_settings import (
 )
 
 from keepwell.errors import ConfigurationError
+from keepwell.served import STATE_VARIABLE
 
 CONFIG_VARIABLE = "KEEPWELL_CONFIG"
 DEFAULT_FILE = Path("keepwell.toml")
 # When what runs, for all platforms; it stands among the platform files and is none.
 SCHEDULES_FILE = "schedules.toml"
 PLATFORM_NAME = r"^[a-z0-9][a-z0-9-]{0,39}$"
+SYSTEM_FOLDER = Path("/etc/keepwell")
 _PREFIX = "KEEPWELL_"
 _NESTED = "__"
 
@@ -415,7 +417,7 @@ def read_platform_names() -> tuple[str, ...]:
 
 def config_folder() -> Path:
     """Where the platform files lie, and what stands beside them."""
-    place = Path(os.environ.get(CONFIG_VARIABLE, DEFAULT_FILE))
+    place = configuration_place()
     return place if place.is_dir() else place.parent
 
 
@@ -429,8 +431,22 @@ def _read_name(file: Path) -> str:
     return name
 
 
+def configuration_place() -> Path:
+    """Where platforms are described: what KEEPWELL_CONFIG names, else the file here, else /etc/keepwell if it has one.
+
+    Returns:
+        A file, or a folder of them; it need not exist.
+    """
+    named = os.environ.get(CONFIG_VARIABLE)
+    if named:
+        return Path(named)
+    if not DEFAULT_FILE.exists() and any(SYSTEM_FOLDER.glob("*.toml")):
+        return SYSTEM_FOLDER
+    return DEFAULT_FILE
+
+
 def _config_files() -> Iterator[Path]:
-    place = Path(os.environ.get(CONFIG_VARIABLE, DEFAULT_FILE))
+    place = configuration_place()
     if place.is_dir():
         found = sorted(file for file in place.glob("*.toml") if file.name != SCHEDULES_FILE)
         if not found:
@@ -468,7 +484,7 @@ def load_platform_file(path: Path) -> Platform:
 
 def _refuse_unknown_variables() -> None:
     """Pydantic passes over unknown top-level variables in silence, and blames the file for nested ones."""
-    top = {f"{_PREFIX}{name.upper()}" for name in Platform.model_fields} | {CONFIG_VARIABLE}
+    top = {f"{_PREFIX}{name.upper()}" for name in Platform.model_fields} | {CONFIG_VARIABLE, STATE_VARIABLE}
     nested = {
         f"{_PREFIX}{name.upper()}{_NESTED}{field.upper()}"
         for name, section in _sections()
