@@ -78,6 +78,8 @@ lock: bootstrap ## resolve the dependencies anew, with hashes
 		--no-emit-index-url --no-header -q -o requirements-bootstrap.lock
 	@$(VENV)/bin/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-header -q -o requirements.lock
+	@$(VENV)/bin/uv pip compile pyproject.toml --extra image --constraint requirements.lock --universal \
+		--python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q -o requirements-image.lock
 
 # The stamp is written last, so an interrupted bootstrap is done again; a lock keeps two at once apart.
 bootstrap: ## install everything into .venv
