@@ -21,9 +21,11 @@ from pydantic_settings import (
 )
 
 from keepwell.errors import ConfigurationError
+from keepwell.served import STATE_VARIABLE
 
 CONFIG_VARIABLE = "KEEPWELL_CONFIG"
 DEFAULT_FILE = Path("keepwell.toml")
+SYSTEM_FOLDER = Path("/etc/keepwell")
 _PREFIX = "KEEPWELL_"
 _NESTED = "__"
 
@@ -392,8 +394,22 @@ def load_platform(name: str | None = None) -> Platform:
     return platforms[name]
 
 
+def configuration_place() -> Path:
+    """Where platforms are described: what KEEPWELL_CONFIG names, else the file here, else /etc/keepwell if it has one.
+
+    Returns:
+        A file, or a folder of them; it need not exist.
+    """
+    named = os.environ.get(CONFIG_VARIABLE)
+    if named:
+        return Path(named)
+    if not DEFAULT_FILE.exists() and any(SYSTEM_FOLDER.glob("*.toml")):
+        return SYSTEM_FOLDER
+    return DEFAULT_FILE
+
+
 def _config_files() -> Iterator[Path]:
-    place = Path(os.environ.get(CONFIG_VARIABLE, DEFAULT_FILE))
+    place = configuration_place()
     if place.is_dir():
         found = sorted(place.glob("*.toml"))
         if not found:
@@ -431,7 +447,7 @@ def load_platform_file(path: Path) -> Platform:
 
 def _refuse_unknown_variables() -> None:
     """Pydantic passes over unknown top-level variables in silence, and blames the file for nested ones."""
-    top = {f"{_PREFIX}{name.upper()}" for name in Platform.model_fields} | {CONFIG_VARIABLE}
+    top = {f"{_PREFIX}{name.upper()}" for name in Platform.model_fields} | {CONFIG_VARIABLE, STATE_VARIABLE}
     nested = {
         f"{_PREFIX}{name.upper()}{_NESTED}{field.upper()}"
         for name, section in _sections()

@@ -24,6 +24,7 @@ from deployments.local.redis_server import RunningRedis, running_redis
 from keepwell.containers.engine import ADDRESS_VARIABLE
 from keepwell.objectstore.bucket import open_store
 from keepwell.objectstore.store import Store
+from keepwell.served import STATE_VARIABLE
 from keepwell.settings import (
     Platform,
     RedisSettings,
@@ -31,6 +32,8 @@ from keepwell.settings import (
 
 # Whatever engine this machine has is none of ours; tests in containers start their own.
 os.environ[ADDRESS_VARIABLE] = "unix:///nowhere/docker.sock"
+# Nor is whatever orchestrator is served on it.
+os.environ[STATE_VARIABLE] = "/nowhere/keepwell"
 
 
 def missing_tools() -> list[str]:

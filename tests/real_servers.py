@@ -18,7 +18,7 @@ from psycopg.conninfo import make_conninfo
 from pydantic import SecretStr
 
 from deployments.local.objectstore import RunningObjectStore
-from deployments.local.ports import find_free_port
+from deployments.running.ports import find_free_port
 from keepwell import command
 from keepwell.postgres.binaries import Binaries, find_installations
 from keepwell.postgres.server import ServerOptions, build_server_command, create_cluster, wait_until_ready

@@ -9,10 +9,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from deployments.local.lifecycle import StackReport, bring_up, read_report, take_down
-from deployments.local.stack import DEFAULT_SCALE, StackOptions
-from deployments.local.state import DEFAULT_FOLDER, DEMO_FOLDER, StateFolder
-from deployments.local.supervisor import PartState
+from deployments.local.stack import DEFAULT_FOLDER, DEFAULT_SCALE, DEMO_FOLDER, StackOptions, plan_stack
+from deployments.running.lifecycle import StackReport, bring_up, read_report, take_down
+from deployments.running.state import StateFolder
+from deployments.running.supervisor import PartState
 from keepwell.errors import KeepwellError
 from keepwell.verdict import Verdict
 
@@ -40,18 +40,18 @@ def up(
     json_output: JsonOption = False,
 ) -> None:
     """Start the stack, or what of it failed, and wait until it serves."""
-    options = StackOptions(scale=scale, without=tuple(without or ()))
+    plan = plan_stack(StackOptions(scale=scale, without=tuple(without or ())))
     if json_output:
-        _answer(bring_up(StateFolder.at(state), options), as_json=True)
+        _answer(bring_up(plan, StateFolder.at(state)), as_json=True)
     with _console.status("Starting the local stack"):
-        report = bring_up(StateFolder.at(state), options, progress=_show_progress)
+        report = bring_up(plan, StateFolder.at(state), progress=_show_progress)
     _answer(report)
 
 
 @app.command()
 def status(state: StateOption = DEFAULT_FOLDER, json_output: JsonOption = False) -> None:
     """Ask every part whether it serves."""
-    _answer(read_report(StateFolder.at(state)), as_json=json_output)
+    _answer(read_report(plan_stack(), StateFolder.at(state)), as_json=json_output)
 
 
 @app.command()
@@ -61,7 +61,7 @@ def down(
     json_output: JsonOption = False,
 ) -> None:
     """Stop everything of the stack."""
-    _answer(take_down(StateFolder.at(state), purge=purge), as_json=json_output)
+    _answer(take_down(plan_stack(), StateFolder.at(state), purge=purge), as_json=json_output)
 
 
 @app.command()

@@ -17,9 +17,9 @@ from typing import Any
 
 from rich.console import Console
 
-from deployments.local.lifecycle import bring_up, take_down
-from deployments.local.stack import StackOptions
-from deployments.local.state import SUPERVISOR, StateFolder
+from deployments.local.stack import StackOptions, plan_stack
+from deployments.running.lifecycle import bring_up, take_down
+from deployments.running.state import SUPERVISOR, StateFolder
 from keepwell.backup import layout
 from keepwell.backup.catalogue import read_catalogue
 from keepwell.backup.manifest import Manifest, Part
@@ -61,14 +61,14 @@ def run_demo(state: StateFolder, options: StackOptions) -> int:
         KeepwellError: The story could not be told to its end; what the servers said is kept likewise.
     """
     began = time.monotonic()
-    take_down(state, purge=True)
+    take_down(plan_stack(), state, purge=True)
     summary: dict[str, Any] | None = None
     try:
         summary = _tell_story(state, options)
     finally:
         good = summary is not None and summary["damaged_copy_detected"] and summary["level"] == "L6"
         with _chapter("5. Stopping everything"):
-            take_down(state, purge=good)
+            take_down(plan_stack(), state, purge=good)
         if not good:
             logs = state.log(SUPERVISOR).parent
             _console.print(f"Something went wrong. Until the next demonstration, its logs are in {logs}", markup=False)
@@ -82,7 +82,7 @@ def run_demo(state: StateFolder, options: StackOptions) -> int:
 def _tell_story(state: StateFolder, options: StackOptions) -> dict[str, Any] | None:
     """All but the end; None when the stack or the run failed, which has said so itself."""
     with _chapter("1. Real servers: PostgreSQL, an S3 store, Redis, a sample platform, Prefect and a worker"):
-        report = bring_up(state, options, progress=_tell_part)
+        report = bring_up(plan_stack(options), state, progress=_tell_part)
         if report.verdict is not Verdict.OK:
             _console.print(report.hint, markup=False)
             return None

@@ -14,10 +14,10 @@ from deployments.local.objectstore_server import (
     SECRET_KEY_VARIABLE,
     require_extended_attributes,
 )
-from deployments.local.parts import Part
-from deployments.local.ports import HOST, find_free_port
-from deployments.local.probes import answers_http
-from deployments.local.standalone import RunningServer, start_server
+from deployments.running.parts import Part
+from deployments.running.ports import HOST, find_free_port
+from deployments.running.probes import answers_http
+from deployments.running.standalone import RunningServer, start_server
 from keepwell.command import Command
 
 NAME = "objectstore"

@@ -15,8 +15,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from deployments.local.ports import HOST
-from deployments.local.state import write_private
+from deployments.running.ports import HOST
+from deployments.running.state import write_private
 from keepwell.errors import ConfigurationError
 
 ACCESS_KEY_VARIABLE = "OBJECTSTORE_ACCESS_KEY_ID"

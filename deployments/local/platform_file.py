@@ -4,12 +4,13 @@ import json
 import shutil
 from collections.abc import Mapping
 
-from deployments.local import orchestrator, sample_platform
+from deployments.local import sample_platform
 from deployments.local.objectstore import endpoint_url
 from deployments.local.objectstore_server import REGION
-from deployments.local.ports import HOST
-from deployments.local.postgres_cluster import SUPERUSER
-from deployments.local.state import StateFolder, write_private
+from deployments.running import orchestrator
+from deployments.running.ports import HOST
+from deployments.running.postgres_cluster import SUPERUSER
+from deployments.running.state import StateFolder, write_private
 from keepwell.keyring import IDENTITIES, SIGNING_KEY, make_key_files, make_offline_file
 
 PLATFORM = "esn"

@@ -6,11 +6,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from deployments.local.parts import Part
-from deployments.local.ports import HOST, find_free_port
-from deployments.local.probes import answers_redis
-from deployments.local.standalone import RunningServer, start_server
-from deployments.local.state import write_private
+from deployments.running.parts import Part
+from deployments.running.ports import HOST, find_free_port
+from deployments.running.probes import answers_redis
+from deployments.running.standalone import RunningServer, start_server
+from deployments.running.state import write_private
 from keepwell.cache.scratch import packaged_program
 from keepwell.command import Command
 from keepwell.errors import ConfigurationError

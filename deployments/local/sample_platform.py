@@ -10,11 +10,11 @@ from urllib.parse import quote
 import psycopg
 from psycopg import sql
 
-from deployments.local.parts import Part
-from deployments.local.ports import HOST
-from deployments.local.postgres_cluster import SUPERUSER
-from deployments.local.probes import always, answers_http
-from deployments.local.state import StateFolder
+from deployments.running.parts import Part
+from deployments.running.ports import HOST
+from deployments.running.postgres_cluster import SUPERUSER
+from deployments.running.probes import always, answers_http
+from deployments.running.state import StateFolder
 from keepwell.command import Command
 
 DATABASE = "esn_db_prod"

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -57,7 +56,7 @@ def run_flow(
     if client is None:
         raise ConfigurationError(
             "No Prefect server is configured.",
-            hint="Set orchestrator.api_url or PREFECT_API_URL; `keepwell up` starts one to try; "
+            hint="`keepwell serve` runs one here; orchestrator.api_url or PREFECT_API_URL names one elsewhere; "
             "without one, `keepwell backup create` works by itself.",
         )
     with client:
@@ -256,10 +255,9 @@ def _warn_without_worker(client: "Orchestrator", deployment: "Deployment") -> No
 
 def _load_settings(platform: str | None) -> "Platform | None":
     """The platform; None where there is no platform file at all but the environment names a server."""
-    from keepwell.settings import CONFIG_VARIABLE, DEFAULT_FILE
+    from keepwell.settings import configuration_place
 
-    place = Path(os.environ.get(CONFIG_VARIABLE, DEFAULT_FILE))
-    if platform is None and not place.exists() and os.environ.get("PREFECT_API_URL"):
+    if platform is None and not configuration_place().exists() and os.environ.get("PREFECT_API_URL"):
         return None
     return console.load_platform(platform)
 

@@ -72,8 +72,8 @@ def examine_orchestrator(platform: Platform) -> Iterator[Finding]:
     """The Prefect API, a worker in our pool, and how each deployment's last run ended."""
     client = orchestrator.connect(platform.orchestrator)
     if client is None:
-        message = "Neither orchestrator.api_url nor PREFECT_API_URL names a Prefect server; nothing runs by itself."
-        yield not_applicable("orchestrator", message, hint="`keepwell up` starts one to try.")
+        message = "No Prefect server is served here, and none is named: nothing runs by itself."
+        yield not_applicable("orchestrator", message, hint="`keepwell serve` runs one; orchestrator.api_url names one.")
         return
     with client:
         try:

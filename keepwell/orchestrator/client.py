@@ -24,6 +24,7 @@ from keepwell.errors import (
     ServiceUnavailable,
     Throttled,
 )
+from keepwell.served import read_served
 from keepwell.settings import OrchestratorSettings
 
 WORK_POOL = "keepwell"
@@ -265,20 +266,24 @@ class Orchestrator:
 
 
 def connect(settings: OrchestratorSettings | None, *, timeout_seconds: float = 10) -> Orchestrator | None:
-    """A client for the configured server; nothing is asked of it yet.
+    """A client for the configured server, or else for the one served here; nothing is asked of it yet.
 
     Args:
         settings: Of the platform; None where there is no platform file.
         timeout_seconds: Per request.
 
     Returns:
-        None when neither the platform file nor PREFECT_API_URL names a server.
+        None when neither the platform file nor PREFECT_API_URL names a server, and none was served here.
     """
     api_url = (settings.api_url if settings else None) or os.environ.get(API_VARIABLE)
-    if not api_url:
+    if api_url:
+        secret = settings.auth_string.get_secret_value() if settings and settings.auth_string else None
+        return Orchestrator(api_url, secret or os.environ.get(AUTH_VARIABLE), timeout_seconds=timeout_seconds)
+    served = read_served()
+    if served is None:
         return None
-    secret = settings.auth_string.get_secret_value() if settings and settings.auth_string else None
-    return Orchestrator(api_url, secret or os.environ.get(AUTH_VARIABLE), timeout_seconds=timeout_seconds)
+    # Its login is for it alone: a server that is named gets what is given for that one.
+    return Orchestrator(served.api_url, served.read_login(), timeout_seconds=timeout_seconds)
 
 
 @contextmanager
@@ -289,7 +294,7 @@ def _translated() -> Iterator[None]:
     except httpx.TransportError as error:
         raise ServiceUnavailable(
             f"The Prefect server does not answer: {type(error).__name__}.",
-            hint="Check that it is up, and orchestrator.api_url or PREFECT_API_URL.",
+            hint="Check that it is up (`keepwell serve status`), and orchestrator.api_url or PREFECT_API_URL.",
         ) from None
     except (httpx.InvalidURL, json.JSONDecodeError, KeyError) as error:
         raise ConfigurationError(

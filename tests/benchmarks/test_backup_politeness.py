@@ -25,7 +25,7 @@ from real_servers import Server, bucket_settings, build_platform, fresh_database
 from test_backup_speed import SCRIPT, Rivals
 
 from deployments.local.objectstore import RunningObjectStore
-from deployments.local.ports import find_free_port
+from deployments.running.ports import find_free_port
 from keepwell import command
 from keepwell.command import Command
 from keepwell.settings import Platform

@@ -9,10 +9,10 @@ import pytest
 from people import People, listening_people
 from runs import Api
 
-from deployments.local.lifecycle import bring_up, take_down
-from deployments.local.orchestrator import login_file
-from deployments.local.stack import StackOptions
-from deployments.local.state import StateFolder, write_private
+from deployments.local.stack import StackOptions, plan_stack
+from deployments.running.lifecycle import bring_up, take_down
+from deployments.running.orchestrator import login_file
+from deployments.running.state import StateFolder, write_private
 from keepwell.objectstore.bucket import open_store
 from keepwell.objectstore.store import Store
 from keepwell.settings import CONFIG_VARIABLE, Platform, load_platform
@@ -48,7 +48,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     state.prepare()
     write_private(login_file(state), LOGIN)
     try:
-        report = bring_up(state, StackOptions(scale=0.05))
+        report = bring_up(plan_stack(StackOptions(scale=0.05)), state)
         assert report.verdict is Verdict.OK, f"{report.hint}: {report.data}"
         yield Stack(
             state=state.folder,
@@ -64,7 +64,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
             },
         )
     finally:
-        take_down(state, purge=True)
+        take_down(plan_stack(), state, purge=True)
 
 
 @pytest.fixture(scope="session")

@@ -11,10 +11,10 @@ import pytest
 from people import People
 from runs import Api, find_process, impatient_automation, last_evidence, process_of, wait_for_its_turn, wait_until
 
-from deployments.local.orchestrator import WORKER
-from deployments.local.processes import is_alive
 from deployments.local.sample_platform import PRODUCTION
-from deployments.local.state import StateFolder
+from deployments.running.orchestrator import WORKER
+from deployments.running.processes import is_alive
+from deployments.running.state import StateFolder
 from keepwell.backup import layout
 from keepwell.backup.catalogue import read_catalogue
 from keepwell.holding import hold_platform

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from deployments.local.processes import find_by_variable
-from deployments.local.state import MARKER_VARIABLE, StateFolder
+from deployments.running.processes import find_by_variable
+from deployments.running.state import MARKER_VARIABLE, StateFolder
 
 LIMIT_SECONDS = 240
 

@@ -8,8 +8,8 @@ import pytest
 from runs import Api, find_process, last_evidence, process_of, read_environment, wait_until
 
 from deployments.deployment_file import HEARTBEAT_SECONDS
-from deployments.local.orchestrator import WORKER
-from deployments.local.state import StateFolder
+from deployments.running.orchestrator import WORKER
+from deployments.running.state import StateFolder
 from keepwell.objectstore.store import Store
 from keepwell.verdict import Verdict
 

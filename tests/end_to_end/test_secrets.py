@@ -9,10 +9,9 @@ import pytest
 from people import CHANNEL_PASSWORD, CHANNEL_TOKEN, SWITCH_TOKEN, People
 from runs import Api, wait_until
 
-from deployments.local.orchestrator import DATABASE, DATABASE_PART
-from deployments.local.postgres_cluster import SUPERUSER
-from deployments.local.stack import read_ports
-from deployments.local.state import StateFolder
+from deployments.running.orchestrator import DATABASE, DATABASE_PART
+from deployments.running.postgres_cluster import SUPERUSER
+from deployments.running.state import StateFolder
 from keepwell.postgres.binaries import find_installations
 from keepwell.settings import load_platform
 from tasks.redaction import collect_secrets
@@ -26,7 +25,7 @@ MARKER = "control-marker-that-must-be-found"
 def dump_orchestrator(state: StateFolder, into: Path) -> None:
     """The orchestrator's whole database as text."""
     newest = max((found for found in find_installations() if found.has_server), key=lambda found: found.major)
-    port = str(read_ports(state)[DATABASE_PART])
+    port = str(state.read_ports()[DATABASE_PART])
     argv = [newest.program("pg_dump"), "-h", "127.0.0.1", "-p", port, "-U", SUPERUSER, "-f", str(into), DATABASE]
     password = state.secret(f"{DATABASE_PART}-password")
     subprocess.run(argv, env=os.environ | {"PGPASSWORD": password}, check=True)

@@ -16,8 +16,8 @@ from people import People
 from runs import Api, impatient_automation, wait_until
 
 from deployments.deployment_file import DEPLOYMENT_FILE
-from deployments.local.orchestrator import WORKER
-from deployments.local.state import StateFolder
+from deployments.running.orchestrator import WORKER
+from deployments.running.state import StateFolder
 from keepwell.backup.catalogue import read_catalogue
 from keepwell.objectstore.store import Store
 from keepwell.settings import CONFIG_VARIABLE

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from deployments.local.objectstore import create_bucket, start_objectstore
-from deployments.local.processes import ProcessIdentity, find_by_variable, is_alive
 from deployments.local.redis_server import start_redis
-from deployments.local.state import MARKER_VARIABLE, StateFolder
+from deployments.running.processes import ProcessIdentity, find_by_variable, is_alive
+from deployments.running.state import MARKER_VARIABLE, StateFolder
 from keepwell.postgres.connection import connect
 from keepwell.settings import load_platform
 

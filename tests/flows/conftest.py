@@ -19,11 +19,11 @@ from prefect.settings import (
 )
 from real_servers import running_postgres
 
-from deployments.local.orchestrator import api_url
-from deployments.local.parts import Part
-from deployments.local.ports import HOST, find_free_port
-from deployments.local.probes import answers_http
-from deployments.local.standalone import start_server
+from deployments.running.orchestrator import api_url
+from deployments.running.parts import Part
+from deployments.running.ports import HOST, find_free_port
+from deployments.running.probes import answers_http
+from deployments.running.standalone import start_server
 from keepwell.command import Command
 from tasks import (
     backup_steps,

@@ -18,7 +18,7 @@ from docker_engine import IMAGE, RunningEngine, running_engine
 from real_servers import PASSWORD, Server, bucket_settings, build_platform, installation
 
 from deployments.local.objectstore import RunningObjectStore
-from deployments.local.ports import find_free_port
+from deployments.running.ports import find_free_port
 from keepwell.backup.proof import Proof
 from keepwell.backup.restore import restore_into
 from keepwell.backup.source_image import SCRATCH_IMAGE, find_image_programs

@@ -7,9 +7,9 @@ import pytest
 from backup_documents import a_manifest, a_proof
 
 from deployments.local import demo
-from deployments.local.lifecycle import StackReport
 from deployments.local.stack import StackOptions
-from deployments.local.state import StateFolder
+from deployments.running.lifecycle import StackReport
+from deployments.running.state import StateFolder
 from keepwell.errors import VerificationFailed
 from keepwell.verdict import Finding, Verdict
 

@@ -9,22 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from deployments.local import (
-    lifecycle,
-    objectstore_server,
-    orchestrator,
-    platform_file,
-    postgres_cluster,
-    processes,
-    redis_server,
-)
-from deployments.local.parts import Part, in_start_order, leave_out, startable, stoppable, with_environment
-from deployments.local.ports import choose_ports, find_free_port, is_free
-from deployments.local.probes import always
-from deployments.local.processes import ProcessIdentity
-from deployments.local.restarts import MOST_QUICK_FAILURES, SETTLED_SECONDS, decide_restart
-from deployments.local.stack import StackOptions, plan_stack, prepare_state
-from deployments.local.state import MARKER_VARIABLE, StateFolder, write_private
+from deployments.local import objectstore_server, platform_file, redis_server
+from deployments.local.stack import plan_stack, prepare_state
+from deployments.running import lifecycle, orchestrator, postgres_cluster, processes
+from deployments.running.parts import Part, in_start_order, leave_out, startable, stoppable, with_environment
+from deployments.running.ports import choose_ports, find_free_port, is_free
+from deployments.running.probes import always
+from deployments.running.processes import ProcessIdentity
+from deployments.running.restarts import MOST_QUICK_FAILURES, SETTLED_SECONDS, decide_restart
+from deployments.running.state import MARKER_VARIABLE, StateFolder, write_private
 from keepwell.command import Command
 from keepwell.errors import ConfigurationError, ServiceUnavailable
 from keepwell.postgres.binaries import Binaries
@@ -182,11 +175,11 @@ class TestState:
         with pytest.raises(ConfigurationError, match="something else"):
             other.prepare()
         with pytest.raises(ConfigurationError, match="not the state"):
-            lifecycle.take_down(other, purge=True)
+            lifecycle.take_down(plan_stack(), other, purge=True)
         assert (tmp_path / "thesis.txt").exists()
 
     def test_purge_leaves_only_locks_and_can_be_followed_by_a_new_start(self, state: StateFolder) -> None:
-        lifecycle.take_down(state, purge=True)
+        lifecycle.take_down(plan_stack(), state, purge=True)
         assert {path.suffix for path in state.folder.iterdir()} == {".lock"}
         prepare_state(state)
         assert state.platform_file.exists()
@@ -245,14 +238,14 @@ class TestClusterFolder:
 class TestWholeStack:
     def test_it_can_be_started_in_the_given_order(self, state: StateFolder) -> None:
         seen: set[str] = set()
-        for one in plan_stack(state, StackOptions()):
+        for one in plan_stack().read_parts(state):
             assert set(one.needs) <= seen
             seen.add(one.name)
 
     def test_no_secret_is_on_a_command_line_and_each_process_is_marked(self, state: StateFolder) -> None:
         files = [path for path in (state.folder / "secrets").rglob("*") if path.is_file() and path.suffix != ".json"]
         secrets = [path.read_text().split()[-1] for path in files if "key-id" not in path.name]
-        for one in plan_stack(state, StackOptions()):
+        for one in plan_stack().read_parts(state):
             command = one.build()
             assert not [secret for secret in secrets if any(secret in argument for argument in command.argv)]
             assert command.environment[MARKER_VARIABLE] == str(state.folder)
@@ -271,7 +264,7 @@ class TestWholeStack:
         self, state: StateFolder, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def known_to() -> dict[str, set[str]]:
-            environments = {one.name: one.build().environment for one in plan_stack(state, StackOptions())}
+            environments = {one.name: one.build().environment for one in plan_stack().read_parts(state)}
             return {
                 name: {variable for variable in environment if "AUTH_STRING" in variable}
                 for name, environment in environments.items()
@@ -309,7 +302,7 @@ class TestWholeStack:
     def test_elsewhere_than_on_linux_it_says_so(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sys, "platform", "darwin")
         with pytest.raises(ConfigurationError, match="needs Linux"):
-            lifecycle.require_linux()
+            lifecycle.require_linux(plan_stack())
 
     def test_a_file_system_without_attributes_is_refused_early(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from deployments.local.parts import Part
+from deployments.running.parts import Part
 from keepwell import command
 from keepwell.errors import ServiceUnavailable
 

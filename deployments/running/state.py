@@ -13,22 +13,20 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from deployments.local.processes import ProcessIdentity, identify, is_alive
+from deployments.running.processes import ProcessIdentity, identify, is_alive
 from keepwell.errors import ConfigurationError
 
-DEFAULT_FOLDER = Path(__file__).resolve().parents[2] / ".keepwell" / "local"
-# The demonstration has a stack of its own, so that it never disturbs one that is in use.
-DEMO_FOLDER = DEFAULT_FOLDER.with_name("demo")
 # Every process of a stack carries this variable, so that what a dead supervisor left can be found.
-MARKER_VARIABLE = "LOCAL_STACK_STATE"
+MARKER_VARIABLE = "STACK_STATE_FOLDER"
 SUPERVISOR = "supervisor"
 STATUS_DOCUMENT = "status.json"
+_PORTS_DOCUMENT = "ports.json"
 
 
 @dataclass(frozen=True)
@@ -116,6 +114,14 @@ class StateFolder:
     def write_document(self, name: str, document: dict[str, Any]) -> None:
         """Replace a JSON document at once, so that readers see the old or the new one."""
         write_private(self.folder / name, json.dumps(document, indent=1) + "\n")
+
+    def read_ports(self) -> dict[str, int]:
+        """The recorded ports by part; empty before the first start."""
+        return self.read_document(_PORTS_DOCUMENT)
+
+    def write_ports(self, ports: Mapping[str, int]) -> None:
+        """Record the ports by part."""
+        self.write_document(_PORTS_DOCUMENT, dict(ports))
 
     def record_process(self, name: str, pid: int) -> None:
         """Remember a process of ours, for whoever must clean up after us."""

@@ -8,8 +8,8 @@ from datetime import datetime
 
 import psycopg
 
-from deployments.local.parts import Probe
-from deployments.local.ports import HOST
+from deployments.running.parts import Probe
+from deployments.running.ports import HOST
 
 _LIMIT_SECONDS = 0.5
 

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from deployments.local.parts import Part
-from deployments.local.ports import HOST
-from deployments.local.probes import logs_in_to_postgres
-from deployments.local.state import StateFolder
+from deployments.running.parts import Part
+from deployments.running.ports import HOST
+from deployments.running.probes import logs_in_to_postgres
+from deployments.running.state import StateFolder
 from keepwell import command
 from keepwell.command import Command
 from keepwell.errors import ConfigurationError, KeepwellError

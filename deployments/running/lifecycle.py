@@ -4,6 +4,7 @@ Two locks make this safe to call at any time, twice at once too: `command.lock` 
 stopped, `supervisor.lock` by the supervisor as long as it lives.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -11,16 +12,13 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from deployments.local import orchestrator, sample_platform
-from deployments.local.processes import end, find_by_variable, is_alive
-from deployments.local.stack import StackOptions, plan_stack, read_ports
-from deployments.local.state import MARKER_VARIABLE, STATUS_DOCUMENT, SUPERVISOR, StateFolder
-from deployments.local.supervisor import PartState
+from deployments.running.plan import Plan
+from deployments.running.processes import end, find_by_variable, is_alive
+from deployments.running.state import MARKER_VARIABLE, STATUS_DOCUMENT, SUPERVISOR, StateFolder
+from deployments.running.supervisor import PartState
 from keepwell.errors import ConfigurationError, ServiceUnavailable
-from keepwell.settings import CONFIG_VARIABLE
 from keepwell.verdict import Verdict
 
 _COMMAND = "command"
@@ -52,13 +50,13 @@ class StackReport:
 
 
 def bring_up(
-    state: StateFolder, options: StackOptions, *, limit_seconds: float = 600, progress: Progress = lambda _: None
+    plan: Plan, state: StateFolder, *, limit_seconds: float = 600, progress: Progress = lambda _: None
 ) -> StackReport:
     """Start the stack and wait until it serves; one that runs already is only waited for.
 
     Args:
+        plan: Which stack; its options are used when it does not run yet. A running one keeps its own.
         state: Its folder.
-        options: Used when it does not run yet. A running stack keeps its own.
         limit_seconds: How long to wait.
         progress: Told of each change.
 
@@ -66,27 +64,27 @@ def bring_up(
         ConfigurationError: This machine, the folder or the options are not fit.
         ServiceUnavailable: The supervisor did not start.
     """
-    require_linux()
+    require_linux(plan)
     state.prepare()
     with state.lock(_COMMAND):
         if state.is_supervised():
             _retry_failed_parts(state)
         else:
             clean_up(state)
-            _launch(state, options)
-    return _follow(state, limit_seconds, progress)
+            _launch(plan, state)
+    return _follow(plan, state, limit_seconds, progress)
 
 
-def take_down(state: StateFolder, *, purge: bool = False) -> StackReport:
+def take_down(plan: Plan, state: StateFolder, *, purge: bool = False) -> StackReport:
     """Stop everything of a stack, also what a killed supervisor left, and keep its data unless told to purge.
 
     Raises:
         ConfigurationError: The folder to purge is not a stack's.
     """
-    require_linux()
+    require_linux(plan)
     if not state.is_ours():
         if purge and state.folder.exists():
-            raise ConfigurationError(f"{state.folder} is not the state of a local stack.", hint="Check --state.")
+            raise ConfigurationError(f"{state.folder} is not the state of a {plan.title}.", hint="Check --state.")
         return StackReport(Verdict.OK, {"running": False, "state_folder": str(state.folder)}, "Nothing was running.")
     with state.lock(_COMMAND):
         if state.is_supervised():
@@ -98,30 +96,31 @@ def take_down(state: StateFolder, *, purge: bool = False) -> StackReport:
     return StackReport(Verdict.OK, {"running": False, "state_folder": str(state.folder)}, hint)
 
 
-def read_report(state: StateFolder, *, ask_parts: bool = True) -> StackReport:
+def read_report(plan: Plan, state: StateFolder, *, ask_parts: bool = True) -> StackReport:
     """How a stack stands now.
 
     Args:
+        plan: Which stack; if it runs, with whatever options.
         state: Its folder.
         ask_parts: Ask every part itself, rather than trust what the supervisor saw when it became ready.
     """
     if not state.is_supervised():
-        return StackReport(
-            Verdict.WARN, {"running": False, "state_folder": str(state.folder)}, "Start it with `keepwell up`."
-        )
+        data = {"running": False, "state_folder": str(state.folder)}
+        return StackReport(Verdict.WARN, data, f"Start it with `{plan.start_command}`.")
     status = state.read_document(STATUS_DOCUMENT)
     parts = status.get("parts", [])
     if ask_parts:
-        _ask_parts(state, status, parts)
+        _ask_parts(plan.with_options(status.get("options", plan.options)), state, parts)
     data = {
         "running": True,
         "phase": status.get("phase"),
         "start_seconds": status.get("settled_seconds"),
         "parts": parts,
-        **_describe_places(state, parts),
+        "state_folder": str(state.folder),
+        **plan.places(state, {part["name"]: part["address"] for part in parts}),
     }
     verdict = judge([part["state"] for part in parts])
-    return StackReport(verdict, data, _hint(state, verdict, parts))
+    return StackReport(verdict, data, _hint(plan, state, verdict, parts))
 
 
 def judge(part_states: list[str]) -> Verdict:
@@ -132,7 +131,7 @@ def judge(part_states: list[str]) -> Verdict:
     return Verdict.OK if serving else Verdict.UNKNOWN
 
 
-def require_linux() -> None:
+def require_linux(plan: Plan) -> None:
     """Stop early elsewhere.
 
     Raises:
@@ -140,7 +139,7 @@ def require_linux() -> None:
     """
     if not sys.platform.startswith("linux"):
         raise ConfigurationError(
-            f"The local stack needs Linux; this is {sys.platform}.",
+            f"The {plan.title} needs Linux; this is {sys.platform}.",
             hint="Run it in a Linux virtual machine or container.",
         )
 
@@ -155,10 +154,8 @@ def clean_up(state: StateFolder) -> None:
         record.unlink()
 
 
-def _launch(state: StateFolder, options: StackOptions) -> None:
-    argv = [sys.executable, "-m", "deployments.local.supervisor", str(state.folder), "--scale", str(options.scale)]
-    for name in options.without:
-        argv += ["--without", name]
+def _launch(plan: Plan, state: StateFolder) -> None:
+    argv = [sys.executable, "-m", plan.program, str(state.folder), json.dumps(plan.options)]
     (state.folder / STATUS_DOCUMENT).unlink(missing_ok=True)
     with state.log(SUPERVISOR).open("ab") as log:
         began = log.tell()
@@ -194,12 +191,12 @@ def _any_failed(state: StateFolder) -> bool:
     return PartState.FAILED in [part["state"] for part in state.read_document(STATUS_DOCUMENT).get("parts", [])]
 
 
-def _follow(state: StateFolder, limit_seconds: float, progress: Progress) -> StackReport:
+def _follow(plan: Plan, state: StateFolder, limit_seconds: float, progress: Progress) -> StackReport:
     """Until all parts serve, one is given up, the supervisor is gone, or time is up."""
     told: dict[str, str] = {}
     deadline = time.monotonic() + limit_seconds
     while True:
-        report = read_report(state, ask_parts=False)
+        report = read_report(plan, state, ask_parts=False)
         for part in report.data.get("parts", []):
             if told.get(part["name"]) != part["state"]:
                 told[part["name"]] = part["state"]
@@ -227,35 +224,18 @@ def _wait_while(condition: Callable[[], bool], limit_seconds: float) -> None:
         time.sleep(_POLL_SECONDS)
 
 
-def _ask_parts(state: StateFolder, status: dict[str, Any], parts: list[dict[str, Any]]) -> None:
-    options = StackOptions(status.get("scale", 1), tuple(status.get("without", ())))
-    probes = {part.name: part.ready for part in plan_stack(state, options)}
+def _ask_parts(plan: Plan, state: StateFolder, parts: list[dict[str, Any]]) -> None:
+    probes = {part.name: part.ready for part in plan.read_parts(state)}
     for part in parts:
         probe = probes.get(part["name"])
         if part["state"] == PartState.READY and probe is not None and not probe(0.0):
             part["state"] = NOT_ANSWERING
 
 
-def _describe_places(state: StateFolder, parts: list[dict[str, Any]]) -> dict[str, Any]:
-    """Paths, and the addresses of those parts that were not left out."""
-    addresses = {part["name"]: part["address"] for part in parts}
-    places = {"state_folder": str(state.folder), "platform_file": str(state.platform_file)}
-    if orchestrator.SERVER in addresses:
-        places |= {"ui_url": addresses[orchestrator.SERVER]}
-        places |= {"api_url": orchestrator.api_url(read_ports(state)[orchestrator.SERVER])}
-    for key, name in (("frontend_url", sample_platform.FRONTEND), ("backend_url", sample_platform.BACKEND)):
-        places |= {key: addresses[name]} if name in addresses else {}
-    return places
-
-
-def _hint(state: StateFolder, verdict: Verdict, parts: list[dict[str, Any]]) -> str:
+def _hint(plan: Plan, state: StateFolder, verdict: Verdict, parts: list[dict[str, Any]]) -> str:
     if verdict is Verdict.OK:
-        programs = Path(sys.executable).parent
-        return (
-            f"Use it: export {CONFIG_VARIABLE}={state.platform_file} PATH={programs}:$PATH\n"
-            "        keepwell doctor; keepwell run backup-and-verify; keepwell backup list"
-        )
+        return plan.use(state)
     for part in parts:
         if part["state"] in {PartState.FAILED, PartState.BACKING_OFF, NOT_ANSWERING}:
             return f"{part['name']} {part['detail'] or part['state']}: read {part['log']}."
-    return "It is still starting; `keepwell status` shows how far it is."
+    return f"It is still starting; `{plan.status_command}` shows how far it is."

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
 
-from deployments.local.parts import Part
-from deployments.local.ports import HOST
-from deployments.local.postgres_cluster import SUPERUSER
-from deployments.local.probes import answers_http, has_worker
-from deployments.local.state import StateFolder
+from deployments.running.parts import Part
+from deployments.running.ports import HOST
+from deployments.running.postgres_cluster import SUPERUSER
+from deployments.running.probes import answers_http, has_worker
+from deployments.running.state import StateFolder
 from keepwell.command import Command
 from keepwell.settings import CONFIG_VARIABLE
 

@@ -4,6 +4,7 @@ It works in its main thread only: the kernel ends a child with the *thread* that
 """
 
 import argparse
+import json
 import os
 import select
 import signal
@@ -18,11 +19,11 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any
 
-from deployments.local.parts import Part, startable, stoppable
-from deployments.local.processes import end, find_by_variable, identify
-from deployments.local.restarts import decide_restart
-from deployments.local.stack import DEFAULT_SCALE, StackOptions, plan_stack, prepare_state
-from deployments.local.state import MARKER_VARIABLE, STATUS_DOCUMENT, SUPERVISOR, StateFolder
+from deployments.running.parts import Part, startable, stoppable
+from deployments.running.plan import Options, Plan
+from deployments.running.processes import end, find_by_variable, identify
+from deployments.running.restarts import decide_restart
+from deployments.running.state import MARKER_VARIABLE, STATUS_DOCUMENT, SUPERVISOR, StateFolder
 from keepwell import command
 from keepwell.errors import KeepwellError
 
@@ -81,7 +82,7 @@ class Supervisor:
         options: Recorded in the status, so that others can plan the same parts.
     """
 
-    def __init__(self, parts: Sequence[Part], state: StateFolder, options: StackOptions) -> None:
+    def __init__(self, parts: Sequence[Part], state: StateFolder, options: Options) -> None:
         self._state, self._options = state, options
         self._supervised = {part.name: _Supervised(part) for part in parts}
         self._began_at = time.time()
@@ -203,8 +204,7 @@ class Supervisor:
             "supervisor": own.as_document() if own is not None else {},
             "began_at": self._began_at,
             "settled_seconds": self._settled_seconds,
-            "scale": self._options.scale,
-            "without": list(self._options.without),
+            "options": dict(self._options),
             "parts": [one.as_document(self._state) for one in self._supervised.values()],
         }
         if document != self._published:
@@ -268,23 +268,29 @@ def _take_lock(state: StateFolder) -> IO[str] | None:
     return None
 
 
-def main() -> int:
-    """Supervise the stack of a state folder until told to stop."""
-    parser = argparse.ArgumentParser(description="Supervise a local stack; `up` starts this.")
+def main(plan: Plan) -> int:
+    """Supervise a stack as a program: its state folder and its options stand on the command line."""
+    parser = argparse.ArgumentParser(description=f"Supervise the {plan.title}; `{plan.start_command}` starts this.")
     parser.add_argument("state", type=Path)
-    parser.add_argument("--scale", type=float, default=DEFAULT_SCALE)
-    parser.add_argument("--without", action="append", default=[])
+    parser.add_argument("options", type=json.loads)
     arguments = parser.parse_args()
-    state = StateFolder.at(arguments.state)
-    options = StackOptions(scale=arguments.scale, without=tuple(arguments.without))
+    return supervise(plan.with_options(arguments.options), StateFolder.at(arguments.state))
+
+
+def supervise(plan: Plan, state: StateFolder) -> int:
+    """Supervise a stack in this process until told to stop.
+
+    Returns:
+        An exit code: 1 when another supervisor has it, or it cannot be prepared.
+    """
     lock = _take_lock(state)
     if lock is None:
         _say("Another supervisor has this stack.")
         return 1
     with lock:
         try:
-            prepare_state(state)
-            supervisor = Supervisor(plan_stack(state, options), state, options)
+            plan.prepare(state, plan.options)
+            supervisor = Supervisor(plan.read_parts(state), state, plan.options)
         except KeepwellError as error:
             _say(str(error))
             return 1
@@ -294,7 +300,3 @@ def main() -> int:
         state.forget_process(SUPERVISOR)
         _say("The supervisor ends.")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
