@@ -93,14 +93,21 @@ def test_rows_are_taken_no_faster_than_asked(platform: Platform) -> None:
 
 @pytest.fixture
 def migration(server: Server, platform: Platform) -> Iterator[tuple[threading.Event, list[float]]]:
-    """Begins to wait for a table once the dump holds it; says when it got it."""
+    """Begins to wait for a table once its rows are on their way; says for how long it did.
+
+    Not before: a worker of pg_dump that comes to a table for which somebody waits gives up at once.
+    """
     begin: threading.Event = threading.Event()
     waited: list[float] = []
+    on_its_way = "SELECT FROM pg_stat_activity WHERE query LIKE 'COPY public.people %'"
 
     def alter() -> None:
-        if not begin.wait(30):
+        if not begin.wait(60):
             return
         with psycopg.connect(server.url(platform.database.name), autocommit=True) as connection:
+            deadline = time.monotonic() + 30
+            while not connection.execute(on_its_way).rowcount and time.monotonic() < deadline:
+                time.sleep(0.02)
             began = time.monotonic()
             connection.execute("SET lock_timeout = '5s'")
             with contextlib.suppress(psycopg.errors.LockNotAvailable):
@@ -136,8 +143,8 @@ def test_a_backup_lets_go_when_its_locks_keep_somebody_waiting(
 def test_a_backup_that_may_keep_others_waiting_says_for_how_long_it_did(
     platform: Platform, migration: tuple[threading.Event, list[float]]
 ) -> None:
+    """Whoever waits gives up before the backup hashes that table, which would have to queue behind it."""
     begin, _ = migration
-    """Whoever waits gives up before the backup comes to that table, which would have to queue behind it."""
     patient = changed(platform, most_bytes_per_second=100_000, blocking_limit_seconds=0)
 
     def watch(step: Step) -> None:
