@@ -11,9 +11,9 @@ import sysconfig
 from pathlib import Path
 
 import docker
-from deployments.local.images import Recipe, build_image, postgres_recipe
 from docker.errors import BuildError
 
+from deployments.local.images import Recipe, build_image, postgres_recipe
 from keepwell.cache.scratch import packaged_program
 from keepwell.postgres.binaries import Binaries
 
@@ -37,11 +37,6 @@ exec 3<> /dev/tcp/127.0.0.1/6379
 printf 'AUTH %s\r\n%s\r\n' "$REDISCLI_AUTH" "$1" >&3
 read -r _ <&3 && read -r answer <&3 && echo "${answer#+}"
 """
-
-
-def missing_for_images() -> list[str]:
-    """What this machine lacks to make them."""
-    return [name for name in ("tini", "nginx", "setpriv") if shutil.which(name, path=_FOR_ROOT) is None]
 
 
 def build_keepwell(client: docker.DockerClient, binaries: Binaries) -> None:
