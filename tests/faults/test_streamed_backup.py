@@ -5,22 +5,27 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
-from backup_sets import back_up, prove
+from backup_sets import back_up, part_of, prove
 from faulty_proxy import Fault, FaultyProxy, faulty_proxy
 from real_servers import Server
 
 from deployments.local.objectstore import RunningObjectStore
+from keepwell.backup import layout, read_back, rehearsal
 from keepwell.backup.catalogue import read_catalogue
 from keepwell.backup.create import create_backup
 from keepwell.backup.restore import restore_into
-from keepwell.errors import LockTimeout, ServiceUnavailable, VerificationFailed
+from keepwell.command import Command
+from keepwell.errors import LockTimeout, PreconditionFailed, ServiceUnavailable, VerificationFailed
 from keepwell.objectstore.bucket import open_store
 from keepwell.objectstore.store import Store
 from keepwell.postgres import archive
 from keepwell.postgres.archive import DataEntry
+from keepwell.postgres.fifos import FifosUnavailable
 from keepwell.progress import Step, silent
 from keepwell.settings import Platform
 
@@ -57,6 +62,65 @@ def test_without_fifos_rows_take_the_way_over_a_disk_which_is_said(platform: Pla
     manifest = back_up(platform)
     assert manifest.main.spooled_bytes > ROWS
     assert prove(platform, manifest.backup_id).reached == "serving"
+
+
+@pytest.fixture
+def regular_files_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with a pg_restore of a newer minor version than the tests' own."""
+
+    def refuse(*_: object) -> None:
+        raise FifosUnavailable("This pg_restore reads regular files alone.")
+
+    monkeypatch.setattr(read_back, "require_fifo_reader", refuse)
+
+
+def test_a_pg_restore_that_reads_no_fifos_gets_files_which_are_gone_afterwards(
+    platform: Platform, regular_files_alone: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left: list[str] = []
+    run = archive.run_tool
+
+    def look(call: Command, **options: Any) -> bytes:
+        said = run(call, **options)
+        if "--exit-on-error" in call.argv:
+            assert len(list(Path(call.argv[-1]).glob("*.dat"))) == 4  # contents, two tables, a large object
+            left.append(call.argv[-1])
+        return said
+
+    monkeypatch.setattr(archive, "run_tool", look)
+    check_equal = rehearsal.check_equal
+
+    def look_again(*arguments: Any) -> Any:
+        assert [path.name for path in Path(left[0]).glob("*.dat")] == [archive.CONTENTS_FILE]
+        return check_equal(*arguments)
+
+    monkeypatch.setattr(rehearsal, "check_equal", look_again)
+    assert prove(platform, back_up(platform).backup_id).reached == "serving"
+    assert len(left) == 1
+
+
+def test_a_damaged_stream_never_reaches_a_pg_restore_that_reads_no_fifos(
+    platform: Platform, store: Store, regular_files_alone: None
+) -> None:
+    manifest = back_up(platform)
+    part = part_of(manifest, "public.people")
+    key = layout.set_folder(manifest.backup_id) + part.name
+    store.put_bytes(key, store.get_bytes(key)[:-7])
+    proof = prove(platform, manifest.backup_id)
+    assert (proof.reached, proof.damaged) == (None, True)
+
+
+def test_a_restore_that_needs_files_stops_where_there_is_no_space_for_them(
+    platform: Platform, regular_files_alone: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = back_up(platform)
+
+    def refuse(place: Path, needed_bytes: int, purpose: str) -> None:
+        raise PreconditionFailed(f"{purpose} needs {needed_bytes} bytes.")
+
+    monkeypatch.setattr(read_back, "require_space", refuse)
+    with pytest.raises(PreconditionFailed, match="rows on their way, which this pg_restore does not take"):
+        prove(platform, manifest.backup_id)
 
 
 def test_a_restore_beside_the_live_database_does_without_fifos_too(
