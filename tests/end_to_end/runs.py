@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import httpx
 
@@ -26,7 +25,6 @@ class Api:
     def __init__(self, url: str, login: str) -> None:
         user, _, password = login.partition(":")
         self._url, self._login = url, (user, password)
-        self._headers: dict[str, str] = {}
 
     def get(self, path: str) -> Any:
         return self._ask("GET", path)
@@ -38,23 +36,13 @@ class Api:
         return self._ask("PUT", path, body)
 
     def _ask(self, method: str, path: str, body: Any = None) -> Any:
-        answer = self._send(method, path, body)
-        if answer.status_code == 403 and "CSRF" in answer.text:
-            client = str(uuid4())
-            token = self._send("GET", f"/csrf-token?client={client}").raise_for_status().json()["token"]
-            self._headers = {"Prefect-Csrf-Client": client, "Prefect-Csrf-Token": token}
-            answer = self._send(method, path, body)
+        answer = httpx.request(method, f"{self._url}{path}", json=body, auth=self._login, timeout=30)
         answer.raise_for_status()
         return answer.json() if answer.content else None
 
-    def _send(self, method: str, path: str, body: Any = None) -> httpx.Response:
-        return httpx.request(
-            method, f"{self._url}{path}", json=body, auth=self._login, headers=self._headers, timeout=30
-        )
-
-    def start(self, deployment: str, **parameters: Any) -> str:
-        """Start a deployment; the run's id."""
-        found = self.get(f"/deployments/name/{deployment}/{deployment}")
+    def start(self, procedure: str, platform: str = "esn", **parameters: Any) -> str:
+        """Start a procedure of a platform; the run's id."""
+        found = self.get(f"/deployments/name/{procedure}/{platform}")
         body = {"parameters": found["parameters"] | parameters, "state": {"type": "SCHEDULED"}}
         return str(self.post(f"/deployments/{found['id']}/create_flow_run", **body)["id"])
 
@@ -67,9 +55,9 @@ class Api:
         found: dict[str, Any] = self.get(f"/flow_runs/{run_id}")
         return found
 
-    def runs(self, deployment: str) -> list[dict[str, Any]]:
-        """Every run of a deployment, the next ones first."""
-        body = {"deployments": {"name": {"any_": [deployment]}}, "sort": "EXPECTED_START_TIME_ASC"}
+    def runs(self, procedure: str) -> list[dict[str, Any]]:
+        """Every run of a procedure, of whatever platform, the next ones first."""
+        body = {"flows": {"name": {"any_": [procedure]}}, "sort": "EXPECTED_START_TIME_ASC"}
         found: list[dict[str, Any]] = self.post("/flow_runs/filter", **body)
         return found
 
