@@ -55,6 +55,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     by_hand = [item for item in items if item.get_closest_marker("stock_tools")]
     if by_hand and (missing := missing_tools()):
         _leave_out(config, items, by_hand, f"tests that restore by hand; not installed here: {', '.join(missing)}")
+    of_units = [item for item in items if item.get_closest_marker("systemd")]
+    if of_units and shutil.which("systemd-analyze") is None:
+        _leave_out(config, items, of_units, "tests of systemd units; systemd-analyze is not installed here")
     in_containers = [item for item in items if item.get_closest_marker("docker")]
     if in_containers and (missing := missing_for_an_engine()):
         _leave_out(config, items, in_containers, f"tests in containers; missing here: {', '.join(missing)}")
