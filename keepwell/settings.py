@@ -188,6 +188,11 @@ class UploadsSettings(Section):
     """Files that users sent in."""
 
     directory: Path = Field(description="Folder on this machine.")
+    seal_anew: bool = Field(
+        default=False,
+        description="Send every file again once sealing.recipients changed, so that the new keys alone open them all; "
+        "without, what was sent stays sealed for whom it was.",
+    )
 
 
 class SmokeQuery(Section):

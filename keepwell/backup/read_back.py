@@ -4,6 +4,7 @@ Everything is read from the store, never from what is still in memory. What is w
 told by the first three levels of a proof, which need no server: uploaded, readable, complete.
 """
 
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from threading import Lock
 from keepwell.backup import layout
 from keepwell.backup.database import Database
 from keepwell.backup.manifest import Manifest, Part
+from keepwell.backup.spool import require_space
 from keepwell.backup.transfer import Received, receive
 from keepwell.command import Command
 from keepwell.errors import CommandFailed, VerificationFailed
@@ -20,7 +22,13 @@ from keepwell.objectstore.store import SIGNATURE_SUFFIX, ChecksumMismatch, Objec
 from keepwell.postgres import archive
 from keepwell.postgres.archive import DataEntry, StreamCheck
 from keepwell.postgres.binaries import Binaries
-from keepwell.postgres.fifos import FifosUnavailable, FifoWriter, require_fifos, restore_through_fifos
+from keepwell.postgres.fifos import (
+    FifosUnavailable,
+    FifoWriter,
+    require_fifo_reader,
+    require_fifos,
+    restore_through_fifos,
+)
 from keepwell.progress import Progress, Step
 from keepwell.verdict import Finding, Verdict
 
@@ -112,16 +120,18 @@ class SetReader:
         with ThreadPoolExecutor(_DOWNLOADS, "reading back") as readers:
             return list(readers.map(self._fetch, files))
 
-    def restore(self, database: Database, call: Command, *, jobs: int) -> None:
+    def restore(self, database: Database, binaries: Binaries, call: Command, *, jobs: int) -> None:
         """Run pg_restore on one database's archive, its streams fed as they come from the store.
 
         Args:
             database: Which one.
+            binaries: Whose pg_restore.
             call: Reads the archive in this reader's folder.
             jobs: How many streams it opens at a time.
 
         Raises:
             PartDamaged: A stream is not what was stored; the restore was ended.
+            PreconditionFailed: Rows must lie on a disk on their way, and there is no space for them.
             KeepwellError: pg_restore failed, or the store did.
         """
         folder = self._folder / database.folder
@@ -129,18 +139,49 @@ class SetReader:
         call = call.standing_back(self._nice)
         try:
             require_fifos(folder, len(streams))
+            self._require_fifo_reader(database, binaries)
         except FifosUnavailable:
-            with ThreadPoolExecutor(_DOWNLOADS, "reading back") as readers:
-                self.spooled_bytes += sum(
-                    read.received.content.size_bytes for read in readers.map(self._fetch, streams.values())
-                )
-            archive.run_tool(call)
+            self._restore_from_files(call, folder, streams)
             return
         feeds = {name: self._feed_of(part) for name, part in streams.items()}
         try:
             restore_through_fifos(call, folder, feeds, workers=jobs + _MORE_STREAMS, watch=_look_away)
         finally:
             for name in feeds:
+                (folder / name).unlink(missing_ok=True)
+
+    def _require_fifo_reader(self, database: Database, binaries: Binaries) -> None:
+        """Try it on the first stream, in a folder beside the archive.
+
+        Raises:
+            FifosUnavailable: This pg_restore reads none, or there is no stream to tell by.
+        """
+        folder = self._folder / database.folder
+        entry = next(iter(archive.list_data_entries(binaries, folder)), None)
+        if entry is None:
+            raise FifosUnavailable("The archive has no rows to try it with.")
+        trial = folder.with_name(f"{folder.name}-trial")
+        trial.mkdir()
+        try:
+            shutil.copyfile(folder / archive.CONTENTS_FILE, trial / archive.CONTENTS_FILE)
+            require_fifo_reader(archive.build_trial_command(binaries, trial, entry), trial, entry.file_name)
+        finally:
+            shutil.rmtree(trial)
+
+    def _restore_from_files(self, call: Command, folder: Path, streams: Mapping[str, Part]) -> None:
+        """The way over a disk: every stream is fetched whole, and gone again afterwards."""
+        content_bytes = sum(part.content_size_bytes for part in streams.values())
+        require_space(folder, content_bytes, "rows on their way, which this pg_restore does not take from a stream,")
+        try:
+            with ThreadPoolExecutor(_DOWNLOADS, "reading back") as readers:
+                reads = list(readers.map(self._fetch, streams.values()))
+            self.spooled_bytes += sum(read.received.content.size_bytes for read in reads)
+            damaged = next((read.part for read in reads if not read.sound), None)
+            if damaged is not None:
+                raise PartDamaged(f"{_told(self._manifest, damaged)} is not what was stored.", hint=_DAMAGED_HINT)
+            archive.run_tool(call)
+        finally:
+            for name in streams:
                 (folder / name).unlink(missing_ok=True)
 
     def feed(self, name: str, target: Callable[[bytes], object]) -> PartReadBack | None:

@@ -162,7 +162,7 @@ def check_restored(
         binaries, folder / database.folder, target.conninfo, target.environment, jobs=target.jobs
     )
     try:
-        reader.restore(database, call, jobs=target.jobs)
+        reader.restore(database, binaries, call, jobs=target.jobs)
     except CommandFailed as error:
         yield restore_finding("database", error)
         return

@@ -168,6 +168,20 @@ def build_restore_command(
     )
 
 
+def build_trial_command(binaries: Binaries, folder: Path, entry: DataEntry) -> Command:
+    """Read one stream of an archive folder to nowhere.
+
+    Args:
+        binaries: Whose pg_restore.
+        folder: Holds the archive's table of contents and that stream; a file beside them says which entry is meant.
+        entry: Which one.
+    """
+    listing = folder / "trial.list"
+    listing.write_text(f"{entry.file_name.removesuffix('.dat')};\n")
+    argv = [binaries.program("pg_restore"), "--data-only", f"--use-list={listing}", "--file=/dev/null", str(folder)]
+    return binaries.call(argv, {}, readable=[folder])
+
+
 def ends_as_globals(globals_sql: bytes) -> bool:
     r"""Whether a globals file ends as pg_dumpall ends one; it is the only sign that nothing behind it is missing.
 

@@ -19,7 +19,7 @@ from threading import Event
 
 from keepwell import command
 from keepwell.command import Command, StderrTail
-from keepwell.errors import Abandoned, KeepwellError
+from keepwell.errors import Abandoned, CommandFailed, KeepwellError
 from keepwell.postgres.archive import translate_failure
 
 _POLL_SECONDS = 0.05
@@ -30,6 +30,7 @@ _LIKELY = 32
 _FULL_LOOK_EVERY = 8
 # For everything else that this process holds open.
 _RESERVED_DESCRIPTORS = 256
+_REFUSED_WORDS = "is not a regular file"
 _PIPE_BYTES = 1024 * 1024
 _F_SETPIPE_SZ = 1031
 
@@ -56,6 +57,24 @@ def require_fifos(folder: Path, count: int) -> None:
         raise FifosUnavailable(f"{count} streams need more open files than this process may have ({hard}).")
     if soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def require_fifo_reader(call: Command, folder: Path, name: str) -> None:
+    """Look whether pg_restore reads a FIFO: since 15.20, some read regular files alone.
+
+    Args:
+        call: Reads one stream of the archive in `folder` to nowhere.
+        folder: A copy of the archive with nothing but its table of contents.
+        name: Of that stream.
+
+    Raises:
+        FifosUnavailable: It refused. Whatever else is wrong the restore itself will tell.
+    """
+    try:
+        restore_through_fifos(call, folder, {name: _nothing}, workers=1, watch=_look_away)
+    except CommandFailed as error:
+        if _REFUSED_WORDS in error.message:
+            raise FifosUnavailable("This pg_restore reads regular files alone.") from None
 
 
 def dump_through_fifos(
@@ -275,6 +294,14 @@ def _rename_once_it_appears(process: subprocess.Popen[bytes], prepared: Path, fo
             return
         time.sleep(_APPEAR_SECONDS)
     prepared.rename(folder)
+
+
+def _nothing(writer: "FifoWriter") -> None:
+    """A stream without a byte."""
+
+
+def _look_away() -> None:
+    """A trial lasts no time."""
 
 
 def _by_number(name: str) -> tuple[int, str]:

@@ -5,22 +5,27 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
-from backup_sets import back_up, prove
+from backup_sets import back_up, part_of, prove
 from faulty_proxy import Fault, FaultyProxy, faulty_proxy
 from real_servers import Server
 
 from deployments.local.objectstore import RunningObjectStore
+from keepwell.backup import layout, read_back, rehearsal
 from keepwell.backup.catalogue import read_catalogue
 from keepwell.backup.create import create_backup
 from keepwell.backup.restore import restore_into
-from keepwell.errors import LockTimeout, ServiceUnavailable, VerificationFailed
+from keepwell.command import Command
+from keepwell.errors import LockTimeout, PreconditionFailed, ServiceUnavailable, VerificationFailed
 from keepwell.objectstore.bucket import open_store
 from keepwell.objectstore.store import Store
 from keepwell.postgres import archive
 from keepwell.postgres.archive import DataEntry
+from keepwell.postgres.fifos import FifosUnavailable
 from keepwell.progress import Step, silent
 from keepwell.settings import Platform
 
@@ -59,6 +64,65 @@ def test_without_fifos_rows_take_the_way_over_a_disk_which_is_said(platform: Pla
     assert prove(platform, manifest.backup_id).reached == "serving"
 
 
+@pytest.fixture
+def regular_files_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with a pg_restore of a newer minor version than the tests' own."""
+
+    def refuse(*_: object) -> None:
+        raise FifosUnavailable("This pg_restore reads regular files alone.")
+
+    monkeypatch.setattr(read_back, "require_fifo_reader", refuse)
+
+
+def test_a_pg_restore_that_reads_no_fifos_gets_files_which_are_gone_afterwards(
+    platform: Platform, regular_files_alone: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left: list[str] = []
+    run = archive.run_tool
+
+    def look(call: Command, **options: Any) -> bytes:
+        said = run(call, **options)
+        if "--exit-on-error" in call.argv:
+            assert len(list(Path(call.argv[-1]).glob("*.dat"))) == 4  # contents, two tables, a large object
+            left.append(call.argv[-1])
+        return said
+
+    monkeypatch.setattr(archive, "run_tool", look)
+    check_equal = rehearsal.check_equal
+
+    def look_again(*arguments: Any) -> Any:
+        assert [path.name for path in Path(left[0]).glob("*.dat")] == [archive.CONTENTS_FILE]
+        return check_equal(*arguments)
+
+    monkeypatch.setattr(rehearsal, "check_equal", look_again)
+    assert prove(platform, back_up(platform).backup_id).reached == "serving"
+    assert len(left) == 1
+
+
+def test_a_damaged_stream_never_reaches_a_pg_restore_that_reads_no_fifos(
+    platform: Platform, store: Store, regular_files_alone: None
+) -> None:
+    manifest = back_up(platform)
+    part = part_of(manifest, "public.people")
+    key = layout.set_folder(manifest.backup_id) + part.name
+    store.put_bytes(key, store.get_bytes(key)[:-7])
+    proof = prove(platform, manifest.backup_id)
+    assert (proof.reached, proof.damaged) == (None, True)
+
+
+def test_a_restore_that_needs_files_stops_where_there_is_no_space_for_them(
+    platform: Platform, regular_files_alone: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = back_up(platform)
+
+    def refuse(place: Path, needed_bytes: int, purpose: str) -> None:
+        raise PreconditionFailed(f"{purpose} needs {needed_bytes} bytes.")
+
+    monkeypatch.setattr(read_back, "require_space", refuse)
+    with pytest.raises(PreconditionFailed, match="rows on their way, which this pg_restore does not take"):
+        prove(platform, manifest.backup_id)
+
+
 def test_a_restore_beside_the_live_database_does_without_fifos_too(
     platform: Platform, server: Server, store: Store, no_fifos: None
 ) -> None:
@@ -93,14 +157,21 @@ def test_rows_are_taken_no_faster_than_asked(platform: Platform) -> None:
 
 @pytest.fixture
 def migration(server: Server, platform: Platform) -> Iterator[tuple[threading.Event, list[float]]]:
-    """Begins to wait for a table once the dump holds it; says when it got it."""
+    """Begins to wait for a table once its rows are on their way; says for how long it did.
+
+    Not before: a worker of pg_dump that comes to a table for which somebody waits gives up at once.
+    """
     begin: threading.Event = threading.Event()
     waited: list[float] = []
+    on_its_way = "SELECT FROM pg_stat_activity WHERE query LIKE 'COPY public.people %'"
 
     def alter() -> None:
-        if not begin.wait(30):
+        if not begin.wait(60):
             return
         with psycopg.connect(server.url(platform.database.name), autocommit=True) as connection:
+            deadline = time.monotonic() + 30
+            while not connection.execute(on_its_way).rowcount and time.monotonic() < deadline:
+                time.sleep(0.02)
             began = time.monotonic()
             connection.execute("SET lock_timeout = '5s'")
             with contextlib.suppress(psycopg.errors.LockNotAvailable):
@@ -136,8 +207,8 @@ def test_a_backup_lets_go_when_its_locks_keep_somebody_waiting(
 def test_a_backup_that_may_keep_others_waiting_says_for_how_long_it_did(
     platform: Platform, migration: tuple[threading.Event, list[float]]
 ) -> None:
+    """Whoever waits gives up before the backup hashes that table, which would have to queue behind it."""
     begin, _ = migration
-    """Whoever waits gives up before the backup comes to that table, which would have to queue behind it."""
     patient = changed(platform, most_bytes_per_second=100_000, blocking_limit_seconds=0)
 
     def watch(step: Step) -> None:

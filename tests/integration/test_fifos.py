@@ -16,6 +16,7 @@ from keepwell.postgres.fifos import (
     FifosUnavailable,
     FifoWriter,
     dump_through_fifos,
+    require_fifo_reader,
     require_fifos,
     restore_through_fifos,
 )
@@ -175,3 +176,16 @@ def test_a_file_system_without_fifos_is_refused(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(os, "mkfifo", refuse)
     with pytest.raises(FifosUnavailable, match="cannot hold FIFOs"):
         require_fifos(tmp_path, 1)
+
+
+@pytest.mark.parametrize("when", ["before it opens it", "once it has opened it"])
+def test_a_program_that_reads_regular_files_alone_is_told_by_its_words(tmp_path: Path, when: str) -> None:
+    opened = 'cat "$1"/1.dat; ' if when == "once it has opened it" else ""
+    refusing = f"""{opened}test -f "$1"/1.dat || {{ echo "error: \\"1.dat\\" is not a regular file" >&2; exit 1; }}"""
+    with pytest.raises(FifosUnavailable, match="reads regular files alone"):
+        require_fifo_reader(fake(refusing, tmp_path), tmp_path, "1.dat")
+
+
+@pytest.mark.parametrize("script", ['cat "$1"/1.dat', "echo something else is wrong >&2; exit 1"])
+def test_a_program_that_reads_a_fifo_or_fails_otherwise_is_let_pass(tmp_path: Path, script: str) -> None:
+    require_fifo_reader(fake(script, tmp_path), tmp_path, "1.dat")

@@ -14,9 +14,10 @@ from pathlib import Path
 import psycopg
 import pytest
 from backup_sets import back_up, prove
-from docker_engine import IMAGE, RunningEngine, running_engine
+from docker_engine import IMAGE, import_postgres, running_engine
 from real_servers import PASSWORD, Server, bucket_settings, build_platform, installation
 
+from deployments.local.engine import RunningEngine
 from deployments.local.objectstore import RunningObjectStore
 from deployments.running.ports import find_free_port
 from keepwell.backup.proof import Proof
@@ -58,8 +59,8 @@ with open_spool(platform) as spool, open_scratch(spool) as scratch:
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[RunningEngine]:
-    with running_engine(installation(15)) as running, pytest.MonkeyPatch.context() as patch:
-        patch.setenv(ADDRESS_VARIABLE, running.address)
+    with running_engine() as running:
+        import_postgres(running, installation(15))
         yield running
 
 

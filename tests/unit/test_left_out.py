@@ -20,8 +20,9 @@ sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", *sys.argv[1:]]))
 WITHOUT_AN_ENGINE = """
 import sys
 sys.path.insert(0, "tests")
-import docker_engine, real_servers
-docker_engine._FOR_ROOT = "/nowhere"
+import real_servers
+from deployments.local import engine
+engine._FOR_ROOT = "/nowhere"
 real_servers.find_installation = lambda major: "found"
 import pytest
 sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", *sys.argv[1:]]))
