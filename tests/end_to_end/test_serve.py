@@ -116,8 +116,14 @@ def test_the_doctor_finds_it_kept_from_strangers(served: Served) -> None:
 
 @pytest.mark.parametrize("login", [None, ("keepwell", "wrong"), ("", "")])
 def test_a_stranger_is_refused(served: Served, login: tuple[str, str] | None) -> None:
-    for method, path in (("GET", "/admin/version"), ("POST", "/deployments/filter"), ("GET", "/csrf-token?client=x")):
-        assert httpx.request(method, f"{served.url}/api{path}", auth=login).status_code == 401
+    for path in ("/admin/version", "/csrf-token?client=x", "/admin/settings"):
+        assert httpx.get(f"{served.url}/api{path}", auth=login).status_code == 401
+    # A token is of no use without the login.
+    user, _, password = served.login.partition(":")
+    token = httpx.get(f"{served.url}/api/csrf-token?client=x", auth=(user, password)).json()["token"]
+    headers = {"Prefect-Csrf-Client": "x", "Prefect-Csrf-Token": token}
+    answer = httpx.post(f"{served.url}/api/deployments/filter", json={}, headers=headers, auth=login)
+    assert answer.status_code == 401
 
 
 def test_a_change_without_a_token_is_refused_even_with_the_login(served: Served) -> None:
