@@ -10,6 +10,7 @@ from keepwell.cli.guide import guide
 from keepwell.cli.init import init
 from keepwell.cli.prove_dump import prove_dump
 from keepwell.cli.run_flow import run_flow
+from keepwell.cli.schedules import schedules
 
 app = console.group("Your backups, proven; your maintenance guide, run.")
 
@@ -45,6 +46,7 @@ app.add_typer(bucket.app, name="bucket")
 app.add_typer(keys.app, name="keys")
 app.command("prove-dump")(prove_dump)
 app.command("run")(run_flow)
+app.command()(schedules)
 app.command()(guide)
 app.add_typer(notify.app, name="notify")
 app.command(context_settings=serve.HAND_ON)(serve.serve)
