@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from deployments.production.stack import DEFAULT_PORT, ServeOptions, plan_stack
-from deployments.production.unit import SYSTEM_USER, render_unit
+from deployments.production.systemd_unit import SYSTEM_USER, render_unit
 from deployments.running import lifecycle
 from deployments.running.lifecycle import StackReport, bring_up, read_report, serve_here, take_down
 from deployments.running.ports import HOST

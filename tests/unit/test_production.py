@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from deployments.production import footprint, limits
 from deployments.production.__main__ import app
 from deployments.production.stack import ServeOptions, plan_stack
-from deployments.production.unit import render_unit
+from deployments.production.systemd_unit import render_unit
 from deployments.running import orchestrator, postgres_cluster
 from deployments.running.parts import Part
 from deployments.running.ports import HOST, find_free_port
