@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from keepwell.cli import backup, bucket, console, keys, notify, retention, second, stack
+from keepwell.cli import backup, bucket, console, keys, notify, retention, second, serve, stack
 from keepwell.cli.doctor import doctor
 from keepwell.cli.guide import guide
 from keepwell.cli.init import init
@@ -51,6 +51,7 @@ app.command("run")(run_flow)
 app.command()(schedules)
 app.command()(guide)
 app.add_typer(notify.app, name="notify")
+app.command(context_settings=serve.HAND_ON)(serve.serve)
 app.command(context_settings=stack.HAND_ON)(stack.up)
 app.command(context_settings=stack.HAND_ON)(stack.status)
 app.command(context_settings=stack.HAND_ON)(stack.down)
