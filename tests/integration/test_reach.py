@@ -27,7 +27,7 @@ from keepwell.objectstore.bucket import open_store
 from keepwell.postgres.connection import connect, conninfo
 from keepwell.settings import DatabaseSettings, Platform, RedisSettings
 
-pytestmark = [pytest.mark.docker, pytest.mark.major(15)]
+pytestmark = [pytest.mark.docker, pytest.mark.long, pytest.mark.major(15)]
 LOGIN = {"POSTGRES_DB": "esn", "POSTGRES_PASSWORD": PASSWORD}
 POSTGRES, REDIS = "keepwell-sample/postgres:15", "keepwell-sample/redis:7"
 BUSYBOX, BARE = "keepwell-tests/postgres:busybox", "keepwell-tests/postgres:bare"
