@@ -3,7 +3,7 @@
 Automations are told apart by their names: creating one twice makes two, so each is looked up first.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from uuid import UUID
 
@@ -16,6 +16,8 @@ from prefect.events.schemas.events import ResourceSpecification
 from deployments.deployment_file import BACKUP, EXPIRE, HEARTBEAT_SECONDS, REPORT, WATCHED
 from tasks.endings import SECOND_FAILED
 
+# What the names of all of ours begin with.
+NAMESPACE = "keepwell: "
 _RUNS = ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*"})
 # Related resources match when any of them does, so "not tagged report" cannot be said: a tag of their own says it.
 _WATCHED_RUNS = ResourceSpecification({"prefect.resource.id": f"prefect.tag.{WATCHED}", "prefect.resource.role": "tag"})
@@ -31,23 +33,37 @@ _ENDED = {"Completed", "Warn", "Alert", "Unknown", "Failed", "Crashed", "TimedOu
 _RESTING = {"Cancelling", "Paused", "Suspended", "Resuming", "AwaitingRetry", "Scheduled"}
 
 
-def build_automations(deployments: Mapping[str, UUID]) -> tuple[AutomationCore, ...]:
+def build_automations(deployments: Mapping[str, UUID], platforms: Sequence[str]) -> tuple[AutomationCore, ...]:
     """Every automation, as it should be.
 
     Args:
-        deployments: Name to id.
+        deployments: Full name, such as `backup-and-verify/esn`, to id.
+        platforms: Names of those that the deployments are for.
     """
+    return (
+        *_build_watch(deployments[f"{REPORT}/{REPORT}"]),
+        *(
+            _build_expiry(platform, deployments[f"{BACKUP}/{platform}"], deployments[f"{EXPIRE}/{platform}"])
+            for platform in platforms
+        ),
+    )
+
+
+def expiry_name(platform: str) -> str:
+    """Name of the automation that has a platform's old sets expire."""
+    return f"{NAMESPACE}expire old sets of {platform} after a proven backup"
+
+
+def _build_watch(report_id: UUID) -> tuple[AutomationCore, ...]:
+    """What notices runs that fail, fall silent or do not begin; the same for all platforms."""
     report = RunDeployment(
         source="selected",
-        deployment_id=deployments[REPORT],
+        deployment_id=report_id,
         parameters={"flow_run_id": _template("{{ flow_run.id }}")},
-    )
-    proven_backups = ResourceSpecification(
-        {"prefect.resource.id": f"prefect.deployment.{deployments[BACKUP]}", "prefect.resource.role": "deployment"}
     )
     return (
         AutomationCore(
-            name="keepwell: a silent run is dead",
+            name=f"{NAMESPACE}a silent run is dead",
             description="A killed process says nothing: without a heartbeat, its run is marked as crashed.",
             trigger=EventTrigger(
                 posture=Posture.Proactive,
@@ -68,7 +84,7 @@ def build_automations(deployments: Mapping[str, UUID]) -> tuple[AutomationCore, 
             ],
         ),
         AutomationCore(
-            name="keepwell: tell of failed runs",
+            name=f"{NAMESPACE}tell of failed runs",
             description="Failed, crashed and timed out runs start report-failure, which tells people.",
             trigger=EventTrigger(
                 posture=Posture.Reactive,
@@ -82,7 +98,7 @@ def build_automations(deployments: Mapping[str, UUID]) -> tuple[AutomationCore, 
             actions=[report],
         ),
         AutomationCore(
-            name="keepwell: tell of runs that do not begin",
+            name=f"{NAMESPACE}tell of runs that do not begin",
             description="A run that is late and does not begin within ten minutes starts report-failure.",
             trigger=EventTrigger(
                 posture=Posture.Proactive,
@@ -96,33 +112,40 @@ def build_automations(deployments: Mapping[str, UUID]) -> tuple[AutomationCore, 
             ),
             actions=[report],
         ),
-        AutomationCore(
-            name="keepwell: expire old sets after a proven backup",
-            description="Once a backup run's set is proven, whatever became of its copy, expire-backups has its turn.",
-            trigger=EventTrigger(
-                posture=Posture.Reactive,
-                match=_RUNS,
-                match_related=proven_backups,
-                for_each=_EACH_RUN,
-                expect=_events({"Completed", SECOND_FAILED}),
-                threshold=1,
-                within=timedelta(0),
-            ),
-            actions=[
-                RunDeployment(
-                    source="selected",
-                    deployment_id=deployments[EXPIRE],
-                    parameters={"platform": _template("{{ flow_run.parameters.platform }}")},
-                )
-            ],
-        ),
     )
 
 
-def upsert_automations(client: SyncPrefectClient, automations: tuple[AutomationCore, ...]) -> int:
+def _build_expiry(platform: str, backup_id: UUID, expire_id: UUID) -> AutomationCore:
+    proven_backups = ResourceSpecification(
+        {"prefect.resource.id": f"prefect.deployment.{backup_id}", "prefect.resource.role": "deployment"}
+    )
+    return AutomationCore(
+        name=expiry_name(platform),
+        description="Once a backup run's set is proven, whatever became of its copy, expire-backups has its turn.",
+        trigger=EventTrigger(
+            posture=Posture.Reactive,
+            match=_RUNS,
+            match_related=proven_backups,
+            for_each=_EACH_RUN,
+            expect=_events({"Completed", SECOND_FAILED}),
+            threshold=1,
+            within=timedelta(0),
+        ),
+        actions=[RunDeployment(source="selected", deployment_id=expire_id, parameters={"platform": platform})],
+    )
+
+
+def upsert_automations(
+    client: SyncPrefectClient, automations: Sequence[AutomationCore], switched_off: frozenset[str] = frozenset()
+) -> int:
     """Create or update each by its name; a second one of the same name is removed.
 
     Whether one is switched off stays as the operator left it.
+
+    Args:
+        client: Of the orchestrator.
+        automations: As they should be.
+        switched_off: Names of those that begin switched off, because what they replace was.
 
     Returns:
         How many there are now.
@@ -130,7 +153,7 @@ def upsert_automations(client: SyncPrefectClient, automations: tuple[AutomationC
     for wanted in automations:
         existing = client.read_automations_by_name(wanted.name)
         if not existing:
-            client.create_automation(wanted)
+            client.create_automation(wanted.model_copy(update={"enabled": wanted.name not in switched_off}))
             continue
         first, *surplus = existing
         client.update_automation(first.id, wanted.model_copy(update={"enabled": first.enabled}))

@@ -55,18 +55,18 @@ class PoolSpec(_Strict):
     """Where it runs."""
 
     name: Literal["keepwell"]
-    work_queue_name: Literal["procedures", "watch"]
+    work_queue_name: Literal["platform", "watch"] = Field(description="`platform`: the platform's own queue.")
     job_variables: JobSpec
 
 
 class DeploymentSpec(_Strict):
-    """One deployment."""
+    """One procedure, deployed once for each platform where its flow takes one."""
 
     name: str = Field(pattern=r"^[a-z]+(-[a-z]+)*$")
     description: str = Field(min_length=10)
     entrypoint: str = Field(pattern=r"^flows\.(\w+)\.(\w+)$")
     tags: tuple[str, ...]
-    parameters: dict[str, Any]
+    parameters: dict[str, Any] = Field(description="Besides the platform, which the registration adds.")
     enforce_parameter_schema: Literal[True]
     schedules: tuple[ScheduleSpec, ...]
     concurrency_limit: LimitSpec | None = None
@@ -80,7 +80,15 @@ class DeploymentSpec(_Strict):
         if (WATCHED in self.tags) == (self.name == REPORT):
             message = f"every deployment but {REPORT} is tagged {WATCHED}: that one would report itself for ever"
             raise ValueError(message)
+        if (self.work_pool.work_queue_name == "platform") and not self.per_platform:
+            message = f"{self.name} is of no platform, so it has no platform's queue"
+            raise ValueError(message)
         return self
+
+    @property
+    def per_platform(self) -> bool:
+        """Whether each platform has one: what tells of failed runs is one for all."""
+        return self.name != REPORT
 
     @property
     def flow(self) -> str:

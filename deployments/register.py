@@ -1,6 +1,10 @@
-"""Makes the orchestrator what `prefect.yaml` says: work pool, queues, deployments, automations.
+"""Makes the orchestrator what `prefect.yaml` and `schedules.toml` say, for each platform that there is a file of.
 
-    python -m deployments.register [--platform esn]... [--json]
+    python -m deployments.register [--plan] [--platform esn]... [--json]
+
+Work pool, queues, deployments, automations. Without `--platform`, every platform file of KEEPWELL_CONFIG counts, and
+what we registered for platforms that are gone, or under the names of an earlier release, is removed; with it, those
+platforms alone are brought up to date, and nothing is removed.
 
 Safe to run again: everything is looked up by its name and brought up to date. What an operator switched off (a paused
 deployment, a schedule, an automation) stays off, and a schedule that did not change stays the one it was. It speaks
@@ -10,205 +14,227 @@ makes each schedule anew, and leaves pool, queues and automations to others.
 
 import argparse
 import json
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from importlib import import_module
-from typing import Any
-from uuid import UUID
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import (
-    DeploymentScheduleCreate,
-    DeploymentScheduleUpdate,
-    DeploymentUpdate,
-    WorkPoolCreate,
-)
-from prefect.client.schemas.objects import ConcurrencyLimitStrategy, ConcurrencyOptions, DeploymentSchedule
-from prefect.client.schemas.responses import DeploymentResponse
-from prefect.client.schemas.schedules import CronSchedule
-from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound, PrefectException
-from prefect.flows import Flow
-from prefect.utilities.callables import parameter_schema
-from prefect.workers.process import ProcessWorker
+from prefect.exceptions import PrefectException
 
-from deployments.automations import build_automations, upsert_automations
-from deployments.deployment_file import POOL, DeploymentSpec, ScheduleSpec, read_deployment_file
-from keepwell.errors import KeepwellError, ServiceUnavailable
+from deployments.automations import build_automations, expiry_name, upsert_automations
+from deployments.deployment_file import read_deployment_file
+from deployments.standing import Gone, Standing, find_gone, inherit, inherit_switched_off, read_standing
+from deployments.upserts import remove, require_registered, upsert_deployment, upsert_pool
+from deployments.wanted import WantedDeployment, plan_deployments, queue_limits
+from keepwell.errors import ConfigurationError, KeepwellError, PreconditionFailed, ServiceUnavailable
+from keepwell.schedules import read_schedules
+from keepwell.settings import PLATFORM_NAME, SCHEDULES_FILE, config_folder, read_platform_names
 
-# Reports and checks have a queue of their own, so that no backup which takes hours is in their way.
-_QUEUE_LIMITS = {"watch": 4, "procedures": 2}
-_QUEUE_PRIORITIES = {"watch": 1, "procedures": 2}
+
+@dataclass(frozen=True)
+class RegistrationPlan:
+    """What a registration would do.
+
+    Attributes:
+        platforms: Whose deployments are brought up to date.
+        wanted: Those deployments.
+        made: Full names of those that there are not yet.
+        gone: What is removed.
+        standing: What there is, as the plan saw it.
+    """
+
+    platforms: tuple[str, ...]
+    wanted: tuple[WantedDeployment, ...]
+    made: tuple[str, ...]
+    gone: Gone
+    standing: Standing
 
 
 @dataclass(frozen=True)
 class Registered:
-    """What there is after a registration, by count; the same after a second one."""
+    """What there is after a registration, by count; the same after a second one, but for what is removed.
+
+    Attributes:
+        platforms: Names.
+        removed: What was not wanted any more, in words.
+    """
 
     work_pools: int
     work_queues: int
     deployments: int
     schedules: int
     automations: int
+    platforms: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
 
 
 def register(platforms: Sequence[str] = ()) -> Registered:
     """Bring the orchestrator up to date.
 
     Args:
-        platforms: The first is what a run by hand means unless told otherwise; each has its own schedules. None:
-            as `prefect.yaml` says.
+        platforms: Names of those to bring up to date, whatever else there is; none: all that there are files of, and
+            what belongs to no such platform is removed.
 
     Returns:
         How much of what there is now.
 
     Raises:
-        ConfigurationError: `prefect.yaml` says something that is not understood.
+        ConfigurationError: `prefect.yaml` or `schedules.toml` says something that is not understood, or there is no
+            platform file.
+        PreconditionFailed: Some are named, and the orchestrator still has deployments of an earlier release.
         ServiceUnavailable: The orchestrator does not answer.
+        VerificationFailed: Read back, it is not what it should be.
     """
-    specs = read_deployment_file().deployments
+    with _connected() as client:
+        return _apply(client, _plan(client, platforms))
+
+
+def plan(platforms: Sequence[str] = ()) -> RegistrationPlan:
+    """What `register` would do now; the same arguments and errors, and nothing is changed."""
+    with _connected() as client:
+        return _plan(client, platforms)
+
+
+@contextmanager
+def _connected() -> Iterator[SyncPrefectClient]:
     try:
         with get_client(sync_client=True) as client:
-            _upsert_pool(client)
-            ids = {spec.name: _upsert_deployment(client, spec, platforms) for spec in specs}
-            automations = upsert_automations(client, build_automations(ids))
-            schedules = sum(len(client.read_deployment(one).schedules) for one in ids.values())
+            yield client
     except (httpx.HTTPError, PrefectException) as error:
         raise ServiceUnavailable(
             f"The orchestrator did not take the registration: {type(error).__name__}: {error}",
             hint="Is PREFECT_API_URL right, and is the server up?",
         ) from error
-    return Registered(1, len(_QUEUE_LIMITS), len(ids), schedules, automations)
 
 
-def build_schedules(
-    specs: Sequence[ScheduleSpec], platforms: Sequence[str], switched_off: frozenset[str]
-) -> list[DeploymentScheduleCreate]:
-    """Every schedule once for each platform; those that an operator switched off stay off.
-
-    Args:
-        specs: Of one deployment.
-        platforms: Names, at least one.
-        switched_off: Slugs.
-    """
-    made = []
-    for spec in specs:
-        for platform in platforms:
-            slug = f"{spec.slug}-{platform}"
-            made.append(
-                DeploymentScheduleCreate(
-                    schedule=CronSchedule(cron=spec.cron, timezone=spec.timezone),
-                    parameters={"platform": platform},
-                    slug=slug,
-                    active=slug not in switched_off,
-                )
-            )
-    return made
-
-
-def find_outdated(
-    existing: Sequence[DeploymentSchedule], wanted: Sequence[DeploymentScheduleCreate]
-) -> list[DeploymentSchedule]:
-    """Schedules that are not wanted any more, or by another rule; the others are to stay the ones they are.
-
-    Since when a schedule stands is how `check-backups` knows which nights it owes: one that is made anew for no reason
-    would forget a missed one, and one that changed its rule would owe nights that were never meant.
-
-    Args:
-        existing: Of one deployment, as the orchestrator has them.
-        wanted: Of the same.
-    """
-    rules = {one.slug: one.schedule for one in wanted}
-    return [one for one in existing if rules.get(one.slug) != one.schedule]
-
-
-def _upsert_pool(client: SyncPrefectClient) -> None:
-    try:
-        template = ProcessWorker.get_default_base_job_template()
-        client.create_work_pool(WorkPoolCreate(name=POOL, type="process", base_job_template=template))
-    except ObjectAlreadyExists:
-        pass  # an operator may have given it limits or variables of their own
-    for queue, limit in _QUEUE_LIMITS.items():
-        priority = _QUEUE_PRIORITIES[queue]
-        try:
-            client.create_work_queue(queue, concurrency_limit=limit, priority=priority, work_pool_name=POOL)
-        except ObjectAlreadyExists:
-            path = {"work_pool_name": POOL, "name": queue}
-            wanted = {"concurrency_limit": limit, "priority": priority}
-            client.request("PATCH", "/work_pools/{work_pool_name}/queues/{name}", path_params=path, json=wanted)
-
-
-def _upsert_deployment(client: SyncPrefectClient, spec: DeploymentSpec, platforms: Sequence[str]) -> UUID:
-    # Not by Prefect's loader, which calls any error of an import a missing flow.
-    flow: Flow[..., object] = getattr(import_module(f"flows.{spec.flow}"), spec.flow)
-    parameters = dict(spec.parameters)
-    if "platform" in parameters and platforms:
-        parameters["platform"] = platforms[0]
-    facts = _describe(spec, flow, parameters)
-    existing = _find_deployment(client, spec)
-    old = existing.schedules if existing else []
-    switched_off = frozenset(schedule.slug for schedule in old if schedule.slug and not schedule.active)
-    schedules = build_schedules(spec.schedules, platforms or [str(parameters.get("platform"))], switched_off)
-    if existing is None:
-        return client.create_deployment(client.create_flow(flow), spec.name, schedules=schedules, **facts)
-    for outdated in find_outdated(old, schedules):
-        client.delete_deployment_schedule(existing.id, outdated.id)
-    # Known by their slugs, so that those which are there already stay.
-    kept = [
-        DeploymentScheduleUpdate(schedule=one.schedule, active=one.active, parameters=one.parameters, slug=one.slug)
-        for one in schedules
-    ]
-    client.update_deployment(existing.id, DeploymentUpdate(schedules=kept, **facts))
-    return existing.id
-
-
-def _describe(spec: DeploymentSpec, flow: Flow[..., object], parameters: dict[str, Any]) -> dict[str, Any]:
-    """A deployment as Prefect's client names its fields, but for its name and its schedules."""
-    limit = spec.concurrency_limit
-    options = limit and ConcurrencyOptions(
-        collision_strategy=ConcurrencyLimitStrategy(limit.collision_strategy),
-        grace_period_seconds=limit.grace_period_seconds,
+def _plan(client: SyncPrefectClient, platforms: Sequence[str]) -> RegistrationPlan:
+    specs = read_deployment_file().deployments
+    names = _require_names(platforms) or read_platform_names()
+    known = names if not platforms else _known_platforms(names)
+    path = config_folder() / SCHEDULES_FILE
+    file = read_schedules(path, platforms=known, procedures=[spec.name for spec in specs if spec.per_platform])
+    wanted = plan_deployments(specs, names, file)
+    standing = read_standing(client)
+    if platforms:
+        _require_no_earlier_release(standing, wanted)
+    had = {one.full_name for one in standing.deployments}
+    automations = set(map(expiry_name, names))
+    return RegistrationPlan(
+        platforms=names,
+        wanted=wanted,
+        made=tuple(one.full_name for one in wanted if one.full_name not in had),
+        gone=Gone() if platforms else find_gone(standing, wanted, automations),
+        standing=standing,
     )
-    return {
-        "description": spec.description,
-        "tags": list(spec.tags),
-        "parameters": parameters,
-        "parameter_openapi_schema": parameter_schema(flow.fn).model_dump_for_openapi(),
-        "enforce_parameter_schema": spec.enforce_parameter_schema,
-        "entrypoint": spec.entrypoint,
-        # The project is installed where the worker is, so there is nothing to pull.
-        "pull_steps": [],
-        "concurrency_limit": limit and limit.limit,
-        "concurrency_options": options,
-        "work_pool_name": spec.work_pool.name,
-        "work_queue_name": spec.work_pool.work_queue_name,
-        "job_variables": spec.work_pool.job_variables.model_dump(),
-    }
 
 
-def _find_deployment(client: SyncPrefectClient, spec: DeploymentSpec) -> DeploymentResponse | None:
+def _require_names(platforms: Sequence[str]) -> tuple[str, ...]:
+    for name in platforms:
+        if not re.match(PLATFORM_NAME, name):
+            raise ConfigurationError(f"{name!r} is no platform's name.", hint="a-z, 0-9 and dashes, as in its file.")
+    return tuple(dict.fromkeys(platforms))
+
+
+def _require_no_earlier_release(standing: Standing, wanted: Sequence[WantedDeployment]) -> None:
+    """Its deployments start all platforms' backups: beside new ones, one platform's would start twice."""
+    earlier = [one.full_name for one in find_gone(standing, wanted, ()).deployments if one.is_of_first_release]
+    if earlier:
+        raise PreconditionFailed(
+            f"The orchestrator still has {', '.join(earlier)}, of an earlier release, for all platforms.",
+            hint="Register all platforms at once, without --platform: it takes them over.",
+        )
+
+
+def _known_platforms(named: Sequence[str]) -> tuple[str, ...]:
+    """Those that `schedules.toml` may speak of; a registration by name needs no platform file."""
     try:
-        return client.read_deployment_by_name(f"{spec.name}/{spec.name}")
-    except ObjectNotFound:
-        return None
+        return (*named, *read_platform_names())
+    except ConfigurationError:
+        return tuple(named)
+
+
+def _apply(client: SyncPrefectClient, planned: RegistrationPlan) -> Registered:
+    """New before old: cut short, there is a schedule too many for a while, and never one too few."""
+    limits = queue_limits(planned.platforms)
+    upsert_pool(client, limits)
+    ids = {one.full_name: upsert_deployment(client, one, inherit(one, planned.standing)) for one in planned.wanted}
+    off = inherit_switched_off(planned.standing, planned.platforms)
+    automations = upsert_automations(client, build_automations(ids, planned.platforms), off)
+    remove(client, planned.gone, planned.standing)
+    schedules = sum(require_registered(client, one) for one in planned.wanted)
+    return Registered(1, len(limits), len(ids), schedules, automations, planned.platforms, planned.gone.names)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = argparse.ArgumentParser(prog="python -m deployments.register", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--platform", action="append", default=[], metavar="NAME", help="may be given several times")
+    parser.add_argument(
+        "--platform",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="bring this one alone up to date, and remove nothing; may be given several times",
+    )
+    parser.add_argument("--plan", action="store_true", help="say what would be made and removed, and do nothing")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     options = parser.parse_args(arguments)
     try:
-        registered = register(options.platform)
+        if options.plan:
+            planned = plan(options.platform)
+            data, words = asdict(summarize(planned)), render_plan(planned)
+        else:
+            registered = register(options.platform)
+            data, words = asdict(registered), render_registered(registered)
     except KeepwellError as error:
         sys.stderr.write(f"register: {error.message}\n   hint: {error.hint}\n")
         return 2 if isinstance(error, ServiceUnavailable) else 1
-    counts = asdict(registered)
-    words = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items())
-    sys.stdout.write((json.dumps(counts) if options.json else f"Registered: {words}.") + "\n")
+    sys.stdout.write((json.dumps(data) if options.json else words) + "\n")
     return 0
+
+
+@dataclass(frozen=True)
+class PlanSummary:
+    """A plan, to be shown.
+
+    Attributes:
+        platforms: Names.
+        updated: Full names of deployments that are there already.
+        made: Of those that are not.
+        removed: In words.
+    """
+
+    platforms: tuple[str, ...]
+    updated: tuple[str, ...]
+    made: tuple[str, ...]
+    removed: tuple[str, ...]
+
+
+def summarize(planned: RegistrationPlan) -> PlanSummary:
+    """What a plan would do, by name."""
+    updated = tuple(one.full_name for one in planned.wanted if one.full_name not in planned.made)
+    return PlanSummary(planned.platforms, updated, planned.made, planned.gone.names)
+
+
+def render_plan(planned: RegistrationPlan) -> str:
+    """The same for people, a line each."""
+    summary = summarize(planned)
+    lines = [f"Platforms: {', '.join(summary.platforms)}."]
+    lines += [f"  make    {name}" for name in summary.made]
+    lines += [f"  update  {name}" for name in summary.updated]
+    lines += [f"  remove  {name}" for name in summary.removed]
+    return "\n".join(lines)
+
+
+def render_registered(registered: Registered) -> str:
+    """What there is now, for people."""
+    counts = {name: count for name, count in asdict(registered).items() if isinstance(count, int)}
+    words = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items())
+    lines = [f"Registered for {', '.join(registered.platforms)}: {words}."]
+    lines += [f"Removed: {name}" for name in registered.removed]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

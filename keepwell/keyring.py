@@ -53,9 +53,9 @@ class Rotation:
     """What a rotation did, and what is left to do by hand.
 
     Attributes:
-        identities_file: Holds the new private key before the older ones.
+        identities_file: Holds the new private key, this machine's before its older ones.
         added: Public counterpart of the new one.
-        replaced: Which recipient it is to take the place of; None when none of ours is a recipient.
+        replaced: Which recipient it is to take the place of; None when there is none of its kind.
         recipients: What sealing.recipients should be then.
         made: Whether the key is new; False when an earlier rotation had made it.
     """
@@ -180,6 +180,30 @@ def rotate_identity(identities_file: Path, recipients: Sequence[str]) -> Rotatio
         added = ours[0]
     kept = tuple(added if recipient == replaced else recipient for recipient in recipients)
     return Rotation(identities_file, added, replaced, kept if replaced else (*kept, added), made=ours[0] == replaced)
+
+
+def rotate_offline(path: Path, settings: SealingSettings) -> Rotation:
+    """Make the pair that takes the place of the offline key.
+
+    Args:
+        path: New file for its private key, to be taken away from here.
+        settings: Whose recipients; those that no identity of this machine opens are kept elsewhere.
+
+    Raises:
+        PreconditionFailed: The file is there already.
+        ConfigurationError: It cannot be written, or several recipients are kept elsewhere.
+    """
+    seal = load_seal(settings)
+    ours = {public_of(identity) for identity in seal.identities}
+    elsewhere = [recipient for recipient in settings.recipients if recipient not in ours]
+    if len(elsewhere) > 1:
+        raise ConfigurationError(
+            f"{len(elsewhere)} recipients are kept elsewhere, and only you know which of them this is about.",
+            hint="Make a pair with age-keygen, and put its public key in the place of that one.",
+        )
+    added = make_offline_file(path, ", ".join(map(describe_signer, seal.trusted)))
+    kept = [recipient for recipient in settings.recipients if recipient in ours]
+    return Rotation(path, added, next(iter(elsewhere), None), (*kept, added), made=True)
 
 
 def judge_keys(settings: SealingSettings) -> list[Finding]:

@@ -6,6 +6,7 @@ never read from the TOML itself: its `<name>_file` names a file, read anew at ev
 
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,9 @@ from keepwell.served import STATE_VARIABLE
 
 CONFIG_VARIABLE = "KEEPWELL_CONFIG"
 DEFAULT_FILE = Path("keepwell.toml")
+# When what runs, for all platforms; it stands among the platform files and is none.
+SCHEDULES_FILE = "schedules.toml"
+PLATFORM_NAME = r"^[a-z0-9][a-z0-9-]{0,39}$"
 SYSTEM_FOLDER = Path("/etc/keepwell")
 _PREFIX = "KEEPWELL_"
 _NESTED = "__"
@@ -228,6 +232,11 @@ class UploadsSettings(Section):
     """Files that users sent in."""
 
     directory: Path = Field(description="Folder on this machine.")
+    seal_anew: bool = Field(
+        default=False,
+        description="Send every file again once sealing.recipients changed, so that the new keys alone open them all; "
+        "without, what was sent stays sealed for whom it was.",
+    )
 
 
 class SmokeQuery(Section):
@@ -356,7 +365,7 @@ class Platform(BaseSettings):
         env_prefix=_PREFIX, env_nested_delimiter=_NESTED, frozen=True, extra="forbid", hide_input_in_errors=True
     )
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$", description="Short name: a-z, 0-9 and dashes.")]
+    name: Annotated[str, Field(pattern=PLATFORM_NAME, description="Short name: a-z, 0-9 and dashes.")]
     database: DatabaseSettings
     bucket: BucketSettings
     second_bucket: SecondBucketSettings | None = None
@@ -434,6 +443,39 @@ def load_platform(name: str | None = None) -> Platform:
     return platforms[name]
 
 
+def read_platform_names() -> tuple[str, ...]:
+    """Names of all platforms that are configured, sorted; nothing else of their files is read, and no secret.
+
+    Raises:
+        ConfigurationError: No file, one without a proper name, or two of the same name.
+    """
+    files: dict[str, Path] = {}
+    for file in _config_files():
+        name = os.environ.get(f"{_PREFIX}NAME") or _read_name(file)
+        if name in files:
+            raise ConfigurationError(
+                f"{files[name]} and {file} both describe the platform {name}.", hint="Give one of them another name."
+            )
+        files[name] = file
+    return tuple(sorted(files))
+
+
+def config_folder() -> Path:
+    """Where the platform files lie, and what stands beside them."""
+    place = configuration_place()
+    return place if place.is_dir() else place.parent
+
+
+def _read_name(file: Path) -> str:
+    try:
+        name = tomllib.loads(file.read_text(encoding="utf-8")).get("name")
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"{file} cannot be read: {error}.", hint="Look at the named line.") from None
+    if not isinstance(name, str) or not re.match(PLATFORM_NAME, name):
+        raise ConfigurationError(f"{file} gives its platform no name.", hint='Such as name = "esn": a-z, 0-9, dashes.')
+    return name
+
+
 def configuration_place() -> Path:
     """Where platforms are described: what KEEPWELL_CONFIG names, else the file here, else /etc/keepwell if it has one.
 
@@ -451,7 +493,7 @@ def configuration_place() -> Path:
 def _config_files() -> Iterator[Path]:
     place = configuration_place()
     if place.is_dir():
-        found = sorted(place.glob("*.toml"))
+        found = sorted(file for file in place.glob("*.toml") if file.name != SCHEDULES_FILE)
         if not found:
             raise ConfigurationError(f"{place} holds no platform file.", hint="Write one with `keepwell init`.")
         yield from found

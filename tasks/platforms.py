@@ -4,12 +4,12 @@ from typing import Annotated
 
 from pydantic import Field
 
-from keepwell.settings import Platform, load_platform
+from keepwell.settings import PLATFORM_NAME, Platform, load_platform
 from tasks import redaction
 from tasks.lost_worker import outlive_worker
 
 # A flow's docstring describes it to the run form: Prefect takes no description from here.
-PlatformName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
+PlatformName = Annotated[str, Field(pattern=PLATFORM_NAME)]
 
 
 def load(name: str | None) -> Platform:

@@ -8,12 +8,12 @@ from typing import Any
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
+    FlowFilter,
+    FlowFilterName,
     FlowRunFilter,
-    FlowRunFilterDeploymentId,
     FlowRunFilterExpectedStartTime,
 )
 from prefect.client.schemas.objects import DeploymentSchedule, FlowRun
-from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectNotFound, PrefectException
 from prefect.server.schemas.schedules import SCHEDULE_TYPES
 from pydantic import TypeAdapter
@@ -22,7 +22,7 @@ from keepwell.backup.freshness import RunFacts, ScheduleFacts, Unanswered
 from tasks import platforms
 from tasks.retries import MINUTE_SECONDS, step
 
-DEPLOYMENT = "backup-and-verify/backup-and-verify"
+PROCEDURE = "backup-and-verify"
 # Two nights, so that one missed run stays visible for a day after it was due.
 _WINDOW = timedelta(hours=50)
 _AHEAD = timedelta(days=40)
@@ -50,25 +50,25 @@ def read_schedule(platform: str) -> ScheduleFacts | Unanswered:
 
 
 def _read(client: SyncPrefectClient, platform: str, now: datetime) -> ScheduleFacts:
-    deployment = client.read_deployment_by_name(DEPLOYMENT)
-    schedules = [schedule for schedule in deployment.schedules if _is_for(schedule, deployment, platform)]
-    active = [schedule for schedule in schedules if schedule.active and not deployment.paused]
+    deployment = client.read_deployment_by_name(f"{PROCEDURE}/{platform}")
+    active = [schedule for schedule in deployment.schedules if schedule.active and not deployment.paused]
     due = sorted(moment for schedule in active for moment in _due(schedule, now))
     return ScheduleFacts(
         deployed=True,
         active=bool(active),
         expected=tuple(moment for moment in due if moment <= now),
         next_at=next((moment for moment in due if moment > now), None),
-        runs=tuple(_describe(run) for run in _read_runs(client, deployment, now) if _concerns(run, platform)),
+        runs=tuple(_describe(run) for run in _read_runs(client, now) if _concerns(run, platform)),
     )
 
 
-def _read_runs(client: SyncPrefectClient, deployment: DeploymentResponse, now: datetime) -> Iterator[FlowRun]:
+def _read_runs(client: SyncPrefectClient, now: datetime) -> Iterator[FlowRun]:
+    """By their flow, so that what ran under an earlier release's deployment counts on."""
     window = FlowRunFilterExpectedStartTime.model_validate({"after_": now - _WINDOW, "before_": now})
-    filters = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[deployment.id]), expected_start_time=window)
+    filters, flow = FlowRunFilter(expected_start_time=window), FlowFilter(name=FlowFilterName(any_=[PROCEDURE]))
     offset = 0
     while True:
-        page = client.read_flow_runs(flow_run_filter=filters, limit=_PAGE, offset=offset)
+        page = client.read_flow_runs(flow_filter=flow, flow_run_filter=filters, limit=_PAGE, offset=offset)
         yield from page
         if len(page) < _PAGE:
             return
@@ -90,13 +90,8 @@ def _due(schedule: DeploymentSchedule, now: datetime) -> Iterator[datetime]:
             return
 
 
-def _is_for(schedule: DeploymentSchedule, deployment: DeploymentResponse, platform: str) -> bool:
-    own = (schedule.parameters or {}).get("platform")
-    return (own or (deployment.parameters or {}).get("platform")) == platform
-
-
 def _concerns(run: FlowRun, platform: str) -> bool:
-    return bool((run.parameters or {}).get("platform", platform) == platform)
+    return bool((run.parameters or {}).get("platform") == platform)
 
 
 def _describe(run: FlowRun) -> RunFacts:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from docker_engine import missing_for_an_engine
+from hypothesis import HealthCheck, settings
 from locking_store import LockingStore, running_locking_store
 from pydantic import SecretStr
 from real_servers import (
@@ -30,6 +31,9 @@ from keepwell.settings import (
     RedisSettings,
 )
 
+# A busy machine is slow, and no property is wrong for that.
+settings.register_profile("busy", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 # Whatever engine this machine has is none of ours; tests in containers start their own.
 os.environ[ADDRESS_VARIABLE] = "unix:///nowhere/docker.sock"
 # Nor is whatever orchestrator is served on it.

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from keepwell.backup.cache_keys import store_keys
+from keepwell.backup.catalogue import read_catalogue
 from keepwell.backup.manifest import CacheKeys, Part, UploadedFiles
 from keepwell.backup.uploaded_files import require_uploads, store_uploads
 from keepwell.cache import read_server
@@ -53,10 +54,21 @@ def store_companions(
     files = keys = None
     if platform.uploads is not None:
         progress(Step("storing uploaded files"))
-        files = store_uploads(platform.uploads, store, uploads, backup_id, progress, level=level)
+        anew = platform.uploads.seal_anew and _is_sealed_for_others(platform, store)
+        files = store_uploads(platform.uploads, store, uploads, backup_id, progress, level=level, anew=anew)
         parts.append(files.index)
     if platform.redis is not None:
         progress(Step("storing keys of Redis"))
         keys = store_keys(platform.redis, store, uploads, backup_id, progress, level=level)
         parts.append(keys.part)
     return Companions(tuple(parts), files.summary if files else None, keys.summary if keys else None)
+
+
+def _is_sealed_for_others(platform: Platform, store: Store) -> bool:
+    """Whether the newest proven set was made for other recipients than today's.
+
+    One that was not proven says nothing: its files may still be sealed for a key that is lost.
+    """
+    level = platform.backup.proven_level
+    newest = next((entry.manifest for entry in read_catalogue(store) if entry.is_proven(level)), None)
+    return newest is None or set(newest.sealed_for) != set(map(str, store.seal.recipients))

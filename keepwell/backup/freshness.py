@@ -287,10 +287,10 @@ def judge_schedule(facts: ScheduleFacts | Unanswered, limits: FreshnessLimits, n
                 name="backup schedule",
                 verdict=Verdict.ALERT,
                 message="The backup is not deployed, so nothing starts it.",
-                hint="Register it: python -m deployments.register, with --platform for each platform.",
+                hint="Register it: python -m deployments.register",
             ),
         )
-    return _judge_active(facts), _judge_runs(facts, limits, now)
+    return _judge_active(facts, limits.platform), _judge_runs(facts, limits, now)
 
 
 def decide_notice(
@@ -389,13 +389,13 @@ def _judge_damage(sets: Sequence[SetFacts]) -> Finding:
     )
 
 
-def _judge_active(facts: ScheduleFacts) -> Finding:
+def _judge_active(facts: ScheduleFacts, platform: str) -> Finding:
     if not facts.active:
         return Finding(
             name="backup schedule",
             verdict=Verdict.ALERT,
             message="The backup's schedule is paused or missing, so nothing starts it.",
-            hint="Resume the deployment backup-and-verify.",
+            hint=f"Resume the deployment backup-and-verify/{platform}.",
         )
     due = f"The next backup is due {_moment(facts.next_at)}." if facts.next_at else "No backup is due."
     return Finding(name="backup schedule", verdict=Verdict.OK if facts.next_at else Verdict.ALERT, message=due)

@@ -66,7 +66,14 @@ def require_uploads(settings: UploadsSettings) -> None:
 
 
 def store_uploads(
-    settings: UploadsSettings, store: Store, uploads: Uploads, backup_id: str, progress: Progress, *, level: int
+    settings: UploadsSettings,
+    store: Store,
+    uploads: Uploads,
+    backup_id: str,
+    progress: Progress,
+    *,
+    level: int,
+    anew: bool = False,
 ) -> StoredFiles:
     """Store what the uploads folder holds and the store does not; the caller holds the platform for a backup.
 
@@ -83,6 +90,7 @@ def store_uploads(
         backup_id: Of the set that gets the index.
         progress: Told how far it is.
         level: zstd level.
+        anew: Send also what the store has: it is sealed for others than today's recipients.
 
     Raises:
         PreconditionFailed: The folder is not there any more.
@@ -91,7 +99,7 @@ def store_uploads(
     began_at, began = datetime.now(UTC), time.monotonic()
     require_uploads(settings)
     with _opened_folder(os.fsencode(settings.directory)) as root:
-        run = _Run(root, store, uploads, level, progress)
+        run = _Run(root, store, uploads, level, progress, anew)
         entries = run.store_files(list_folder(root))
     store.keep_longer({entry.key for entry in entries if entry.kind == "file" and not entry.sent})
     entries.sort(key=lambda entry: entry.location)
@@ -159,6 +167,7 @@ class _Run:
     uploads: Uploads
     level: int
     progress: Progress
+    anew: bool
     known: dict[str, int] = field(default_factory=dict)
     damaged: set[str] = field(default_factory=set)
     sent: set[str] = field(default_factory=set)
@@ -242,6 +251,8 @@ class _Run:
 
     def _has(self, key: str) -> bool:
         """Whether the store holds a content, as far as is known; one that was found damaged does not count."""
+        if self.anew:
+            return key in self.sent
         return key in self.known and _short(key) not in self.damaged
 
     def _located(self, entry: FileEntry) -> FileEntry:

@@ -107,7 +107,7 @@ def read_trusted(store: Store, backup_id: str, proven_level: ProofLevel) -> froz
     """Contents of the newest proven set before this one: its proof read those that none before it had read.
 
     What a killed run sent, or a set that nobody proved, is not among them. Nor is anything once the recipients changed:
-    contents are not sealed anew, so each must be shown to open with the keys that there are now.
+    contents are not sealed anew unasked, so each must be shown to open with the keys that there are now.
 
     Raises:
         KeepwellError: The store cannot be read.

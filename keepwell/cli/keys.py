@@ -118,19 +118,38 @@ def show(
 
 @app.command("rotate")
 @console.command("keys.rotate")
-def rotate(platform: console.PlatformName = None) -> Outcome:
+def rotate(
+    *,
+    offline_identity_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--offline-identity-file",
+            metavar="PATH",
+            help="Replace the offline key instead; the new one's secret goes to PATH, to be taken away.",
+        ),
+    ] = None,
+    platform: console.PlatformName = None,
+) -> Outcome:
     """Add a new key for this machine before its older ones, and say which recipient it replaces."""
     from keepwell import keyring
     from keepwell.verdict import Verdict
 
     settings = console.load_platform(platform).sealing
-    rotation = keyring.rotate_identity(_require_file(settings), settings.recipients)
+    if offline_identity_file is not None:
+        rotation = keyring.rotate_offline(offline_identity_file, settings)
+        told = f"Made {offline_identity_file}: the new offline key. Take it away from here."
+        older = "Older backups open with the older offline key, and with this machine's."
+    else:
+        rotation = keyring.rotate_identity(_require_file(settings), settings.recipients)
+        told = f"The newest key in {rotation.identities_file} is no recipient yet, so none was added."
+        if rotation.made:
+            told = f"Added a new key to {rotation.identities_file}, before the older ones."
+        older = "Older backups stay readable as long as the older keys stay in that file."
     return Outcome(
         Verdict.OK,
         data=rotation,
-        hint="Older backups stay readable as long as the older keys stay in that file. Next: change the line, then "
-        "keepwell backup create",
-        show=lambda screen: _show_rotation(screen, rotation),
+        hint=f"{older} Next: change the line, then keepwell backup create",
+        show=lambda screen: _show_rotation(screen, rotation, told),
     )
 
 
@@ -221,10 +240,7 @@ def _show_keys(screen: "Console", data: Mapping[str, Any], findings: "Sequence[F
     screen.print(console.findings_table(findings))
 
 
-def _show_rotation(screen: "Console", rotation: "Rotation") -> None:
-    told = f"The newest key in {rotation.identities_file} is no recipient yet, so none was added."
-    if rotation.made:
-        told = f"Added a new key to {rotation.identities_file}, before the older ones."
+def _show_rotation(screen: "Console", rotation: "Rotation", told: str) -> None:
     change = (
         f"replace  {rotation.replaced}\nby       {rotation.added}" if rotation.replaced else f"add {rotation.added}"
     )

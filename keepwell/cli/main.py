@@ -10,6 +10,7 @@ from keepwell.cli.guide import guide
 from keepwell.cli.init import init
 from keepwell.cli.prove_dump import prove_dump
 from keepwell.cli.run_flow import run_flow
+from keepwell.cli.schedules import schedules
 
 app = console.group("Your backups, proven; your maintenance guide, run.")
 
@@ -47,6 +48,7 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(platform.app, name="platform")
 app.command("prove-dump")(prove_dump)
 app.command("run")(run_flow)
+app.command()(schedules)
 app.command()(guide)
 app.add_typer(notify.app, name="notify")
 app.command(context_settings=stack.HAND_ON)(stack.up)

@@ -1,4 +1,4 @@
-"""`keepwell run`: run a deployment now and watch it."""
+"""`keepwell run`: run a procedure of a platform now, by its deployment, and watch it."""
 
 # ruff: noqa: PLC0415 - heavy imports happen when a command needs them, so that the console starts fast
 
@@ -37,14 +37,14 @@ _FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
 @console.command("run")
 def run_flow(
-    flow: Annotated[str, typer.Argument(help="A deployment's name, such as backup-and-verify.", metavar="FLOW")],
+    procedure: Annotated[str, typer.Argument(help="Such as backup-and-verify.", metavar="PROCEDURE")],
     platform: console.PlatformName = None,
     param: Annotated[
         list[str] | None, typer.Option("--param", metavar="KEY=VALUE", help="A parameter; the value as JSON or text.")
     ] = None,
     watch: Annotated[bool, typer.Option("--watch/--no-watch", help="Follow the run to its end.")] = True,
 ) -> Outcome:
-    """Run a flow of the guide now, and follow it.
+    """Run a procedure of the guide now, and follow it.
 
     Ends with 0 when it completed, 1 when it failed, 2 when that could not be told. Interrupting stops the watching, not
     the run.
@@ -60,16 +60,16 @@ def run_flow(
             "without one, `keepwell backup create` works by itself.",
         )
     with client:
-        deployment = choose_deployment(flow, client.read_deployments())
-        parameters = parse_parameters(param or [])
         name = platform or (settings.name if settings else None)
+        deployment = choose_deployment(procedure, name, client.read_deployments())
+        parameters = parse_parameters(param or [])
         if name is not None and deployment.takes("platform"):
             parameters.setdefault("platform", name)
         if deployment.paused:
-            console.say(f"{deployment.name} is paused: its schedule makes no runs. This run starts all the same.")
+            console.say(f"{deployment.title} is paused: its schedule makes no runs. This run starts all the same.")
         _warn_without_worker(client, deployment)
         run = client.create_run(deployment, parameters)
-        console.say(f"Run {run.name} of {deployment.name}: {client.address(run)}")
+        console.say(f"Run {run.name} of {deployment.title}: {client.address(run)}")
         if not watch:
             return _describe(client, run, deployment)
         return _describe(
@@ -77,25 +77,46 @@ def run_flow(
         )
 
 
-def choose_deployment(wanted: str, deployments: "Sequence[Deployment]") -> "Deployment":
-    """The deployment of that name.
+def choose_deployment(wanted: str, platform: str | None, deployments: "Sequence[Deployment]") -> "Deployment":
+    """The deployment of a procedure, for a platform.
+
+    Args:
+        wanted: The procedure.
+        platform: Whose; None: the only one that has it. One that serves all platforms serves any.
+        deployments: All of the server.
 
     Raises:
-        ConfigurationError: There is none; the hint names the nearest.
+        ConfigurationError: There is none, or there are several; the hint names the nearest.
     """
     from keepwell.orchestrator import REGISTER_COMMAND
 
-    by_name = {deployment.name: deployment for deployment in deployments}
-    if wanted in by_name:
-        return by_name[wanted]
-    nearest = difflib.get_close_matches(wanted.replace("_", "-"), by_name, n=3, cutoff=0.5)
+    procedures = sorted({one.procedure for one in deployments})
+    found = [one for one in deployments if one.procedure == wanted]
+    if found:
+        return _choose_platform(wanted, platform, found)
+    nearest = difflib.get_close_matches(wanted.replace("_", "-"), procedures, n=3, cutoff=0.5)
     if nearest:
         hint = f"Did you mean {' or '.join(nearest)}?"
-    elif by_name:
-        hint = f"There are: {', '.join(sorted(by_name))}."
+    elif procedures:
+        hint = f"There are: {', '.join(procedures)}."
     else:
         hint = f"The server has no deployment at all: register them with `{REGISTER_COMMAND}`."
-    raise ConfigurationError(f"There is no deployment {wanted!r}.", hint=hint)
+    raise ConfigurationError(f"No procedure {wanted!r} is registered.", hint=hint)
+
+
+def _choose_platform(wanted: str, platform: str | None, found: "Sequence[Deployment]") -> "Deployment":
+    from keepwell.orchestrator import REGISTER_COMMAND
+
+    fitting = [one for one in found if platform is None or one.platform in (platform, None)]
+    if len(fitting) == 1:
+        return fitting[0]
+    names = ", ".join(sorted(one.platform or one.name for one in found))
+    if not fitting:
+        raise ConfigurationError(
+            f"{wanted} is not registered for {platform}, only for: {names}.",
+            hint=f"Register it: `{REGISTER_COMMAND}`; `keepwell schedules` shows what is registered.",
+        )
+    raise ConfigurationError(f"{wanted} is registered for: {names}.", hint="Name one of them with --platform.")
 
 
 def parse_parameters(texts: Sequence[str]) -> dict[str, Any]:
@@ -271,7 +292,7 @@ def _describe(client: "Orchestrator", run: "FlowRun", deployment: "Deployment") 
     data = {
         "id": run.id,
         "name": run.name,
-        "deployment": deployment.name,
+        "deployment": deployment.title,
         "state": run.state_name,
         "message": run.message,
         "address": client.address(run),
@@ -283,5 +304,5 @@ def _describe(client: "Orchestrator", run: "FlowRun", deployment: "Deployment") 
         verdict,
         data=data,
         hint=hint,
-        show=lambda screen: screen.print(f"{deployment.name}: {how}", markup=False),
+        show=lambda screen: screen.print(f"{deployment.title}: {how}", markup=False),
     )

@@ -8,10 +8,11 @@ from itertools import islice
 from keepwell import notify, orchestrator
 from keepwell.cache import read_facts
 from keepwell.doctor.outcome import alert, from_error, guarded, not_applicable, not_checked, ok, warn
+from keepwell.doctor.schedules import find_differences
 from keepwell.errors import KeepwellError, PreconditionFailed
 from keepwell.keyring import judge_keys
 from keepwell.orchestrator import REGISTER_COMMAND, WORK_POOL, Deployment, Orchestrator, Queue, Worker
-from keepwell.settings import Platform
+from keepwell.settings import SCHEDULES_FILE, Platform
 from keepwell.verdict import Finding
 
 _LOOKED_AT_FILES = 10_000
@@ -83,8 +84,8 @@ def examine_orchestrator(platform: Platform) -> Iterator[Finding]:
             yield not_checked("schedule", "Workers and deployments were not checked: the server is out of reach.")
             return
         yield ok("orchestrator", f"The Prefect API answers at {_without_login(client.api_url)}.")
-        yield from guarded("worker", lambda: _examine_pool(client))
-        yield from guarded("deployments", lambda: _examine_deployments(client))
+        yield from guarded("worker", lambda: _examine_pool(client, platform.name))
+        yield from guarded("deployments", lambda: _examine_deployments(client, platform.name))
 
 
 def judge_workers(workers: Sequence[Worker], pool: str, now: datetime) -> Finding:
@@ -123,7 +124,7 @@ def judge_queues(queues: Sequence[Queue], needed: Collection[str], pool: str) ->
     )
 
 
-def _examine_pool(client: Orchestrator) -> Iterator[Finding]:
+def _examine_pool(client: Orchestrator, platform: str) -> Iterator[Finding]:
     try:
         workers = client.read_workers(WORK_POOL)
     except PreconditionFailed:
@@ -131,23 +132,36 @@ def _examine_pool(client: Orchestrator) -> Iterator[Finding]:
         return
     yield judge_workers(workers, WORK_POOL, datetime.now(UTC))
     if any(worker.is_online for worker in workers):
-        needed = {found.work_queue_name for found in _read_own(client) if found.work_queue_name}
+        needed = {found.work_queue_name for found in _read_own(client, platform) if found.work_queue_name}
         yield judge_queues(client.read_queues(WORK_POOL), needed, WORK_POOL)
 
 
-def _read_own(client: Orchestrator) -> list[Deployment]:
-    return [found for found in client.read_deployments() if found.work_pool_name == WORK_POOL]
+def _read_own(client: Orchestrator, platform: str) -> list[Deployment]:
+    """Deployments of the platform, and those that serve all."""
+    ours = [found for found in client.read_deployments() if found.work_pool_name == WORK_POOL]
+    return [found for found in ours if found.platform in (platform, None)]
 
 
-def _examine_deployments(client: Orchestrator) -> Iterable[Finding]:
-    deployments = _read_own(client)
-    if not deployments:
-        return [alert("deployments", f"No deployment uses the pool {WORK_POOL}.", hint=_REGISTER)]
-    return [_judge_deployment(client, deployment) for deployment in deployments]
+def _examine_deployments(client: Orchestrator, platform: str) -> Iterable[Finding]:
+    deployments = _read_own(client, platform)
+    if not any(deployment.platform for deployment in deployments):
+        return [alert("deployments", f"No deployment in the pool {WORK_POOL} is for {platform}.", hint=_REGISTER)]
+    return [
+        *(_judge_deployment(client, deployment) for deployment in deployments),
+        *_judge_schedules(deployments, platform),
+    ]
+
+
+def _judge_schedules(deployments: Sequence[Deployment], platform: str) -> Iterator[Finding]:
+    """Whether what `schedules.toml` says was registered."""
+    differences = find_differences(deployments, platform)
+    if differences:
+        hint = f"It takes effect with a registration: `{REGISTER_COMMAND}`."
+        yield warn(SCHEDULES_FILE, f"{'; '.join(differences)}.", hint=hint)
 
 
 def _judge_deployment(client: Orchestrator, deployment: Deployment) -> Finding:
-    name = f"deployment {deployment.name}"
+    name = f"deployment {deployment.procedure}"
     try:
         last = client.read_last_run(deployment)
     except KeepwellError as error:
@@ -155,13 +169,20 @@ def _judge_deployment(client: Orchestrator, deployment: Deployment) -> Finding:
     if deployment.paused:
         return warn(name, "It is paused: its schedule makes no runs.", hint="Resume it in the Prefect UI.")
     if last is None:
-        return ok(name, "No run of it has ended yet.", hint=f"Try it: keepwell run {deployment.name}")
+        return ok(name, "No run of it has ended yet.", hint=_try(deployment))
     ended = f"Its last run, {last.name}, ended {last.state_name}" + (
         f" at {last.end_time:%F %T} UTC." if last.end_time else "."
     )
     if last.state_type in _BAD_STATES:
         return alert(name, ended, hint=f"Look at it: {client.address(last)}")
     return ok(name, ended)
+
+
+def _try(deployment: Deployment) -> str:
+    """What runs it; what tells of a failed run needs one to tell of."""
+    if deployment.platform is None:
+        return ""
+    return f"Try it: keepwell run {deployment.procedure} --platform {deployment.platform}"
 
 
 def examine_messages(platform: Platform) -> Iterator[Finding]:

@@ -1,6 +1,7 @@
 """The Prefect server, spoken to by its REST API: Prefect itself is never imported."""
 
 from keepwell.orchestrator.client import (
+    PLATFORM_TAG,
     REGISTER_COMMAND,
     WORK_POOL,
     Deployment,
@@ -9,12 +10,14 @@ from keepwell.orchestrator.client import (
     Orchestrator,
     Progress,
     Queue,
+    Schedule,
     TaskRun,
     Worker,
     connect,
 )
 
 __all__ = [
+    "PLATFORM_TAG",
     "REGISTER_COMMAND",
     "WORK_POOL",
     "Deployment",
@@ -23,6 +26,7 @@ __all__ = [
     "Orchestrator",
     "Progress",
     "Queue",
+    "Schedule",
     "TaskRun",
     "Worker",
     "connect",

@@ -29,7 +29,9 @@ from keepwell.settings import OrchestratorSettings
 
 WORK_POOL = "keepwell"
 # What makes the pool, its queues, the deployments and the automations; it lies in a layer above this one.
-REGISTER_COMMAND = "python -m deployments.register --platform NAME"
+REGISTER_COMMAND = "python -m deployments.register"
+# What a deployment is tagged with, before its platform's name.
+PLATFORM_TAG = "platform:"
 API_VARIABLE = "PREFECT_API_URL"
 AUTH_VARIABLE = "PREFECT_API_AUTH_STRING"
 _PAGE = 200
@@ -48,16 +50,48 @@ class _Answer(BaseModel):
 T = TypeVar("T", bound=_Answer)
 
 
+class Schedule(_Answer):
+    """When a deployment starts by itself."""
+
+    slug: str | None = None
+    active: bool = True
+    schedule: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def cron(self) -> str:
+        """Its five fields; empty where it is of another kind, as somebody's own may be."""
+        return str(self.schedule.get("cron") or "")
+
+    @property
+    def timezone(self) -> str:
+        """Whose clock it goes by."""
+        return str(self.schedule.get("timezone") or "UTC")
+
+
 class Deployment(_Answer):
-    """What can be run."""
+    """What can be run: one procedure, of one platform or of none."""
 
     id: str
     name: str
+    flow_id: str | None = None
+    procedure: str = Field(default="", description="Name of its flow.")
+    tags: tuple[str, ...] = ()
+    schedules: tuple[Schedule, ...] = ()
     paused: bool = False
     work_pool_name: str | None = None
     work_queue_name: str | None = None
     parameters: dict[str, Any] = Field(default_factory=dict)
     parameter_openapi_schema: dict[str, Any] | None = None
+
+    @property
+    def platform(self) -> str | None:
+        """Whose it is; None where it serves all."""
+        return next((tag.removeprefix(PLATFORM_TAG) for tag in self.tags if tag.startswith(PLATFORM_TAG)), None)
+
+    @property
+    def title(self) -> str:
+        """What people call it."""
+        return f"{self.procedure}/{self.name}" if self.platform else self.procedure or self.name
 
     def takes(self, parameter: str) -> bool:
         """Whether the flow has such a parameter; True where the server does not know."""
@@ -71,6 +105,7 @@ class FlowRun(_Answer):
     id: str
     name: str
     deployment_id: str | None = None
+    auto_scheduled: bool = False
     state_type: str | None = None
     state_name: str | None = None
     state: dict[str, Any] | None = None
@@ -167,8 +202,10 @@ class Orchestrator:
         self._ask("GET", "/admin/version")
 
     def read_deployments(self) -> list[Deployment]:
-        """Every deployment, by name."""
-        return _parse(Deployment, self._pages("/deployments/filter", {"sort": "NAME_ASC"}))
+        """Every deployment, by name, with its flow's."""
+        found = self._pages("/deployments/filter", {"sort": "NAME_ASC"})
+        flows = {flow["id"]: flow["name"] for flow in self._pages("/flows/filter", {})}
+        return _parse(Deployment, [one | {"procedure": flows.get(one.get("flow_id"), "")} for one in found])
 
     def read_workers(self, pool: str) -> list[Worker]:
         """Workers that the server remembers of a pool.
@@ -198,6 +235,15 @@ class Orchestrator:
         }
         found = _parse(FlowRun, self._ask("POST", "/flow_runs/filter", wanted))
         return found[0] if found else None
+
+    def read_next_run(self, deployment: Deployment) -> FlowRun | None:
+        """The next run that the server made by a schedule and that has not begun; None when there is none."""
+        wanted = {
+            "flow_runs": {"deployment_id": {"any_": [deployment.id]}, "state": {"type": {"any_": ["SCHEDULED"]}}},
+            "sort": "EXPECTED_START_TIME_ASC",
+        }
+        runs = _parse(FlowRun, self._ask("POST", "/flow_runs/filter", {**wanted, "limit": _PAGE}))
+        return next((run for run in runs if run.auto_scheduled), None)
 
     def create_run(self, deployment: Deployment, parameters: Mapping[str, Any]) -> FlowRun:
         """Ask for a run now.

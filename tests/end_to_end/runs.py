@@ -40,9 +40,9 @@ class Api:
         answer.raise_for_status()
         return answer.json() if answer.content else None
 
-    def start(self, deployment: str, **parameters: Any) -> str:
-        """Start a deployment; the run's id."""
-        found = self.get(f"/deployments/name/{deployment}/{deployment}")
+    def start(self, procedure: str, platform: str = "esn", **parameters: Any) -> str:
+        """Start a procedure of a platform; the run's id."""
+        found = self.get(f"/deployments/name/{procedure}/{platform}")
         body = {"parameters": found["parameters"] | parameters, "state": {"type": "SCHEDULED"}}
         return str(self.post(f"/deployments/{found['id']}/create_flow_run", **body)["id"])
 
@@ -55,9 +55,9 @@ class Api:
         found: dict[str, Any] = self.get(f"/flow_runs/{run_id}")
         return found
 
-    def runs(self, deployment: str) -> list[dict[str, Any]]:
-        """Every run of a deployment, the next ones first."""
-        body = {"deployments": {"name": {"any_": [deployment]}}, "sort": "EXPECTED_START_TIME_ASC"}
+    def runs(self, procedure: str) -> list[dict[str, Any]]:
+        """Every run of a procedure, of whatever platform, the next ones first."""
+        body = {"flows": {"name": {"any_": [procedure]}}, "sort": "EXPECTED_START_TIME_ASC"}
         found: list[dict[str, Any]] = self.post("/flow_runs/filter", **body)
         return found
 

@@ -35,4 +35,12 @@ def test_registering_again_changes_nothing(stack: "Stack") -> None:
         for _ in range(2)
     ]
     assert counts[0] == counts[1]
-    assert counts[0] == {"work_pools": 1, "work_queues": 2, "deployments": 5, "schedules": 3, "automations": 4}
+    assert counts[0] == {
+        "work_pools": 1,
+        "work_queues": 2,
+        "deployments": 5,
+        "schedules": 3,
+        "automations": 4,
+        "platforms": ["esn"],
+        "removed": [],
+    }

@@ -117,3 +117,25 @@ def test_a_set_made_after_the_only_key_was_lost_is_not_proven_by_what_was_read_b
     proof = prove_by_night(after, written)
     assert (failed_level(proof).verdict, proof.proves("equal")) == (Verdict.UNKNOWN, False)
     assert not read_entry(open_store(after), written.backup_id).is_proven("equal")
+
+
+def test_with_seal_anew_a_change_of_recipients_sends_each_file_once_more_and_a_lost_key_is_no_longer_needed(
+    platform: Platform, server: Server, files: Path
+) -> None:
+    with server.connect(platform.database.name) as connection:
+        connection.execute("CREATE TABLE t AS SELECT 1 AS a")
+    uploads = UploadsSettings(directory=files, seal_anew=True)
+    before = platform.model_copy(update={"redis": None, "uploads": uploads})
+
+    def sent(changed: Platform) -> int:
+        manifest = back_up(changed)
+        assert prove_by_night(changed, manifest).proves("equal")
+        assert manifest.uploads is not None
+        return manifest.uploads.sent_contents
+
+    assert [sent(before), sent(before)] == [40, 0]
+    anew = make_sealing(signing_key=before.sealing.signing_key)
+    after = before.model_copy(update={"sealing": anew})
+    # A run that dies between sending and its manifest, or is not proven, changes nothing of that.
+    assert back_up(after).uploads.sent_contents == 40  # type: ignore[union-attr]
+    assert [sent(after), sent(after)] == [40, 0]

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -134,30 +135,27 @@ class TestTheScheduleOfARealServer:
         monkeypatch.setattr(platforms, "load_platform", lambda name: None)
         monkeypatch.setattr(platforms.redaction, "hide", lambda platform: None)
         read = schedule_steps.read_schedule.fn
-        assert read("esn") == ScheduleFacts(deployed=False)
+        assert read("a-third") == ScheduleFacts(deployed=False)
 
         first = register(["esn", "other"])
         assert register(["esn", "other"]) == first
-        assert (first.deployments, first.schedules, first.automations) == (5, 6, 4)
+        assert (first.deployments, first.schedules, first.automations) == (9, 6, 5)
         for platform in ("esn", "other"):
             facts = read(platform)
             assert isinstance(facts, ScheduleFacts)
             assert facts.active
             assert facts.next_at is not None
             assert (facts.next_at.hour, facts.next_at.minute) == (2, 0)
-        stranger = read("a-third")
-        assert isinstance(stranger, ScheduleFacts)
-        assert not stranger.active
 
         with get_client(sync_client=True) as client:
-            deployment = client.read_deployment_by_name(schedule_steps.DEPLOYMENT)
+            deployment = client.read_deployment_by_name("backup-and-verify/esn")
             client.pause_deployment(deployment.id)
             paused = read("esn")
             assert isinstance(paused, ScheduleFacts)
             assert not paused.active
             # A registration does not undo what an operator switched off.
             register(["esn", "other"])
-            assert client.read_deployment_by_name(schedule_steps.DEPLOYMENT).paused
+            assert client.read_deployment_by_name("backup-and-verify/esn").paused
             client.resume_deployment(deployment.id)
 
     def test_a_registration_forgets_no_night_that_a_schedule_owes(
@@ -168,16 +166,18 @@ class TestTheScheduleOfARealServer:
         from prefect.client.schemas.objects import DeploymentSchedule
 
         from deployments import register as registration
+        from deployments.standing import inherit
+        from deployments.upserts import upsert_deployment
 
         def schedules() -> dict[str, DeploymentSchedule]:
             with get_client(sync_client=True) as client:
-                found = client.read_deployment_by_name(schedule_steps.DEPLOYMENT).schedules
+                found = client.read_deployment_by_name("backup-and-verify/esn").schedules
             return {str(one.slug): one for one in found}
 
         monkeypatch.undo()
         registration.register(["esn", "other"])
         with get_client(sync_client=True) as client:
-            mine = schedules()["nightly-esn"]
+            mine = schedules()["nightly"]
             assert mine.deployment_id is not None
             client.update_deployment_schedule(mine.deployment_id, mine.id, active=False)
         before = schedules()
@@ -185,20 +185,17 @@ class TestTheScheduleOfARealServer:
         assert {slug: (one.id, one.created) for slug, one in schedules().items()} == {
             slug: (one.id, one.created) for slug, one in before.items()
         }
-        mine = schedules()["nightly-esn"]
-        # Prefect forgets a schedule's parameters when it is switched; a registration puts them back.
-        assert (mine.active, mine.parameters) == (False, {"platform": "esn"})
+        mine = schedules()["nightly"]
+        assert not mine.active
 
-        registration.register(["esn"])
-        assert list(schedules()) == ["nightly-esn"]
-
-        (spec,) = [one for one in registration.read_deployment_file().deployments if one.name == "backup-and-verify"]
-        later = spec.model_copy(update={"schedules": (spec.schedules[0].model_copy(update={"cron": "0 3 * * *"}),)})
+        planned = registration.plan(["esn"])
+        (backup,) = [one for one in planned.wanted if one.full_name == "backup-and-verify/esn"]
+        later = replace(backup, schedules=(backup.schedules[0].model_copy(update={"cron": "0 3 * * *"}),))
         with get_client(sync_client=True) as client:
-            registration._upsert_deployment(client, later, ["esn"])
-        moved = schedules()["nightly-esn"]
+            upsert_deployment(client, later, inherit(later, planned.standing))
+        moved = schedules()["nightly"]
         assert moved.schedule.cron == "0 3 * * *"  # type: ignore[union-attr]
-        assert moved.created > before["nightly-esn"].created  # type: ignore[operator]
+        assert moved.created > before["nightly"].created  # type: ignore[operator]
         assert not moved.active
         with get_client(sync_client=True) as client:
             client.update_deployment_schedule(mine.deployment_id, moved.id, active=True)
@@ -234,8 +231,8 @@ class TestTheScheduleOfARealServer:
         monkeypatch.setattr(platforms.redaction, "hide", lambda platform: None)
         register(["esn", "other"])
         with get_client(sync_client=True) as client:
-            deployment = client.read_deployment_by_name(schedule_steps.DEPLOYMENT)
-            client.create_flow_run_from_deployment(deployment.id, parameters={"platform": "other"})
+            deployment = client.read_deployment_by_name("backup-and-verify/other")
+            client.create_flow_run_from_deployment(deployment.id)
         mine, others = schedule_steps.read_schedule.fn("esn"), schedule_steps.read_schedule.fn("other")
         assert isinstance(mine, ScheduleFacts)
         assert isinstance(others, ScheduleFacts)

@@ -21,7 +21,7 @@ class FakePrefect:
     deployments: list[dict[str, Any]] = field(default_factory=list)
     workers: list[dict[str, Any]] = field(default_factory=list)
     has_pool: bool = True
-    queues: dict[str, str] = field(default_factory=lambda: {"procedures": "READY", "watch": "READY"})
+    queues: dict[str, str] = field(default_factory=lambda: {"platform-esn": "READY", "watch": "READY"})
     # One state per look at the run; the last one stays.
     states: list[str] = field(default_factory=lambda: ["PENDING", "RUNNING", "COMPLETED"])
     lines: list[tuple[str, int, str]] = field(default_factory=list)
@@ -43,6 +43,9 @@ class FakePrefect:
             "/health": lambda: True,
             "/admin/version": lambda: "3.8.8",
             "/deployments/filter": lambda: self.deployments,
+            "/flows/filter": lambda: [
+                {"id": name, "name": name} for name in {one["flow_id"] for one in self.deployments}
+            ],
             "/work_pools/keepwell/workers/filter": lambda: self.workers if self.has_pool else None,
             "/work_pools/keepwell/queues/filter": lambda: [
                 {"name": name, "status": status} for name, status in self.queues.items()
@@ -81,10 +84,11 @@ class FakePrefect:
         }  # fmt: skip
 
 
-def deployment(name: str = "backup-and-verify", **changes: Any) -> dict[str, Any]:
+def deployment(procedure: str = "backup-and-verify", platform: str = "esn", **changes: Any) -> dict[str, Any]:
     schema = {"properties": {"platform": {"type": "string"}}}
-    known = {"id": "d1", "name": name, "paused": False, "work_pool_name": "keepwell", "parameters": {}}
-    known |= {"work_queue_name": "procedures"}
+    known = {"id": "d1", "name": platform, "paused": False, "work_pool_name": "keepwell", "parameters": {}}
+    known |= {"work_queue_name": f"platform-{platform}", "flow_id": procedure}
+    known |= {"tags": ["keepwell", f"platform:{platform}"], "schedules": []}
     return known | {"parameter_openapi_schema": schema} | changes
 
 

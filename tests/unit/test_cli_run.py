@@ -115,10 +115,10 @@ def test_a_missing_worker_is_told_beforehand(server: FakePrefect, workers: list[
 
 
 def test_a_worker_for_other_queues_only_is_told_beforehand(server: FakePrefect) -> None:
-    server.queues["procedures"] = "NOT_READY"
+    server.queues["platform-esn"] = "NOT_READY"
     told = _run("backup-and-verify", "--no-watch")[2]
-    assert "No worker polls the queue procedures of pool keepwell." in told
-    server.queues["procedures"] = "READY"
+    assert "No worker polls the queue platform-esn of pool keepwell." in told
+    server.queues["platform-esn"] = "READY"
     assert "No worker" not in _run("backup-and-verify", "--no-watch")[2]
 
 
@@ -241,11 +241,34 @@ def test_parameters_without_a_name_or_value(text: str) -> None:
 
 def test_no_deployment_at_all() -> None:
     with pytest.raises(ConfigurationError) as caught:
-        choose_deployment("x", [])
-    assert "`python -m deployments.register --platform NAME`" in caught.value.hint
+        choose_deployment("x", None, [])
+    assert "`python -m deployments.register`" in caught.value.hint
     with pytest.raises(ConfigurationError) as caught:
-        choose_deployment("zzz", [Deployment(id="1", name="backup-and-verify")])
+        choose_deployment("zzz", None, [Deployment(id="1", name="esn", procedure="backup-and-verify")])
     assert "There are: backup-and-verify." in caught.value.hint
+
+
+def _known(*platforms: str) -> list[Deployment]:
+    return [
+        Deployment(id=name, name=name, procedure="backup-and-verify", tags=(f"platform:{name}",)) for name in platforms
+    ]
+
+
+def test_each_platform_has_its_own_deployment() -> None:
+    known = [*_known("blog", "esn"), Deployment(id="r", name="report-failure", procedure="report-failure")]
+    assert choose_deployment("backup-and-verify", "esn", known).title == "backup-and-verify/esn"
+    assert choose_deployment("backup-and-verify", None, known[1:]).id == "esn"
+    # One for all.
+    assert choose_deployment("report-failure", "esn", known).title == "report-failure"
+
+
+@pytest.mark.parametrize(
+    ("platform", "says"),
+    [(None, "is registered for: blog, esn"), ("shop", "is not registered for shop, only for: blog, esn")],
+)
+def test_no_platform_is_taken_for_another(platform: str | None, says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        choose_deployment("backup-and-verify", platform, _known("blog", "esn"))
 
 
 def test_one_line_stays_as_it_is() -> None:

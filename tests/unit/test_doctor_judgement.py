@@ -276,7 +276,7 @@ def test_an_orchestrator_that_is_well_and_one_that_is_not() -> None:
         well = {"orchestrator": Verdict.OK, "worker": Verdict.OK, "deployment backup-and-verify": Verdict.OK}
         assert _verdicts(examine_orchestrator(platform)) == well | {"queues": Verdict.OK}
         # The worker that is online is the watch's, on another machine.
-        server.queues["procedures"] = "NOT_READY"
+        server.queues["platform-esn"] = "NOT_READY"
         assert _verdicts(examine_orchestrator(platform)) == well | {"queues": Verdict.ALERT}
         server.last_run = server._run("CRASHED")
         server.workers = [worker(status="OFFLINE")]
@@ -294,7 +294,7 @@ def test_a_server_that_nothing_was_registered_with_gets_the_command_that_does_it
         platform = _platform(orchestrator=OrchestratorSettings(api_url=server.url))
         hints = {finding.name: finding.hint for finding in examine_orchestrator(platform)}
     for name in ("worker", "deployments"):
-        assert hints[name] == "Register pool and deployments: `python -m deployments.register --platform NAME`."
+        assert hints[name] == "Register pool and deployments: `python -m deployments.register`."
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,10 @@ from keepwell.keyring import (
     make_offline_file,
     read_identities,
     rotate_identity,
+    rotate_offline,
     write_secret,
 )
-from keepwell.sealing import SealForOthers, load_seal, public_of
+from keepwell.sealing import SealForOthers, describe_signer, load_seal, public_of
 from keepwell.settings import SealingSettings, load_platform
 from keepwell.verdict import Verdict
 
@@ -305,6 +306,32 @@ def test_a_rotation_keeps_the_file_private_and_behind_its_link(folder: Path) -> 
     assert len(read_identities(folder / "keys" / IDENTITIES)) == 2
     assert stat.S_IMODE((folder / "keys" / IDENTITIES).stat().st_mode) == 0o600
     assert sorted(path.name for path in (folder / "keys").iterdir()) == [IDENTITIES, SIGNING_KEY]
+
+
+def test_the_offline_key_is_rotated_into_a_file_of_its_own(folder: Path) -> None:
+    settings = _made()
+    ours = settings.recipients[0]
+    result = _keys("rotate", "--offline-identity-file", "new-offline.txt")
+    assert result.exit_code == 0, result.stderr
+    (identity,) = read_identities(folder / "new-offline.txt")
+    new = public_of(identity)
+    assert f"replace  {OFFLINE}\nby       {new}" in result.stdout
+    assert f"recipients = {json.dumps([ours, new])}" in result.stdout
+    assert "Take it away from here" in result.stdout
+    signer = describe_signer(load_seal(settings).trusted[0])
+    assert f"# its backups are signed by: {signer}" in (folder / "new-offline.txt").read_text()
+    assert not any(secret in result.output for secret in [*_secrets(folder), str(identity)])
+    assert len(read_identities(folder / "keys" / IDENTITIES)) == 1
+    again = _keys("rotate", "--offline-identity-file", "new-offline.txt")
+    assert (again.exit_code, "is there already" in again.stderr) == (1, True)
+
+
+def test_one_of_several_keys_elsewhere_is_not_rotated_by_guessing(folder: Path) -> None:
+    settings = _made()
+    several = settings.model_copy(update={"recipients": (*settings.recipients, sealing.make_identity()[1])})
+    with pytest.raises(ConfigurationError, match="2 recipients are kept elsewhere"):
+        rotate_offline(folder / "new-offline.txt", several)
+    assert not (folder / "new-offline.txt").exists()
 
 
 def test_without_a_file_there_is_nothing_to_rotate(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,10 +16,12 @@ from prefect.utilities.callables import parameter_schema
 from deployments import register
 from deployments.automations import build_automations
 from deployments.deployment_file import DEPLOYMENT_FILE, HEARTBEAT_SECONDS, POOL, DeploymentSpec, read_deployment_file
-from deployments.register import build_schedules
+from deployments.upserts import build_schedules
+from deployments.wanted import plan_deployments
 from keepwell.errors import ConfigurationError
 from keepwell.guide import read_guide
 from keepwell.orchestrator import REGISTER_COMMAND, WORK_POOL
+from keepwell.schedules import ScheduleFile
 
 ROOT = DEPLOYMENT_FILE.parent
 DEPLOYMENTS = {spec.name: spec for spec in read_deployment_file().deployments}
@@ -36,8 +38,8 @@ def test_each_deployment_bears_its_flow_s_name_and_knows_its_parameters(spec: De
     flow = flow_of(spec)
     assert flow.name == spec.name
     assert set(spec.parameters) <= set(parameter_schema(flow.fn).properties)
-    if spec.parameters:
-        flow.validate_parameters(spec.parameters)
+    if spec.per_platform:
+        flow.validate_parameters(spec.parameters | {"platform": "esn"})
 
 
 @pytest.mark.parametrize("spec", DEPLOYMENTS.values(), ids=DEPLOYMENTS)
@@ -87,6 +89,7 @@ def write_changed(folder: Path, change: str, into: str) -> Path:
         ('FREQUENCY: "30"}', 'FREQUENCY: "30", PASSWORD: x}', "job_variables.env.PASSWORD"),
         ('FREQUENCY: "30"}', 'FREQUENCY: "180"}', "job_variables.env.PREFECT_FLOWS_HEARTBEAT_FREQUENCY"),
         ('{PREFECT_FLOWS_HEARTBEAT_FREQUENCY: "30"}', "{}", "job_variables.env"),
+        ("work_queue_name: watch", "work_queue_name: elsewhere", "work_queue_name"),
         ("tags: [keepwell, report]", "tags: [keepwell, report, watched]", "report itself"),
         ("entrypoint: flows.report_failure.", "entrypoint: flows.check_backups.", "report_failure"),
         ("name: keepwell\npull: []", "name: keepwell\npull: [{prefect.deployments.steps.git_clone: {}}]", "pull"),
@@ -97,36 +100,34 @@ def test_what_prefect_would_pass_over_is_refused(tmp_path: Path, change: str, in
         read_deployment_file(write_changed(tmp_path, change, into))
 
 
-def test_each_platform_has_its_own_schedules_and_what_was_switched_off_stays_off() -> None:
-    spec = DEPLOYMENTS["backup-and-verify"]
-    made = build_schedules(spec.schedules, ["esn", "other"], frozenset({"nightly-other"}))
-    assert [(one.slug, one.parameters, one.active) for one in made] == [
-        ("nightly-esn", {"platform": "esn"}, True),
-        ("nightly-other", {"platform": "other"}, False),
+def test_what_was_switched_off_stays_off() -> None:
+    schedules = DEPLOYMENTS["backup-and-verify"].schedules
+    assert [one.active for one in build_schedules(schedules, frozenset())] == [True]
+    assert [(one.slug, one.active) for one in build_schedules(schedules, frozenset({"nightly"}))] == [
+        ("nightly", False)
     ]
 
 
-IDS = {name: uuid4() for name in DEPLOYMENTS}
+PLATFORMS = ("blog", "esn")
+IDS = {one.full_name: uuid4() for one in plan_deployments(list(DEPLOYMENTS.values()), PLATFORMS, ScheduleFile())}
 
 
 def test_sets_expire_after_proven_backups_only_and_for_the_same_platform() -> None:
-    *_, expire = build_automations(IDS)
+    *_, expire = build_automations(IDS, PLATFORMS)
     trigger, (action,) = expire.trigger, expire.actions
     assert isinstance(trigger, EventTrigger)
     assert trigger.expect == {"prefect.flow-run.Completed", "prefect.flow-run.SecondFailed"}
     assert trigger.match_related.model_dump() == {  # type: ignore[union-attr]
-        "prefect.resource.id": f"prefect.deployment.{IDS['backup-and-verify']}",
+        "prefect.resource.id": f"prefect.deployment.{IDS['backup-and-verify/esn']}",
         "prefect.resource.role": "deployment",
     }
     assert isinstance(action, RunDeployment)
-    assert action.deployment_id == IDS["expire-backups"]
-    assert action.parameters == {
-        "platform": {"__prefect_kind": "jinja", "template": "{{ flow_run.parameters.platform }}"}
-    }
+    assert action.deployment_id == IDS["expire-backups/esn"]
+    assert action.parameters == {"platform": "esn"}
 
 
 def test_automations_watch_only_what_cannot_report_itself() -> None:
-    for automation in build_automations(IDS)[:-1]:
+    for automation in build_automations(IDS, PLATFORMS)[: -len(PLATFORMS)]:
         related = automation.trigger.match_related.model_dump()  # type: ignore[union-attr]
         assert related["prefect.resource.id"] == "prefect.tag.watched"
         assert automation.trigger.for_each == {"prefect.resource.id"}  # type: ignore[union-attr]
@@ -134,7 +135,7 @@ def test_automations_watch_only_what_cannot_report_itself() -> None:
 
 @pytest.mark.parametrize("spec", DEPLOYMENTS.values(), ids=DEPLOYMENTS)
 def test_a_run_beats_several_times_before_it_is_taken_for_dead(spec: DeploymentSpec) -> None:
-    silent, *_ = build_automations(IDS)
+    silent, *_ = build_automations(IDS, PLATFORMS)
     beat = int(spec.work_pool.job_variables.env.PREFECT_FLOWS_HEARTBEAT_FREQUENCY)
     assert beat == HEARTBEAT_SECONDS
     assert silent.trigger.within.total_seconds() >= 3 * beat  # type: ignore[union-attr]
@@ -151,7 +152,7 @@ def test_what_the_console_tells_people_to_type_registers(monkeypatch: pytest.Mon
     interpreter, *words = shlex.split(REGISTER_COMMAND)
     assert (interpreter, words[:2]) == ("python", ["-m", register.__name__])
     assert register.main(words[2:]) == 0
-    assert registered == [["NAME"]]
+    assert registered == [[]]
     assert WORK_POOL == POOL
 
 
