@@ -45,6 +45,12 @@ def missing_tools() -> list[str]:
     return [name for name in ("age", "openssl", "rclone", "zstd") if shutil.which(name) is None]
 
 
+def missing_for_a_stack() -> list[str]:
+    """Which of the programs that its images hold, or that bring it up, are not installed here."""
+    programs = ("docker-compose", "nginx", "tini")
+    return [name for name in programs if shutil.which(name, path="/usr/bin:/usr/sbin:/bin:/sbin") is None]
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what this machine cannot run, in one line each at the top; where CI is set, it fails instead."""
     if os.environ.get("CI"):
@@ -59,6 +65,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     by_hand = [item for item in items if item.get_closest_marker("stock_tools")]
     if by_hand and (missing := missing_tools()):
         _leave_out(config, items, by_hand, f"tests that restore by hand; not installed here: {', '.join(missing)}")
+    composed = [item for item in items if item.get_closest_marker("composed")]
+    if composed and (missing := missing_for_a_stack()):
+        _leave_out(config, items, composed, f"tests of the production stack; not installed here: {', '.join(missing)}")
     in_containers = [item for item in items if item.get_closest_marker("docker")]
     if in_containers and (missing := missing_for_an_engine()):
         _leave_out(config, items, in_containers, f"tests in containers; missing here: {', '.join(missing)}")
