@@ -76,6 +76,15 @@ def demo(
     raise typer.Exit(run_demo(StateFolder.at(state), StackOptions(scale=scale)))
 
 
+@app.command("demo-install")
+def demo_install() -> None:
+    """Install as docs/install.md says, on a platform under docker compose, in namespaces that are thrown away."""
+    # Imported late, as above.
+    from deployments.local.install_demo import install_and_isolate  # noqa: PLC0415
+
+    install_and_isolate()
+
+
 def _show_progress(part: dict[str, Any]) -> None:
     mark = _MARKS.get(part["state"])
     if mark is None:

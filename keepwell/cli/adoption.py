@@ -124,6 +124,7 @@ def _complete(candidate: "Candidate", given: Mapping[str, Any], *, ask: bool) ->
     from keepwell.verdict import Finding
 
     answers: dict[str, Any] = {"name": candidate.name, "uploads.directory": candidate.uploads}
+    answers |= {key: told for key in given if (told := _environment(key)) is not None}
     answers |= {key: value for key, value in given.items() if value is not None}
     secrets = _find_secrets(answers, ask=ask)
     findings: list[Finding] = [*candidate.findings]
@@ -133,7 +134,8 @@ def _complete(candidate: "Candidate", given: Mapping[str, Any], *, ask: bool) ->
         if candidate.cache is not None:
             findings += _take_cache(candidate.cache, answers, secrets)
     for key, (question, default) in _QUESTIONS.items():
-        answers.setdefault(key, _environment(key) or (_ask(question, default) if ask else None))
+        if answers.get(key) is None:
+            answers[key] = _environment(key) or (_ask(question, default) if ask else None)
     if answers["bucket.name"] is None:
         raise ConfigurationError(
             "Where backups go was not told: --bucket is missing.",
