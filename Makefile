@@ -16,7 +16,7 @@ DIGEST = { cat $(INPUTS); $(PYTHON) -VV; } | sha256sum | cut -d' ' -f1
 IMAGE ?= keepwell:local
 COMPOSE_FOLDER := deployments/production/compose
 
-.PHONY: help bootstrap image demo up down status test test-long bench-backup bench-politeness check lock
+.PHONY: help bootstrap image demo up down status test test-long bench-backup bench-idle bench-politeness check lock
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -95,6 +95,9 @@ bench-backup: bootstrap ## a proven backup beside the guide's script and stock t
 
 bench-politeness: bootstrap ## what the platform's users notice of a backup, in one run, as ratios (BENCH_SCALE=5 BENCH_ROUNDS=3)
 	@$(RUN) -m pytest -q -s --timeout=3000 tests/benchmarks/test_backup_politeness.py
+
+bench-idle: bootstrap ## what the orchestrator of `keepwell serve` costs a machine at rest (BENCH_SECONDS=120)
+	@$(RUN) -m pytest -q -s --timeout=3000 tests/benchmarks/test_idle_footprint.py
 
 check: bootstrap ## lint, format, types, layers
 	@$(VENV)/bin/ruff check .
