@@ -23,28 +23,34 @@ STARTERS = {
     *(("asyncio", name) for name in ("create_subprocess_exec", "create_subprocess_shell")),
     ("pty", "spawn"),
 }
+# Also named where nothing is started, in annotations.
+TYPES = {("subprocess", "Popen")}
 # Where a function hands on the environment that it has, and why it must.
+OTHER_HALF = "the console's other half, asked for by the operator: the same program in another process, or in our place"
+AS_TYPED = "a demonstration types the console's commands, as an operator would; what it prepares for them is its own"
 HANDED_ON = {
-    (
-        "keepwell/cli/stack.py",
-        "_run",
-    ): "the console's other half, asked for by the operator: the same program in a new process",
-    ("keepwell/cli/serve.py", "serve"): "the same, in our own place",
-    ("deployments/local/demo.py", "_keepwell"): "the demonstration calls the console as its operator would",
-    (
-        "deployments/production/compose/roles.py",
-        "become",
-    ): "a container's program in our own place, with what compose gave it",
+    ("keepwell/cli/stack.py", "_run"): OTHER_HALF,
+    ("keepwell/cli/serve.py", "serve"): OTHER_HALF,
+    ("deployments/production/compose/roles.py", "become"): "a container's program in our place, with what it was given",
+    ("deployments/local/demo.py", "_keepwell"): AS_TYPED,
+    ("deployments/local/install_demo.py", "install_and_isolate"): AS_TYPED,
+    ("deployments/local/install_demo.py", "_install_missing"): AS_TYPED,
+    ("deployments/local/install_demo.py", "main"): AS_TYPED,
+    ("deployments/local/install_demo.py", "_isolate"): AS_TYPED,
+    ("deployments/local/install_demo.py", "_run"): AS_TYPED,
 }
 
 
-def starts(tree: ast.AST) -> Iterator[tuple[ast.Call, str]]:
-    """Each call that starts a program, with the name of the function that it stands in."""
+def starts(tree: ast.AST) -> Iterator[tuple[ast.Call | None, str]]:
+    """Each call that starts a program, with the function it stands in; None where the starter is only handed on."""
     for function in ast.walk(tree):
         if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
-            for call in ast.walk(function):
-                if isinstance(call, ast.Call) and named(call.func) in STARTERS:
-                    yield call, function.name
+            calls = {call.func: call for call in ast.walk(function) if isinstance(call, ast.Call)}
+            for node in ast.walk(function):
+                if isinstance(node, ast.Attribute) and named(node) in STARTERS - TYPES:
+                    yield calls.get(node), function.name
+                elif node in calls and named(node) in TYPES:
+                    yield calls[node], function.name
 
 
 def named(function: ast.expr) -> tuple[str, str] | None:
@@ -53,8 +59,10 @@ def named(function: ast.expr) -> tuple[str, str] | None:
     return None
 
 
-def gives_ours(call: ast.Call) -> bool:
+def gives_ours(call: ast.Call | None) -> bool:
     """Whether the program gets our environment: none is chosen, or what is chosen begins with all of ours."""
+    if call is None:
+        return True
     where = named(call.func)
     assert where is not None
     chosen = next((keyword.value for keyword in call.keywords if keyword.arg == "env"), None)
@@ -96,6 +104,7 @@ def test_nobody_starts_programs_by_another_name() -> None:
         ("subprocess.run(['a'], env=os.environ | {'B': '1'})", True),
         ("subprocess.run(['a'], env={**os.environ})", True),
         ("os.execv('a', ['a'])", True),
+        ("stack.callback(subprocess.run, ['a'])", True),
         ("os.execve('a', ['a'], os.environ)", True),
         ("subprocess.run(['a'], env=clean_environment())", False),
         ("subprocess.run(['a'], env={'PATH': os.environ.get('PATH', '')})", False),
