@@ -9,6 +9,7 @@ from keepwell.cli.doctor import doctor
 from keepwell.cli.guide import guide
 from keepwell.cli.init import init
 from keepwell.cli.prove_dump import prove_dump
+from keepwell.cli.roles import roles
 from keepwell.cli.run_flow import run_flow
 from keepwell.cli.schedules import schedules
 
@@ -45,6 +46,7 @@ app.add_typer(backup.app, name="backup")
 app.add_typer(bucket.app, name="bucket")
 app.add_typer(keys.app, name="keys")
 app.add_typer(itself.app, name="self")
+app.command()(roles)
 app.command("prove-dump")(prove_dump)
 app.command("run")(run_flow)
 app.command()(schedules)
