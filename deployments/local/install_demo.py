@@ -154,7 +154,8 @@ def main() -> int:
 def _isolate() -> None:
     """Loopback, and throw-away layers over what the page's commands write to."""
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-    uppers = Path(tempfile.mkdtemp(prefix="keepwell-layers-", dir="/run"))
+    # A folder that every system has, so that none is left where the mount was.
+    uppers = Path("/mnt")
     subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "keepwell", uppers], check=True)
     for number, place in enumerate(_LAYERED):
         upper, work = uppers / f"{number}", uppers / f"{number}.work"

@@ -28,7 +28,7 @@ LOGIN_USER = "keepwell"
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - only where somebody asks for it
 
 # Where a Docker Engine listens; importing who asks it would cost the supervisor memory for as long as it lives.
-_HANDED_ON = ("DOCKER_HOST",)
+ENGINE_VARIABLE = "DOCKER_HOST"
 
 RUN_RETENTION_DAYS, EVENT_RETENTION_DAYS = 90, 14
 _DAY_SECONDS = 86_400
@@ -166,7 +166,7 @@ def worker_environment(state: StateFolder, port: int, wanted: Orchestration) -> 
         # The runner keeps its files in a folder of a fixed name there, which in /tmp may be another user's.
         "TMPDIR": str(state.data("tmp")),
         # Where an engine listens that is not the usual one, a database in a container is found by it.
-        **{name: os.environ[name] for name in _HANDED_ON if name in os.environ},
+        **({ENGINE_VARIABLE: os.environ[ENGINE_VARIABLE]} if ENGINE_VARIABLE in os.environ else {}),
         **wanted.worker_settings,
     }
 
