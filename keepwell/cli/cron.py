@@ -94,7 +94,10 @@ def _carry_out(
     if approve is None:
         _show(console.stderr(), planned, unread)
         way_out = f"Look at it with `keepwell cron {command} --plan`, then pass --approve {planned.digest}."
-        if not console.confirm(f"Change {len(planned.changes)} lines?", without_terminal=way_out):
+        if not console.confirm(
+            f"Change {len(planned.changes)} {'line' if len(planned.changes) == 1 else 'lines'}?",
+            without_terminal=way_out,
+        ):
             return Outcome(verdict, data=data, hint="Nothing was changed.")
         approve = planned.digest
     apply_plan(planned, approve)
