@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 
@@ -25,6 +26,8 @@ class Api:
     def __init__(self, url: str, login: str) -> None:
         user, _, password = login.partition(":")
         self._url, self._login = url, (user, password)
+        # What a server that is protected from other pages' requests wants to see, once it was asked for.
+        self._token: dict[str, str] = {}
 
     def get(self, path: str) -> Any:
         return self._ask("GET", path)
@@ -36,9 +39,18 @@ class Api:
         return self._ask("PUT", path, body)
 
     def _ask(self, method: str, path: str, body: Any = None) -> Any:
-        answer = httpx.request(method, f"{self._url}{path}", json=body, auth=self._login, timeout=30)
+        answer = self._send(method, path, body)
+        if answer.status_code == 403 and "CSRF" in answer.text:
+            client = str(uuid4())
+            token = self._send("GET", f"/csrf-token?client={client}").raise_for_status().json()["token"]
+            self._token = {"Prefect-Csrf-Client": client, "Prefect-Csrf-Token": token}
+            answer = self._send(method, path, body)
         answer.raise_for_status()
         return answer.json() if answer.content else None
+
+    def _send(self, method: str, path: str, body: Any = None) -> httpx.Response:
+        address = f"{self._url}{path}"
+        return httpx.request(method, address, json=body, auth=self._login, headers=self._token, timeout=30)
 
     def start(self, procedure: str, platform: str = "esn", **parameters: Any) -> str:
         """Start a procedure of a platform; the run's id."""
