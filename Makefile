@@ -5,6 +5,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 
 PYTHON ?= python3
+PREFIX ?= /usr/local
 VENV := .venv
 RUN := $(VENV)/bin/python
 # What is installed, as one digest: the locks, the project's own metadata, and the Python that runs it.
@@ -15,13 +16,25 @@ DIGEST = { cat $(INPUTS); $(PYTHON) -VV; } | sha256sum | cut -d' ' -f1
 IMAGE ?= keepwell:local
 COMPOSE_FOLDER := deployments/production/compose
 
-.PHONY: help bootstrap image demo up down status test test-long bench-backup bench-politeness check lock
+.PHONY: help bootstrap image demo up down status test test-long bench-backup bench-idle bench-politeness check lock
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 demo: bootstrap ## from nothing to a proven backup, told as a story
 	@$(RUN) -m deployments.local demo
+
+demo-install: bootstrap ## docs/install.md as it stands, on a platform under docker compose (root; Docker is installed if missing)
+	@$(RUN) -m deployments.local demo-install
+
+# A link, so that an update of this checkout is one of the program; what somebody else put there stays.
+install: bootstrap ## put the program keepwell on the PATH (PREFIX=/usr/local)
+	@target="$(PREFIX)/bin/keepwell"; \
+	if [[ -e "$$target" && "$$(readlink "$$target")" != "$$PWD/$(VENV)/bin/keepwell" ]]; then \
+		echo "$$target is there already, and not this checkout's. Hint: remove it, or make install PREFIX=…" >&2; exit 1; \
+	fi; \
+	mkdir -p "$(PREFIX)/bin"; ln -sfn "$$PWD/$(VENV)/bin/keepwell" "$$target"; \
+	echo "$$target is $$("$$target" --version)"
 
 up: bootstrap ## start the local stack: real servers, on loopback, no Docker, no root
 	@$(RUN) -m deployments.local up
@@ -82,6 +95,9 @@ bench-backup: bootstrap ## a proven backup beside the guide's script and stock t
 
 bench-politeness: bootstrap ## what the platform's users notice of a backup, in one run, as ratios (BENCH_SCALE=5 BENCH_ROUNDS=3)
 	@$(RUN) -m pytest -q -s --timeout=3000 tests/benchmarks/test_backup_politeness.py
+
+bench-idle: bootstrap ## what the orchestrator of `keepwell serve` costs a machine at rest (BENCH_SECONDS=120)
+	@$(RUN) -m pytest -q -s --timeout=3000 tests/benchmarks/test_idle_footprint.py
 
 check: bootstrap ## lint, format, types, layers
 	@$(VENV)/bin/ruff check .

@@ -65,6 +65,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     by_hand = [item for item in items if item.get_closest_marker("stock_tools")]
     if by_hand and (missing := missing_tools()):
         _leave_out(config, items, by_hand, f"tests that restore by hand; not installed here: {', '.join(missing)}")
+    of_units = [item for item in items if item.get_closest_marker("systemd")]
+    if of_units and shutil.which("systemd-analyze") is None:
+        _leave_out(config, items, of_units, "tests of systemd units; systemd-analyze is not installed here")
     composed = [item for item in items if item.get_closest_marker("composed")]
     if composed and (missing := missing_for_a_stack()):
         _leave_out(config, items, composed, f"tests of the production stack; not installed here: {', '.join(missing)}")

@@ -1,11 +1,11 @@
 """Runs of a real Prefect server, by its REST API."""
 
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import httpx
 
@@ -26,7 +26,6 @@ class Api:
     def __init__(self, url: str, login: str) -> None:
         user, _, password = login.partition(":")
         self._url, self._login = url, (user, password)
-        # What a server that is protected from other pages' requests wants to see, once it was asked for.
         self._token: dict[str, str] = {}
 
     def get(self, path: str) -> Any:
@@ -39,16 +38,16 @@ class Api:
         return self._ask("PUT", path, body)
 
     def _ask(self, method: str, path: str, body: Any = None) -> Any:
-        answer = self._send(method, path, body)
+        answer = self._request(method, path, body)
         if answer.status_code == 403 and "CSRF" in answer.text:
-            client = str(uuid4())
-            token = self._send("GET", f"/csrf-token?client={client}").raise_for_status().json()["token"]
+            client = str(uuid.uuid4())
+            token = self._request("GET", f"/csrf-token?client={client}", None).json()["token"]
             self._token = {"Prefect-Csrf-Client": client, "Prefect-Csrf-Token": token}
-            answer = self._send(method, path, body)
+            answer = self._request(method, path, body)
         answer.raise_for_status()
         return answer.json() if answer.content else None
 
-    def _send(self, method: str, path: str, body: Any = None) -> httpx.Response:
+    def _request(self, method: str, path: str, body: Any) -> httpx.Response:
         address = f"{self._url}{path}"
         return httpx.request(method, address, json=body, auth=self._login, headers=self._token, timeout=30)
 
