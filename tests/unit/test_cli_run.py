@@ -140,6 +140,7 @@ def test_a_server_that_comes_back_is_followed_on(server: FakePrefect, watched: t
     answers = iter([None] * 4 + [503] * 3)
     server.failing = lambda _: next(answers, None)
     watch, said = watched
+    watch.lost_seconds = 60  # on a busy machine a few looks take longer than the fixture waits
     assert watch.follow().state_type == "COMPLETED"
     assert said.count("The Prefect server does not answer; still trying.") == 1
 
@@ -218,6 +219,13 @@ def test_health_is_asked_with_the_login(server: FakePrefect) -> None:
     server.auth_string = "user:secret"
     with Orchestrator(server.url, "user:wrong") as client, pytest.raises(AccessDenied):
         client.require_healthy()
+
+
+def test_the_address_is_that_of_the_pages_where_they_are_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_UI_URL", "https://keepwell.example.org/")
+    run = orchestrator.FlowRun(id="r1", name="a")
+    with orchestrator.Orchestrator("http://server:4200/api", None) as client:
+        assert client.address(run) == "https://keepwell.example.org/runs/flow-run/r1"
 
 
 def test_the_address_keeps_a_login_to_itself() -> None:
