@@ -8,6 +8,7 @@ from keepwell.cli import backup, bucket, console, keys, notify, retention, secon
 from keepwell.cli.doctor import doctor
 from keepwell.cli.guide import guide
 from keepwell.cli.init import init
+from keepwell.cli.pause import pause, resume
 from keepwell.cli.prove_dump import prove_dump
 from keepwell.cli.run_flow import run_flow
 from keepwell.cli.schedules import schedules
@@ -47,6 +48,8 @@ app.add_typer(keys.app, name="keys")
 app.command("prove-dump")(prove_dump)
 app.command("run")(run_flow)
 app.command()(schedules)
+app.command()(pause)
+app.command()(resume)
 app.command()(guide)
 app.add_typer(notify.app, name="notify")
 app.command(context_settings=stack.HAND_ON)(stack.up)
