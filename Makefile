@@ -12,7 +12,10 @@ INPUTS := requirements-bootstrap.lock requirements.lock pyproject.toml
 STAMP := $(VENV)/.installed
 DIGEST = { cat $(INPUTS); $(PYTHON) -VV; } | sha256sum | cut -d' ' -f1
 
-.PHONY: help bootstrap demo up down status test test-long bench-backup bench-politeness check lock
+IMAGE ?= keepwell:local
+COMPOSE_FOLDER := deployments/production/compose
+
+.PHONY: help bootstrap image demo up down status test test-long bench-backup bench-idle bench-politeness check lock
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -28,6 +31,10 @@ down: bootstrap ## stop the local stack; its data are kept
 
 status: bootstrap ## ask every part of the local stack whether it serves
 	@$(RUN) -m deployments.local status
+
+image: ## the production stack's image, by Docker (IMAGE=keepwell:local BASE=python@sha256:… POSTGRES_MAJORS="15 16 17")
+	@docker build --file $(COMPOSE_FOLDER)/Dockerfile --tag $(IMAGE) \
+		$(if $(BASE),--build-arg BASE=$(BASE)) $(if $(POSTGRES_MAJORS),--build-arg "POSTGRES_MAJORS=$(POSTGRES_MAJORS)") .
 
 # Each suite in a process of its own, with its time; all of them run, then the worst result counts. A suite without a
 # single test fails (pytest's exit code 5), because nothing was tested. Two lanes side by side, for two cores: much of a
@@ -76,6 +83,9 @@ bench-backup: bootstrap ## a proven backup beside the guide's script and stock t
 bench-politeness: bootstrap ## what the platform's users notice of a backup, in one run, as ratios (BENCH_SCALE=5 BENCH_ROUNDS=3)
 	@$(RUN) -m pytest -q -s --timeout=3000 tests/benchmarks/test_backup_politeness.py
 
+bench-idle: bootstrap ## what the orchestrator of `keepwell serve` costs a machine at rest (BENCH_SECONDS=120)
+	@$(RUN) -m pytest -q -s --timeout=3000 tests/benchmarks/test_idle_footprint.py
+
 check: bootstrap ## lint, format, types, layers
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
@@ -87,6 +97,8 @@ lock: bootstrap ## resolve the dependencies anew, with hashes
 		--no-emit-index-url --no-header -q -o requirements-bootstrap.lock
 	@$(VENV)/bin/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-header -q -o requirements.lock
+	@$(VENV)/bin/uv pip compile pyproject.toml --extra image --constraint requirements.lock --universal \
+		--python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q -o requirements-image.lock
 
 # The stamp is written last, so an interrupted bootstrap is done again; a lock keeps two at once apart.
 bootstrap: ## install everything into .venv

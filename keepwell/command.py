@@ -116,7 +116,7 @@ def start(
     process = subprocess.Popen(
         # A change of user clears the signal that the kernel sends at our death, so it is asked for behind that.
         (*command.prefix, *_die_with_parent(death_signal), *_nice(command.nice), *command.argv),
-        env=_clean_environment() | dict(command.environment),
+        env=clean_environment() | dict(command.environment),
         stdin=subprocess.DEVNULL if stdin is None else stdin,
         stdout=subprocess.DEVNULL if stdout is None else stdout,
         stderr=stderr,
@@ -192,7 +192,8 @@ def describe_failure(command: Command, exit_code: int, stderr: bytes) -> str:
     return f"{command.name or Path(command.argv[0]).name} {ended}: {said or 'it said nothing'}"
 
 
-def _clean_environment() -> dict[str, str]:
+def clean_environment() -> dict[str, str]:
+    """Of our own environment what any program needs, and no more: it may hold keys and passwords."""
     return {name: os.environ[name] for name in _INHERITED if name in os.environ} | {"LC_MESSAGES": "C"}
 
 

@@ -56,6 +56,17 @@ class DatabaseSettings(Section):
     user: str = Field(min_length=1, max_length=63, description="Role that may read every table.")
     password: SecretStr | None = Field(default=None, description="Secret.")
     password_file: Path | None = Field(default=None, description="File that holds the password.")
+    restoring_user: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=63,
+        examples=["keepwell_restore_esn"],
+        description="Role that `keepwell backup restore` restores as, where the one above may only read.",
+    )
+    restoring_password: SecretStr | None = Field(
+        default=None, description="Secret. Best kept elsewhere, and set for the restore alone."
+    )
+    restoring_password_file: Path | None = Field(default=None, description="File that holds its password.")
     maintenance_name: str = Field(
         default="postgres", description="Another database of the same server, which holds our locks."
     )
@@ -72,6 +83,13 @@ class DatabaseSettings(Section):
     ssl_root_certificate: Path | None = Field(default=None, description="Certificate authority for verify-*.")
 
     @model_validator(mode="after")
+    def _restorer_is_named(self) -> Self:
+        if self.restoring_password is not None and self.restoring_user is None:
+            message = "restoring_password is given without restoring_user; name the role that it belongs to"
+            raise ValueError(message)
+        return self
+
+    @model_validator(mode="after")
     def _each_once(self) -> Self:
         if self.name in self.more_names:
             message = "more_names holds the database that name names already; leave it out there"
@@ -85,6 +103,13 @@ class DatabaseSettings(Section):
     def names(self) -> tuple[str, ...]:
         """Every database that a set holds, the main one first."""
         return self.name, *self.more_names
+
+    @property
+    def for_restoring(self) -> Self:
+        """The same server as the role that restores: the one that reads, where no other is named."""
+        if self.restoring_user is None:
+            return self
+        return self.model_copy(update={"user": self.restoring_user, "password": self.restoring_password})
 
     def of(self, name: str) -> Self:
         """The same server and role, for one database alone."""

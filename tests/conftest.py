@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from docker_engine import missing_for_an_engine
+from hypothesis import HealthCheck, settings
 from locking_store import LockingStore, running_locking_store
 from pydantic import SecretStr
 from real_servers import (
@@ -30,6 +31,9 @@ from keepwell.settings import (
     RedisSettings,
 )
 
+# A busy machine is slow, and no property is wrong for that.
+settings.register_profile("busy", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 # Whatever engine this machine has is none of ours; tests in containers start their own.
 os.environ[ADDRESS_VARIABLE] = "unix:///nowhere/docker.sock"
 # Nor is whatever orchestrator is served on it.
@@ -39,6 +43,12 @@ os.environ[STATE_VARIABLE] = "/nowhere/keepwell"
 def missing_tools() -> list[str]:
     """Which of the stock tools that restore a set by hand are not installed here."""
     return [name for name in ("age", "openssl", "rclone", "zstd") if shutil.which(name) is None]
+
+
+def missing_for_a_stack() -> list[str]:
+    """Which of the programs that its images hold, or that bring it up, are not installed here."""
+    programs = ("docker-compose", "nginx", "tini")
+    return [name for name in programs if shutil.which(name, path="/usr/bin:/usr/sbin:/bin:/sbin") is None]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -55,6 +65,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     by_hand = [item for item in items if item.get_closest_marker("stock_tools")]
     if by_hand and (missing := missing_tools()):
         _leave_out(config, items, by_hand, f"tests that restore by hand; not installed here: {', '.join(missing)}")
+    of_units = [item for item in items if item.get_closest_marker("systemd")]
+    if of_units and shutil.which("systemd-analyze") is None:
+        _leave_out(config, items, of_units, "tests of systemd units; systemd-analyze is not installed here")
+    composed = [item for item in items if item.get_closest_marker("composed")]
+    if composed and (missing := missing_for_a_stack()):
+        _leave_out(config, items, composed, f"tests of the production stack; not installed here: {', '.join(missing)}")
     in_containers = [item for item in items if item.get_closest_marker("docker")]
     if in_containers and (missing := missing_for_an_engine()):
         _leave_out(config, items, in_containers, f"tests in containers; missing here: {', '.join(missing)}")

@@ -12,7 +12,7 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,10 +51,13 @@ class RunningEngine:
     Attributes:
         address: For DOCKER_HOST.
         client: The SDK's.
+        restart: Ends it and starts it again, as an update of its package does; its containers end with it, and those
+            with such a policy come back.
     """
 
     address: str
     client: docker.DockerClient
+    restart: Callable[[], None]
 
     @property
     def environment(self) -> Mapping[str, str]:
@@ -94,14 +97,19 @@ def running_engine() -> Iterator[RunningEngine]:
     sweep_locked_folders(place, _PREFIX, _clear)
     with locked_folder(place, _PREFIX) as folder:
         try:
-            server = start_server(engine_part(folder), folder)
+            servers = [start_server(engine_part(folder), folder)]
+
+            def restart() -> None:
+                servers[-1].stop()
+                servers.append(start_server(engine_part(folder), folder))
+
             try:
                 address = f"{_UNIX}{_socket(folder)}"
                 with closing(docker.DockerClient(base_url=address, timeout=_ANSWER_SECONDS)) as client:
-                    yield RunningEngine(address, client)
+                    yield RunningEngine(address, client, restart)
                     _remove_everything(client)
             finally:
-                server.stop()
+                servers[-1].stop()
         finally:
             _clear(folder)
 
@@ -114,7 +122,8 @@ def engine_part(folder: Path) -> Part:
     """
 
     def build() -> Command:
-        (folder / _POOL_FILE).write_text(str(_choose_pool()))
+        if not (folder / _POOL_FILE).exists():
+            (folder / _POOL_FILE).write_text(str(_choose_pool()))
         argv = (shutil.which("dockerd", path=_path()) or "dockerd", *_options(folder))
         return Command(argv, {"PATH": _path(), _MARKER: str(folder)})
 

@@ -60,10 +60,11 @@ def render_platform_file(state: StateFolder, ports: Mapping[str, int]) -> str:
         },
         "sealing": _seal(state),
         "uploads": {"directory": str(sample_platform.uploads_folder(state))},
-        "orchestrator": {"api_url": orchestrator.api_url(ports[orchestrator.SERVER])},
+        "orchestrator": {
+            "api_url": orchestrator.api_url(ports[orchestrator.SERVER]),
+            "auth_string_file": str(orchestrator.login_file(state)),
+        },
     }
-    if orchestrator.read_login(state):
-        tables["orchestrator"]["auth_string_file"] = str(orchestrator.login_file(state))
     text = "# Written by the local stack at every start: changes here are lost.\n"
     text += _line("name", PLATFORM)
     text += "".join(f"\n[{name}]\n" + _lines(table) for name, table in tables.items())

@@ -99,7 +99,7 @@ def _all_parts(state: StateFolder, ports: dict[str, int], scale: float) -> Seque
             ORCHESTRATOR_PARAMETERS,
             database=orchestrator.DATABASE,
         ),
-        *orchestrator.orchestrator_parts(state, ports),
+        *orchestrator.orchestrator_parts(state, ports, _orchestration(state)),
         *cluster_parts(state, sample_platform.PRODUCTION, ports[sample_platform.PRODUCTION], PRODUCTION_PARAMETERS),
         redis_server.redis_part(
             state.data(redis_server.NAME), ports[redis_server.NAME], state.secret("redis-password")
@@ -111,12 +111,22 @@ def _all_parts(state: StateFolder, ports: dict[str, int], scale: float) -> Seque
     ]
 
 
+def _orchestration(state: StateFolder) -> orchestrator.Orchestration:
+    return orchestrator.Orchestration(
+        configuration=state.platform_file,
+        workers=("local-stack",),
+        # Somebody waits for each run.
+        worker_settings={"PREFECT_WORKER_QUERY_SECONDS": "1"},
+    )
+
+
 def _places(state: StateFolder, addresses: Mapping[str, str]) -> dict[str, str]:
     """Paths, and the addresses of those parts that were not left out."""
     places = {"platform_file": str(state.platform_file)}
     if orchestrator.SERVER in addresses:
         places |= {"ui_url": addresses[orchestrator.SERVER]}
         places |= {"api_url": orchestrator.api_url(state.read_ports()[orchestrator.SERVER])}
+        places |= {"login_file": str(orchestrator.login_file(state))}
     for key, name in (("frontend_url", sample_platform.FRONTEND), ("backend_url", sample_platform.BACKEND)):
         places |= {key: addresses[name]} if name in addresses else {}
     return places

@@ -10,15 +10,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from deployments.running.plan import Plan
 from deployments.running.processes import end, find_by_variable, is_alive
+from deployments.running.service_manager import SOCKET_VARIABLE
 from deployments.running.state import MARKER_VARIABLE, STATUS_DOCUMENT, SUPERVISOR, StateFolder
-from deployments.running.supervisor import PartState
-from keepwell.errors import ConfigurationError, ServiceUnavailable
+from deployments.running.supervised import PartState
+from keepwell.command import clean_environment
+from keepwell.errors import ConfigurationError, PreconditionFailed, ServiceUnavailable
+from keepwell.served import STATE_VARIABLE
 from keepwell.verdict import Verdict
 
 _COMMAND = "command"
@@ -26,6 +29,7 @@ _LAUNCH_LIMIT_SECONDS = 20.0
 _STOP_LIMIT_SECONDS = 60.0
 _LEFTOVER_GRACE_SECONDS = 10.0
 _POLL_SECONDS = 0.1
+_RESTARTS_THAT_TELL = 3
 _SERVING = {PartState.READY, PartState.DONE}
 NOT_ANSWERING = "not answering"
 _launched: list["subprocess.Popen[bytes]"] = []
@@ -96,6 +100,51 @@ def take_down(plan: Plan, state: StateFolder, *, purge: bool = False) -> StackRe
     return StackReport(Verdict.OK, {"running": False, "state_folder": str(state.folder)}, hint)
 
 
+def serve_here(plan: Plan, state: StateFolder) -> NoReturn:
+    """Become the stack's supervisor in this process, until told to stop; what it says goes where ours does.
+
+    Raises:
+        ConfigurationError: This machine, the folder or the options are not fit.
+        PreconditionFailed: Another supervisor has this stack.
+    """
+    require_linux(plan)
+    state.prepare()
+    with state.lock(_COMMAND):
+        if state.is_supervised():
+            raise PreconditionFailed(
+                f"The {plan.title} runs already.", hint=f"`{plan.status_command}` shows it; stop it first."
+            )
+        clean_up(state)
+        os.chdir(state.folder)
+        # The lock goes with the program that we were: nothing we opened is handed on.
+        os.execve(sys.executable, _supervisor_argv(plan, state), _supervisor_environment())  # noqa: S606 - argv only
+
+
+def reload(plan: Plan, state: StateFolder, *, limit_seconds: float = 180) -> StackReport:
+    """Have a running stack take up what was changed: steps that depend on the configuration are done again.
+
+    Raises:
+        PreconditionFailed: It does not run.
+    """
+    with state.lock(_COMMAND):
+        supervisor = state.recorded_processes().get(SUPERVISOR)
+        if supervisor is None or not state.is_supervised():
+            raise PreconditionFailed(f"The {plan.title} does not run.", hint=f"Start it with `{plan.start_command}`.")
+        options = state.read_document(STATUS_DOCUMENT).get("options", plan.options)
+        again = {part.name for part in plan.with_options(options).read_parts(state) if part.again_on_reload}
+        before = _read_starts(state, again)
+        os.kill(supervisor.pid, signal.SIGHUP)
+        deadline = time.monotonic() + limit_seconds
+        _wait_while(lambda: any(now <= before[name] for name, now in _read_starts(state, again).items()), 30)
+    return _follow(plan, state, max(0.0, deadline - time.monotonic()), lambda _: None)
+
+
+def _read_starts(state: StateFolder, names: Collection[str]) -> dict[str, int]:
+    """How often each of these parts was started."""
+    parts = state.read_document(STATUS_DOCUMENT).get("parts", [])
+    return {part["name"]: part["starts"] for part in parts if part["name"] in names}
+
+
 def read_report(plan: Plan, state: StateFolder, *, ask_parts: bool = True) -> StackReport:
     """How a stack stands now.
 
@@ -155,17 +204,17 @@ def clean_up(state: StateFolder) -> None:
 
 
 def _launch(plan: Plan, state: StateFolder) -> None:
-    argv = [sys.executable, "-m", plan.program, str(state.folder), json.dumps(plan.options)]
     (state.folder / STATUS_DOCUMENT).unlink(missing_ok=True)
     with state.log(SUPERVISOR).open("ab") as log:
         began = log.tell()
         # The one program that must outlive us, so not through keepwell.command, whose children die with their parent.
         supervisor = subprocess.Popen(
-            argv,
+            _supervisor_argv(plan, state),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             cwd=state.folder,
+            env=_supervisor_environment(),
             start_new_session=True,
         )
     # It outlives us on purpose; without this, forgetting it would be reported as a mistake.
@@ -177,6 +226,16 @@ def _launch(plan: Plan, state: StateFolder) -> None:
             said = state.log(SUPERVISOR).read_bytes()[began:].decode(errors="replace").strip()
             raise ServiceUnavailable(f"The supervisor did not start: {said}", hint=f"Read {state.log(SUPERVISOR)}.")
         time.sleep(_POLL_SECONDS / 4)
+
+
+def _supervisor_argv(plan: Plan, state: StateFolder) -> list[str]:
+    return [sys.executable, "-m", plan.program, str(state.folder), json.dumps(plan.options)]
+
+
+def _supervisor_environment() -> dict[str, str]:
+    """No secret that whoever starts us may have in theirs: it would outlive them, and nobody would know of it."""
+    asked = (STATE_VARIABLE, SOCKET_VARIABLE)
+    return clean_environment() | {name: os.environ[name] for name in asked if name in os.environ}
 
 
 def _retry_failed_parts(state: StateFolder) -> None:
@@ -201,10 +260,20 @@ def _follow(plan: Plan, state: StateFolder, limit_seconds: float, progress: Prog
             if told.get(part["name"]) != part["state"]:
                 told[part["name"]] = part["state"]
                 progress(part)
-        settled = report.verdict is Verdict.OK or not report.data["running"] or _any_failed(state)
+        settled = report.verdict is Verdict.OK or not report.data["running"] or _is_stuck(plan, report)
         if settled or time.monotonic() > deadline:
             return report
         time.sleep(_POLL_SECONDS)
+
+
+def _is_stuck(plan: Plan, report: StackReport) -> bool:
+    """Whether waiting any longer would tell nothing new: a part is given up, or keeps failing."""
+    unattended = plan.patience.most_quick_failures is None
+    return any(
+        part["state"] == PartState.FAILED
+        or (unattended and part["state"] == PartState.BACKING_OFF and part["restarts"] >= _RESTARTS_THAT_TELL)
+        for part in report.data.get("parts", [])
+    )
 
 
 def _stop_supervisor(state: StateFolder) -> None:

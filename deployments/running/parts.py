@@ -9,7 +9,8 @@ from keepwell.command import Command
 from keepwell.errors import ConfigurationError
 
 Probe = Callable[[float], bool]
-"""Whether a part serves now, given the time (seconds since 1970) at which its process was started."""
+"""Whether a part serves now, given a time (seconds since 1970): what is older says nothing, such as a heartbeat of the
+process before."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Part:
         death_signal: What the kernel sends it when the supervisor dies.
         grace_seconds: From the polite signal to SIGKILL.
         start_limit_seconds: From its start until it must be ready, or done.
+        check_seconds: How often it is asked again once it is ready; 0 for never.
+        again_on_reload: For a step: done again when the stack is told to reload.
     """
 
     name: str
@@ -37,6 +40,8 @@ class Part:
     death_signal: signal.Signals = signal.SIGKILL
     grace_seconds: float = 5
     start_limit_seconds: float = 90
+    check_seconds: float = 0
+    again_on_reload: bool = False
 
     @property
     def is_step(self) -> bool:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from deployments.running.parts import Part
+from deployments.running.restarts import WATCHED, Patience
 from deployments.running.state import StateFolder
 
 Options = Mapping[str, Any]
@@ -25,6 +26,7 @@ class Plan:
         use: How to go on once everything serves.
         start_command: What starts it.
         status_command: What shows how far it is.
+        patience: With parts that keep dying.
     """
 
     title: str
@@ -36,6 +38,7 @@ class Plan:
     use: Callable[[StateFolder], str]
     start_command: str
     status_command: str
+    patience: Patience = WATCHED
 
     def with_options(self, options: Options) -> "Plan":
         """The same stack, asked for otherwise."""

@@ -12,13 +12,13 @@ _RANGE = range(20_000, 32_000)
 _TRIES = 500
 
 
-def is_free(port: int) -> bool:
-    """Whether a server could listen on this port of loopback now."""
+def is_free(port: int, host: str = HOST) -> bool:
+    """Whether a server could listen on this port of an IPv4 address now; loopback by default."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
         # As servers do: a connection of a server just stopped, in its last minute, takes no port.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            listener.bind((HOST, port))
+            listener.bind((host, port))
         except OSError:
             return False
     return True

@@ -42,7 +42,13 @@ ORCHESTRATOR_PARAMETERS: Mapping[str, str] = {
 
 
 def cluster_parts(
-    state: StateFolder, name: str, port: int, parameters: Mapping[str, str], *, database: str = "postgres"
+    state: StateFolder,
+    name: str,
+    port: int,
+    parameters: Mapping[str, str],
+    *,
+    database: str = "postgres",
+    check_seconds: float = 0,
 ) -> tuple[Part, Part]:
     """The step that makes a cluster where there is none, and the server on it.
 
@@ -52,6 +58,7 @@ def cluster_parts(
         port: On loopback.
         parameters: Server settings, given anew at every start.
         database: Database that the step creates and that the server is asked for.
+        check_seconds: How often it is asked again whether it serves; 0 for never.
     """
     folder, secret = state.data(name), f"{name}-password"
 
@@ -78,6 +85,7 @@ def cluster_parts(
         stop_signal=signal.SIGINT,
         death_signal=signal.SIGQUIT,
         grace_seconds=20,
+        check_seconds=check_seconds,
     )
     return step, server
 
@@ -96,7 +104,9 @@ def choose_installation(folder: Path, installations: Sequence[Binaries] | None =
         what = "PostgreSQL server" if major is None else f"PostgreSQL {major} server, which made {folder},"
         raise ConfigurationError(
             f"No {what} is installed.",
-            hint="Install the local-stack extra." if major is None else "Install it, or start over with down --purge.",
+            hint="Install PostgreSQL 15, 16 or 17, or Keepwell's local-stack extra."
+            if major is None
+            else "Install that version again.",
         )
     return min(fitting, key=lambda found: (found.origin != "system", -found.major))
 

@@ -1,9 +1,10 @@
-"""Questions to a server on loopback whether it serves; each takes half a second at most and never raises."""
+"""Questions to a server of this machine whether it serves; each takes a few seconds at most and never raises."""
 
 import base64
 import http.client
 import json
 import socket
+from collections.abc import Mapping
 from datetime import datetime
 
 import psycopg
@@ -11,7 +12,8 @@ import psycopg
 from deployments.running.parts import Probe
 from deployments.running.ports import HOST
 
-_LIMIT_SECONDS = 0.5
+_LIMIT_SECONDS = 2.0
+_CSRF_CLIENT = "supervisor"
 
 
 def logs_in_to_postgres(port: int, password: str, database: str = "postgres") -> Probe:
@@ -44,20 +46,27 @@ def answers_redis(port: int, password: str) -> Probe:
     return probe
 
 
-def answers_http(port: int, path: str = "/") -> Probe:
+def answers_http(port: int, path: str = "/", host: str = HOST) -> Probe:
     """Whether a path answers with a status below 400."""
-    return lambda _: _request(port, "GET", path) is not None
+    return lambda _: _request((host, port), "GET", path, {}) is not None
 
 
-def has_worker(port: int, pool: str, name: str, login: str | None = None) -> Probe:
-    """Whether the Prefect server has heard from this worker since it was started; with the login that it asks for."""
+def has_worker(port: int, pool: str, name: str, login: str, host: str = HOST) -> Probe:
+    """Whether the Prefect server has heard from this worker since the given time."""
+    headers = {"Authorization": f"Basic {base64.b64encode(login.encode()).decode()}"}
 
-    def probe(started_at: float) -> bool:
-        answer = _request(port, "POST", f"/api/work_pools/{pool}/workers/filter", {}, login)
-        if answer is None:
+    def probe(since: float) -> bool:
+        token = _request((host, port), "GET", f"/api/csrf-token?client={_CSRF_CLIENT}", headers)
+        if token is None:
             return False
-        return any(
-            worker.get("name") == name and _seconds(worker.get("last_heartbeat_time")) >= started_at
+        allowed = headers | {
+            "Content-Type": "application/json",
+            "Prefect-Csrf-Client": _CSRF_CLIENT,
+            "Prefect-Csrf-Token": str(json.loads(token)["token"]),
+        }
+        answer = _request((host, port), "POST", f"/api/work_pools/{pool}/workers/filter", allowed, "{}")
+        return answer is not None and any(
+            worker.get("name") == name and _seconds(worker.get("last_heartbeat_time")) >= since
             for worker in json.loads(answer)
         )
 
@@ -68,15 +77,13 @@ def _seconds(time_text: str | None) -> float:
     return datetime.fromisoformat(time_text).timestamp() if time_text else 0.0
 
 
-def _request(port: int, method: str, path: str, document: object = None, login: str | None = None) -> bytes | None:
+def _request(
+    place: tuple[str, int], method: str, path: str, headers: Mapping[str, str], body: str | None = None
+) -> bytes | None:
     """Body of a good answer; None for any other, or none."""
-    connection = http.client.HTTPConnection(HOST, port, timeout=_LIMIT_SECONDS)
+    connection = http.client.HTTPConnection(*place, timeout=_LIMIT_SECONDS)
     try:
-        body = None if document is None else json.dumps(document)
-        headers = {"Content-Type": "application/json"} if body else {}
-        if login:
-            headers["Authorization"] = f"Basic {base64.b64encode(login.encode()).decode()}"
-        connection.request(method, path, body, headers)
+        connection.request(method, path, body, dict(headers))
         response = connection.getresponse()
         content = response.read()
     except (OSError, http.client.HTTPException):

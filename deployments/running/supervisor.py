@@ -9,96 +9,67 @@ import os
 import select
 import signal
 import socket
-import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any
 
-from deployments.running.parts import Part, startable, stoppable
-from deployments.running.plan import Options, Plan
+from deployments.running.logs import keep_bounded
+from deployments.running.parts import startable, stoppable
+from deployments.running.plan import Plan
 from deployments.running.processes import end, find_by_variable, identify
 from deployments.running.restarts import decide_restart
+from deployments.running.service_manager import tell_service_manager
 from deployments.running.state import MARKER_VARIABLE, STATUS_DOCUMENT, SUPERVISOR, StateFolder
+from deployments.running.supervised import PartState, Supervised
 from keepwell import command
 from keepwell.errors import KeepwellError
 
 _BUSY_POLL_SECONDS = 0.1
 _IDLE_POLL_SECONDS = 30.0
-_LONGEST_LOG_BYTES = 10_000_000
 _LEFTOVER_GRACE_SECONDS = 5.0
-
-
-class PartState(StrEnum):
-    """How a part stands."""
-
-    WAITING = "waiting"
-    STARTING = "starting"
-    READY = "ready"
-    DONE = "done"
-    BACKING_OFF = "backing off"
-    FAILED = "failed"
-    STOPPED = "stopped"
-
-
-@dataclass
-class _Supervised:
-    """One part and what became of it so far. Times are seconds since 1970."""
-
-    part: Part
-    state: PartState = PartState.WAITING
-    process: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
-    started_at: float = 0
-    ready_at: float = 0
-    next_start_at: float = 0
-    quick_failures: int = 0
-    restarts: int = 0
-    detail: str = ""
-
-    def as_document(self, state: StateFolder) -> dict[str, Any]:
-        return {
-            "name": self.part.name,
-            "kind": "step" if self.part.is_step else "server",
-            "state": self.state.value,
-            "pid": self.process.pid if self.process is not None else None,
-            "address": self.part.address,
-            "restarts": self.restarts,
-            "start_seconds": round(self.ready_at - self.started_at, 2) if self.ready_at else None,
-            "detail": self.detail,
-            "log": str(state.log(self.part.name)),
-        }
 
 
 class Supervisor:
     """Runs parts until it is told to stop.
 
     Args:
-        parts: In an order in which they can be started.
+        plan: Which stack; its options are recorded in the status, so that others can plan the same parts.
         state: Where logs, pid records and the status go.
-        options: Recorded in the status, so that others can plan the same parts.
+
+    Raises:
+        KeepwellError: The parts cannot be planned.
     """
 
-    def __init__(self, parts: Sequence[Part], state: StateFolder, options: Options) -> None:
-        self._state, self._options = state, options
-        self._supervised = {part.name: _Supervised(part) for part in parts}
+    def __init__(self, plan: Plan, state: StateFolder) -> None:
+        self._plan, self._state = plan, state
+        self._supervised = {part.name: Supervised(part) for part in plan.read_parts(state)}
         self._began_at = time.time()
         self._settled_seconds: float | None = None
-        self._stopping = self._retrying = False
+        self._stopping = self._reloading = False
         self._published: dict[str, Any] = {}
         self._wake, self._waker = socket.socketpair()
 
     def run(self) -> None:
         """Start everything, look after it, and return when told to stop and everything has ended."""
         self._listen_to_signals()
+        tell_service_manager(READY="1")
         while not self._stopping:
             self._advance()
+            self._bound_logs()
             self._publish("running")
             self._sleep()
+        tell_service_manager(STOPPING="1")
+        self.close()
+
+    def close(self) -> None:
+        """Stop everything, and return when everything has ended."""
         self._stop_all()
+        # The kernel writes into it at each signal, until it is told of another place.
+        signal.set_wakeup_fd(-1)
+        for end_of_pair in (self._wake, self._waker):
+            end_of_pair.close()
 
     def _listen_to_signals(self) -> None:
         for end_of_pair in (self._wake, self._waker):
@@ -108,18 +79,18 @@ class Supervisor:
         def stop(_: int, __: FrameType | None) -> None:
             self._stopping = True
 
-        def retry(_: int, __: FrameType | None) -> None:
-            self._retrying = True
+        def reload(_: int, __: FrameType | None) -> None:
+            self._reloading = True
 
         signal.signal(signal.SIGTERM, stop)
         signal.signal(signal.SIGINT, stop)
-        signal.signal(signal.SIGHUP, retry)
+        signal.signal(signal.SIGHUP, reload)
         # Only so that the end of a child wakes us up.
         signal.signal(signal.SIGCHLD, lambda *_: None)
 
     def _advance(self) -> None:
-        if self._retrying:
-            self._retry_failed()
+        if self._reloading:
+            self._reload()
         for supervised in self._supervised.values():
             self._look_at(supervised)
         parts = [supervised.part for supervised in self._supervised.values()]
@@ -129,34 +100,48 @@ class Supervisor:
         if self._settled_seconds is None and len(self._names(PartState.READY, PartState.DONE)) == len(parts):
             self._settled_seconds = round(time.time() - self._began_at, 1)
 
-    def _retry_failed(self) -> None:
-        self._retrying = False
-        for name in self._names(PartState.FAILED):
-            self._supervised[name].state, self._supervised[name].quick_failures = PartState.WAITING, 0
+    def _reload(self) -> None:
+        """Try again what was given up, and do again what depends on the configuration."""
+        self._reloading = False
+        for one in self._supervised.values():
+            if one.state is PartState.FAILED or (one.state is PartState.DONE and one.part.again_on_reload):
+                one.again()
 
     def _names(self, *states: PartState) -> set[str]:
         return {name for name, supervised in self._supervised.items() if supervised.state in states}
 
-    def _look_at(self, one: _Supervised) -> None:
-        """Notice that a part became ready, ended, took too long, or is due again."""
+    def _look_at(self, one: Supervised) -> None:
+        """Notice that a part became ready, ended, took too long, fell silent, or is due again."""
         now = time.time()
         if one.process is not None and one.process.poll() is not None:
             self._handle_end(one, one.process.returncode)
+        elif one.process is not None and one.kill_at and now > one.kill_at:
+            one.process.kill()
         elif one.state is PartState.STARTING and one.part.ready is not None and one.part.ready(one.started_at):
-            one.state, one.ready_at, one.detail = PartState.READY, time.time(), ""
+            one.note_ready(time.time())
             _say(f"{one.part.name} is ready after {one.ready_at - one.started_at:.1f} s")
         elif one.state is PartState.STARTING and now > one.started_at + one.part.start_limit_seconds:
             one.detail = f"not ready within {one.part.start_limit_seconds:.0f} s"
             if one.process is not None:
                 one.process.kill()
+        elif one.is_due_for_check(now) and one.is_silent(now):
+            self._end_silent(one)
         elif one.state is PartState.BACKING_OFF and now >= one.next_start_at:
             self._start(one)
 
-    def _start(self, one: _Supervised) -> None:
+    def _end_silent(self, one: Supervised) -> None:
+        """It runs and answers nobody: end it, so that it is started again."""
+        one.detail = f"silent for {one.silences} checks"
+        _say(f"{one.part.name} is {one.detail}, and is ended")
+        if one.process is not None and not one.kill_at:
+            one.process.send_signal(one.part.stop_signal)
+            one.kill_at = time.time() + one.part.grace_seconds
+
+    def _start(self, one: Supervised) -> None:
         name = one.part.name
         try:
-            with self._open_log(name) as log:
-                one.process = command.start(
+            with self._state.log(name).open("ab") as log:
+                process = command.start(
                     one.part.build(),
                     stdout=log,
                     stderr=log,
@@ -164,20 +149,20 @@ class Supervisor:
                     death_signal=one.part.death_signal,
                 )
         except (KeepwellError, OSError) as error:
-            one.state, one.detail = PartState.FAILED, str(error)
+            one.detail = str(error)
             _say(f"{name} cannot be started: {error}")
+            self._decide_restart(one, fails_again=True)
             return
-        one.state, one.started_at, one.ready_at = PartState.STARTING, time.time(), 0
-        self._state.record_process(name, one.process.pid)
-        _say(f"{name} started as process {one.process.pid}")
+        one.note_start(process, time.time())
+        self._state.record_process(name, process.pid)
+        _say(f"{name} started as process {process.pid}")
 
-    def _open_log(self, name: str) -> IO[bytes]:
-        path = self._state.log(name)
-        if path.exists() and path.stat().st_size > _LONGEST_LOG_BYTES:
-            path.replace(path.with_suffix(".log.1"))
-        return path.open("ab")
+    def _bound_logs(self) -> None:
+        """Ours too, where somebody let us write to one."""
+        for name in (SUPERVISOR, *self._supervised):
+            keep_bounded(self._state.log(name))
 
-    def _handle_end(self, one: _Supervised, exit_code: int) -> None:
+    def _handle_end(self, one: Supervised, exit_code: int) -> None:
         served_seconds = time.time() - one.ready_at if one.ready_at else 0
         one.process = None
         self._state.forget_process(one.part.name)
@@ -187,10 +172,17 @@ class Supervisor:
             one.state, one.ready_at = PartState.DONE, time.time()
             return
         one.detail = ", ".join(filter(None, [one.detail, ended]))
-        decision = decide_restart(quick_failures=one.quick_failures, served_seconds=served_seconds)
+        self._decide_restart(one, served_seconds=served_seconds, fails_again=one.part.is_step)
+
+    def _decide_restart(self, one: Supervised, *, served_seconds: float = 0, fails_again: bool) -> None:
+        decision = decide_restart(
+            quick_failures=one.quick_failures,
+            served_seconds=served_seconds,
+            fails_again=fails_again,
+            patience=self._plan.patience,
+        )
         one.quick_failures = decision.quick_failures
-        # A step that failed would fail again: `up` tries it once more when the user asks.
-        if one.part.is_step or decision.delay_seconds is None:
+        if decision.delay_seconds is None:
             one.state = PartState.FAILED
             return
         one.state, one.restarts = PartState.BACKING_OFF, one.restarts + 1
@@ -204,16 +196,19 @@ class Supervisor:
             "supervisor": own.as_document() if own is not None else {},
             "began_at": self._began_at,
             "settled_seconds": self._settled_seconds,
-            "options": dict(self._options),
+            "options": dict(self._plan.options),
             "parts": [one.as_document(self._state) for one in self._supervised.values()],
         }
         if document != self._published:
             self._state.write_document(STATUS_DOCUMENT, document)
             self._published = document
+            serving = len(self._names(PartState.READY, PartState.DONE))
+            tell_service_manager(STATUS=f"{phase}: {serving} of {len(self._supervised)} parts serve")
 
     def _sleep(self) -> None:
         """Until a signal comes, or something must be looked at again."""
-        if self._names(PartState.STARTING):
+        tell_service_manager(WATCHDOG="1")
+        if self._names(PartState.STARTING) or any(one.kill_at for one in self._supervised.values() if one.process):
             limit = _BUSY_POLL_SECONDS
         else:
             due = [one.next_start_at - time.time() for one in self._supervised.values() if one.next_start_at]
@@ -242,7 +237,7 @@ class Supervisor:
         end(leftovers, polite=signal.SIGTERM, grace_seconds=_LEFTOVER_GRACE_SECONDS)
         self._publish("stopped")
 
-    def _tell_to_stop(self, one: _Supervised, told_at: dict[str, float]) -> None:
+    def _tell_to_stop(self, one: Supervised, told_at: dict[str, float]) -> None:
         if one.process is None:
             return
         name, now = one.part.name, time.time()
@@ -290,7 +285,7 @@ def supervise(plan: Plan, state: StateFolder) -> int:
     with lock:
         try:
             plan.prepare(state, plan.options)
-            supervisor = Supervisor(plan.read_parts(state), state, plan.options)
+            supervisor = Supervisor(plan, state)
         except KeepwellError as error:
             _say(str(error))
             return 1

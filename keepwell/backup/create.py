@@ -18,19 +18,20 @@ from keepwell.backup.manifest import Manifest, Part
 from keepwell.backup.platform_copy import render_without_secrets, without_login
 from keepwell.backup.preflight import Readiness, require_ready
 from keepwell.backup.restore import sweep_restores
-from keepwell.backup.restore_page import Place, render_restore_page
+from keepwell.backup.restore_page import FolderPlace, Place, render_restore_page
 from keepwell.backup.spool import open_spool, sweep_spools
 from keepwell.backup.store_databases import StoredDatabase, store_databases
 from keepwell.backup.sweep import require_unswept, sweep_unfinished
 from keepwell.backup.transfer import send
 from keepwell.errors import VerificationFailed
+from keepwell.objectstore.bucket import folder_of
 from keepwell.objectstore.capabilities import require_keeping
 from keepwell.objectstore.store import Store
 from keepwell.objectstore.uploads import Uploads
 from keepwell.postgres import archive
 from keepwell.progress import Progress
 from keepwell.sealing import require_able_to_seal
-from keepwell.settings import Platform
+from keepwell.settings import BucketSettings, Platform
 
 # A few connections hide the store's latency without flooding it, and bound what waits in memory.
 _UPLOADS = 4
@@ -150,17 +151,26 @@ def _write_restore_page(
         platform=platform.name,
         databases=[one.document for one in stored],
         archive_major=ready.client.major,
-        place=Place(
-            without_login(platform.bucket.endpoint_url or "") or None,
-            platform.bucket.region,
-            store.place,
-        ),
+        place=_place_in(platform, platform.bucket),
+        second=_find_second(platform),
         sealed_for=tuple(map(str, store.seal.recipients)),
         signed=store.seal.signer is not None,
         role_passwords=stored[0].role_passwords,
         more=render_companions_page(beside.uploads, beside.cache, backup_id),
     )
     (work / layout.RESTORE_PAGE).write_text(page, encoding="utf-8")
+
+
+def _find_second(platform: Platform) -> Place | FolderPlace | None:
+    """Where the second destination is, if there is one."""
+    if platform.second_folder is not None:
+        return FolderPlace(platform.second_folder.directory, platform.name)
+    return _place_in(platform, platform.second_bucket) if platform.second_bucket is not None else None
+
+
+def _place_in(platform: Platform, bucket: BucketSettings) -> Place:
+    endpoint_url = without_login(bucket.endpoint_url or "") or None
+    return Place(endpoint_url, bucket.region, f"{bucket.name}/{folder_of(platform.name, bucket)}".rstrip("/"))
 
 
 def _store_file(store: Store, uploads: Uploads, backup_id: str, work: Path, name: str) -> Part:

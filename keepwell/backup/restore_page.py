@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC
+from pathlib import Path
 
 from keepwell.backup import layout
 from keepwell.backup.database import Database, Source
@@ -97,6 +98,19 @@ class Place:
     folder: str
 
 
+@dataclass(frozen=True)
+class FolderPlace:
+    """Where a platform's sets lie in a folder: a second destination on a disk or a network share.
+
+    Attributes:
+        directory: Where it is mounted on the machine that makes the sets.
+        folder: The platform's, below it.
+    """
+
+    directory: Path
+    folder: str
+
+
 def render_restore_page(
     *,
     backup_id: str,
@@ -104,6 +118,7 @@ def render_restore_page(
     databases: Sequence[Database],
     archive_major: int,
     place: Place,
+    second: Place | FolderPlace | None = None,
     sealed_for: tuple[str, ...],
     signed: bool,
     role_passwords: bool,
@@ -117,6 +132,7 @@ def render_restore_page(
         databases: What the set holds, the main one first.
         archive_major: A pg_restore of this major version or newer reads the archive.
         place: Where the set lies.
+        second: Where its copy lies, once it was carried there; None where there is no second destination.
         sealed_for: Public age keys that open it; empty where it is not sealed.
         signed: Whether its manifest is signed.
         role_passwords: Whether the roles come with their passwords.
@@ -129,6 +145,7 @@ def render_restore_page(
     sections = [
         _render_head(backup_id, platform, databases, archive_major, sealed=bool(sealed_for), signed=signed),
         _render_known(backup_id, place),
+        *_render_second(second),
         _render_wanted(sealed_for, databases, signed=signed),
         f"1. Fetch the manifest, and {checked}:",
         _shell(f"{ENTER}\n{CHECK_SIGNATURE}" if signed else ENTER),
@@ -169,17 +186,43 @@ def _render_head(
 
 
 def _render_known(backup_id: str, place: Place) -> str:
+    values = {"SET": backup_id, "ARCHIVE": layout.DATABASE.rstrip("/")}
+    return _shell(_render_exports(values | _find_values(place)))
+
+
+def _render_second(second: Place | FolderPlace | None) -> Iterator[str]:
+    """No step of its own: what is exported in place of the lines above, where the first destination is gone."""
+    if second is None:
+        return
+    where = "another bucket, with access keys of its own"
+    if isinstance(second, FolderPlace):
+        where = "a folder, which may be mounted elsewhere by now and needs no access key"
+    yield (
+        "Its copy lies in a second destination, where it was carried there: "
+        f"{where}. Should the first be gone, export these in place of the same ones above:"
+    )
+    yield f"```ini\n{_render_exports(_find_values(second))}\n```"
+
+
+def _find_values(place: Place | FolderPlace) -> dict[str, str]:
+    """What rclone needs to know of a place."""
+    if isinstance(place, FolderPlace):
+        return {
+            "PLACE": place.folder,
+            "RCLONE_CONFIG_STORE_TYPE": "alias",
+            "RCLONE_CONFIG_STORE_REMOTE": str(place.directory),
+        }
     values = {
-        "SET": backup_id,
         "PLACE": place.folder,
-        "ARCHIVE": layout.DATABASE.rstrip("/"),
         "RCLONE_CONFIG_STORE_TYPE": "s3",
         "RCLONE_CONFIG_STORE_PROVIDER": "Other" if place.endpoint_url else "AWS",
         "RCLONE_CONFIG_STORE_REGION": place.region,
     }
-    if place.endpoint_url:
-        values["RCLONE_CONFIG_STORE_ENDPOINT"] = place.endpoint_url
-    return _shell("\n".join(f"export {name}={shlex.quote(value)}" for name, value in values.items()))
+    return values | ({"RCLONE_CONFIG_STORE_ENDPOINT": place.endpoint_url} if place.endpoint_url else {})
+
+
+def _render_exports(values: dict[str, str]) -> str:
+    return "\n".join(f"export {name}={shlex.quote(value)}" for name, value in values.items())
 
 
 def _render_wanted(sealed_for: tuple[str, ...], databases: Sequence[Database], *, signed: bool) -> str:

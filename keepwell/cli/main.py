@@ -4,12 +4,13 @@ from typing import Annotated
 
 import typer
 
-from keepwell.cli import backup, bucket, console, keys, notify, retention, second, stack
+from keepwell.cli import backup, bucket, console, keys, notify, retention, second, serve, stack
 from keepwell.cli.doctor import doctor
 from keepwell.cli.guide import guide
 from keepwell.cli.init import init
 from keepwell.cli.pause import pause, resume
 from keepwell.cli.prove_dump import prove_dump
+from keepwell.cli.roles import roles
 from keepwell.cli.run_flow import run_flow
 from keepwell.cli.schedules import schedules
 
@@ -45,6 +46,7 @@ backup.app.command()(second.prepare_second)
 app.add_typer(backup.app, name="backup")
 app.add_typer(bucket.app, name="bucket")
 app.add_typer(keys.app, name="keys")
+app.command()(roles)
 app.command("prove-dump")(prove_dump)
 app.command("run")(run_flow)
 app.command()(schedules)
@@ -52,6 +54,7 @@ app.command()(pause)
 app.command()(resume)
 app.command()(guide)
 app.add_typer(notify.app, name="notify")
+app.command(context_settings=serve.HAND_ON)(serve.serve)
 app.command(context_settings=stack.HAND_ON)(stack.up)
 app.command(context_settings=stack.HAND_ON)(stack.status)
 app.command(context_settings=stack.HAND_ON)(stack.down)

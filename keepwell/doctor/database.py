@@ -13,6 +13,7 @@ from keepwell.backup.space import estimate_scratch_bytes, estimate_working_bytes
 from keepwell.backup.spool import open_spool, require_space, spool_place
 from keepwell.doctor.clock import judge_clock
 from keepwell.doctor.outcome import alert, guarded, not_checked, ok, warn
+from keepwell.doctor.role import examine_role
 from keepwell.errors import Busy, KeepwellError, PreconditionFailed
 from keepwell.postgres import facts
 from keepwell.postgres.binaries import find_installations
@@ -73,6 +74,7 @@ def _examine_main(platform: Platform) -> Iterator[Finding]:
         yield from guarded("pooler", lambda: _examine_session(connection, database))
         yield from guarded("maintenance database", lambda: _examine_locks(database))
         yield from guarded("privileges", lambda: _examine_privileges(connection, database))
+        yield from guarded("least privilege", lambda: examine_role(connection, platform))
         yield from guarded("migrations", lambda: _examine_migrations(connection))
         yield from guarded("database facts", lambda: _examine_facts(connection, platform))
 

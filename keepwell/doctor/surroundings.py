@@ -8,6 +8,7 @@ from itertools import islice
 from keepwell import notify, orchestrator
 from keepwell.cache import read_facts
 from keepwell.doctor.outcome import alert, from_error, guarded, not_applicable, not_checked, ok, warn
+from keepwell.doctor.protection import examine_protection
 from keepwell.doctor.schedules import find_differences
 from keepwell.errors import KeepwellError, PreconditionFailed
 from keepwell.keyring import judge_keys
@@ -84,6 +85,7 @@ def examine_orchestrator(platform: Platform) -> Iterator[Finding]:
             yield not_checked("schedule", "Workers and deployments were not checked: the server is out of reach.")
             return
         yield ok("orchestrator", f"The Prefect API answers at {_without_login(client.api_url)}.")
+        yield from examine_protection(client)
         yield from guarded("worker", lambda: _examine_pool(client, platform.name))
         yield from guarded("deployments", lambda: _examine_deployments(client, platform.name))
 

@@ -36,6 +36,8 @@ API_VARIABLE = "PREFECT_API_URL"
 AUTH_VARIABLE = "PREFECT_API_AUTH_STRING"
 _PAGE = 200
 _INFO = 20
+# A token that is made only to see whether there are any.
+_NOBODY = "examination"
 
 # One line per request would drown the run that is being followed.
 logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -208,6 +210,26 @@ class Orchestrator:
         self._ask("GET", "/health")
         # The health address answers without a login, so ask something that needs one.
         self._ask("GET", "/admin/version")
+
+    def lets_anybody_in(self) -> bool:
+        """Whether the server answers who has no login."""
+        parts = urlsplit(self.api_url)
+        stranger = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+        with _translated():
+            answer = httpx.get(f"{stranger}/admin/version", timeout=self._client.timeout)
+        if answer.status_code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+            return False
+        _require_success(answer)
+        return True
+
+    def has_csrf_protection(self) -> bool:
+        """Whether the server takes no change without a token that only pages of its own can get."""
+        with _translated():
+            answer = self._client.get("/csrf-token", params={"client": _NOBODY})
+        if answer.status_code == HTTPStatus.UNPROCESSABLE_ENTITY:
+            return False
+        _require_success(answer)
+        return True
 
     def read_deployments(self) -> list[Deployment]:
         """Every deployment, by name, with its flow's."""

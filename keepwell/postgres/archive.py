@@ -146,7 +146,7 @@ def build_globals_command(binaries: Binaries, database: DatabaseSettings, file: 
     argv += [] if passwords else ["--no-role-passwords"]
     return binaries.call(
         argv,
-        password_environment(database),
+        password_environment(database) | {"PGOPTIONS": DUMP_OPTIONS},
         writable=[file.parent],
         readable=_to_log_in(target),
         has_network=_over_a_network(target),

@@ -33,8 +33,9 @@ _UNHURRIED: dict[str, str] = {
     "idle_session_timeout": "0",
     "transaction_timeout": "0",
 }
-# pg_dump pins part of this itself; the rest it takes from the role and the database, which may say anything.
-DUMP_OPTIONS = "-c TimeZone=UTC -c bytea_output=hex -c lc_monetary=C"
+# pg_dump pins part of this itself; the rest it takes from the role and the database, which may say anything. It lifts
+# the limit of a statement too, but not before its first one; pg_dumpall never does.
+DUMP_OPTIONS = "-c TimeZone=UTC -c bytea_output=hex -c lc_monetary=C -c statement_timeout=0"
 
 _TRANSIENT_CLASSES = ("08", "40", "53", "57P", "25P03", "25P04")
 _HINTS_FOR_CLASS: dict[str, str] = {

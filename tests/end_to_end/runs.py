@@ -1,6 +1,7 @@
 """Runs of a real Prefect server, by its REST API."""
 
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,7 @@ class Api:
     def __init__(self, url: str, login: str) -> None:
         user, _, password = login.partition(":")
         self._url, self._login = url, (user, password)
+        self._token: dict[str, str] = {}
 
     def get(self, path: str) -> Any:
         return self._ask("GET", path)
@@ -36,9 +38,18 @@ class Api:
         return self._ask("PUT", path, body)
 
     def _ask(self, method: str, path: str, body: Any = None) -> Any:
-        answer = httpx.request(method, f"{self._url}{path}", json=body, auth=self._login, timeout=30)
+        answer = self._request(method, path, body)
+        if answer.status_code == 403 and "CSRF" in answer.text:
+            client = str(uuid.uuid4())
+            token = self._request("GET", f"/csrf-token?client={client}", None).json()["token"]
+            self._token = {"Prefect-Csrf-Client": client, "Prefect-Csrf-Token": token}
+            answer = self._request(method, path, body)
         answer.raise_for_status()
         return answer.json() if answer.content else None
+
+    def _request(self, method: str, path: str, body: Any) -> httpx.Response:
+        address = f"{self._url}{path}"
+        return httpx.request(method, address, json=body, auth=self._login, headers=self._token, timeout=30)
 
     def start(self, procedure: str, platform: str = "esn", **parameters: Any) -> str:
         """Start a procedure of a platform; the run's id."""

@@ -25,7 +25,7 @@ CONTRARY = {
     "IntervalStyle": "sql_standard",
     "extra_float_digits": "-10",
     "search_path": "pg_temp",
-    "statement_timeout": "20ms",
+    "statement_timeout": "100ms",
     "idle_in_transaction_session_timeout": "20ms",
     "default_transaction_read_only": "on",
     "row_security": "off",

@@ -15,12 +15,17 @@ from real_servers import PASSWORD, Server, bucket_settings, build_platform, fres
 
 from deployments.local.objectstore import RunningObjectStore
 from keepwell.backup import layout
+from keepwell.backup.carry import carry_set
 from keepwell.backup.manifest import Manifest
 from keepwell.backup.restore_page import Place, render_restore_page
+from keepwell.destination import Destination
 from keepwell.keyring import make_key_files, make_offline_file, read_identities
 from keepwell.objectstore.bucket import open_store
+from keepwell.objectstore.destinations import open_destination
+from keepwell.objectstore.folder import prepare_folder
 from keepwell.objectstore.store import SIGNATURE_SUFFIX, Store
-from keepwell.settings import Platform, SealingSettings
+from keepwell.progress import silent
+from keepwell.settings import Platform, SealingSettings, SecondFolderSettings
 
 pytestmark = [pytest.mark.long, pytest.mark.stock_tools]
 
@@ -211,6 +216,26 @@ def test_a_set_s_own_page_restores_it(by_hand: ByHand, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     require_whole(by_hand, "by_its_page")
     require_further(by_hand, "second_by_its_page")
+
+
+def test_the_page_names_the_second_destination_and_restores_from_there(by_hand: ByHand, tmp_path: Path) -> None:
+    """With no key of the bucket at all."""
+    folder = tmp_path / "a second disk"
+    folder.mkdir()
+    prepare_folder(folder)
+    platform = by_hand.platform.model_copy(update={"second_folder": SecondFolderSettings(directory=folder)})
+    first, second = by_hand.store, open_destination(platform, Destination.SECOND)
+    backup_id = back_up(platform).backup_id
+    carry_set(first, second, backup_id, silent)
+    page = second.get_bytes(layout.set_folder(backup_id) + layout.RESTORE_PAGE).decode()
+    # As it says: in place of the same lines above, which stand in the first block.
+    known, there = blocks(page)[0], re.findall(r"^```ini\n(.*?)\n```$", page, re.MULTILINE | re.DOTALL)[0]
+    page = page.replace(known, f"{known}\n{there}")
+    no_keys = {f"RCLONE_CONFIG_STORE_{name}": "none" for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY")}
+    done = run(by_hand, tmp_path, page, "from_second", DATABASE_2="second_from_second", **no_keys)
+    assert done.returncode == 0, done.stdout + done.stderr
+    require_whole(by_hand, "from_second")
+    require_further(by_hand, "second_from_second")
 
 
 def forge_manifest(store: Store, copied: Manifest) -> None:

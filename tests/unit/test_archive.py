@@ -156,6 +156,11 @@ def test_only_the_pair_of_lines_that_guards_psql_is_left_out(between: bytes) -> 
     )
 
 
+def test_no_limit_of_a_role_or_a_database_ends_pg_dumpall() -> None:
+    call = archive.build_globals_command(PROGRAMS, DATABASE, Path("g"), passwords=False)
+    assert "-c statement_timeout=0" in call.environment["PGOPTIONS"]
+
+
 def test_passwords_of_roles_are_asked_for_only_where_we_may_read_them() -> None:
     refused = archive.build_globals_command(PROGRAMS, DATABASE, Path("g"), passwords=False)
     granted = archive.build_globals_command(PROGRAMS, DATABASE, Path("g"), passwords=True)

@@ -272,8 +272,11 @@ def test_an_orchestrator_that_is_down() -> None:
 
 def test_an_orchestrator_that_is_well_and_one_that_is_not() -> None:
     with fake_prefect() as server:
-        platform = _platform(orchestrator=OrchestratorSettings(api_url=server.url))
+        server.auth_string, server.csrf = "keepwell:hush", True
+        settings = OrchestratorSettings(api_url=server.url, auth_string=SecretStr(server.auth_string))
+        platform = _platform(orchestrator=settings)
         well = {"orchestrator": Verdict.OK, "worker": Verdict.OK, "deployment backup-and-verify": Verdict.OK}
+        well |= dict.fromkeys(("orchestrator login", "orchestrator CSRF", "orchestrator listeners"), Verdict.OK)
         assert _verdicts(examine_orchestrator(platform)) == well | {"queues": Verdict.OK}
         # The worker that is online is the watch's, on another machine.
         server.queues["platform-esn"] = "NOT_READY"

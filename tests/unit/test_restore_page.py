@@ -7,7 +7,7 @@ from backup_documents import SNAPSHOT, a_database, a_manifest
 
 from keepwell.backup import restore_page
 from keepwell.backup.database import Database
-from keepwell.backup.restore_page import Place, render_restore_page
+from keepwell.backup.restore_page import FolderPlace, Place, render_restore_page
 
 PLACE = Place("http://127.0.0.1:9000", "us-east-1", "backups/prod/esn")
 MAIN = a_manifest().main
@@ -95,6 +95,32 @@ def test_a_store_without_an_endpoint_is_amazon_s() -> None:
     page = render(place=Place(None, "eu-central-1", "backups/esn"))
     assert "RCLONE_CONFIG_STORE_PROVIDER=AWS" in page
     assert "ENDPOINT" not in page
+
+
+@pytest.mark.parametrize(
+    ("second", "told"),
+    [
+        (
+            FolderPlace(Path("/mnt/nas share"), "esn"),
+            ["PLACE=esn", "RCLONE_CONFIG_STORE_TYPE=alias", "RCLONE_CONFIG_STORE_REMOTE='/mnt/nas share'"],
+        ),
+        (
+            Place("https://s3.elsewhere.example", "eu-1", "copies/esn"),
+            [
+                "PLACE=copies/esn",
+                "RCLONE_CONFIG_STORE_TYPE=s3",
+                "RCLONE_CONFIG_STORE_PROVIDER=Other",
+                "RCLONE_CONFIG_STORE_REGION=eu-1",
+                "RCLONE_CONFIG_STORE_ENDPOINT=https://s3.elsewhere.example",
+            ],
+        ),
+    ],
+)
+def test_a_second_destination_is_named_and_is_no_step_of_its_own(second: Place | FolderPlace, told: list[str]) -> None:
+    page = render(second=second)
+    assert blocks(page, "ini") == ["\n".join(f"export {line}" for line in told)]
+    assert blocks(page) == blocks(render())
+    assert "second destination" not in render()
 
 
 def test_what_lies_beside_the_database_may_be_told_at_the_end() -> None:
