@@ -89,8 +89,16 @@ def register(platforms: Sequence[str] = ()) -> Registered:
         ServiceUnavailable: The orchestrator does not answer.
         VerificationFailed: Read back, it is not what it should be.
     """
+    return apply(plan(platforms))
+
+
+def apply(planned: RegistrationPlan) -> Registered:
+    """Do exactly what was planned; errors as `register`.
+
+    New before old: cut short, there is a schedule too many for a while, and never one too few.
+    """
     with _connected() as client:
-        return _apply(client, _plan(client, platforms))
+        return _apply(client, planned)
 
 
 def plan(platforms: Sequence[str] = ()) -> RegistrationPlan:
@@ -158,7 +166,6 @@ def _known_platforms(named: Sequence[str]) -> tuple[str, ...]:
 
 
 def _apply(client: SyncPrefectClient, planned: RegistrationPlan) -> Registered:
-    """New before old: cut short, there is a schedule too many for a while, and never one too few."""
     limits = queue_limits(planned.platforms)
     upsert_pool(client, limits)
     ids = {one.full_name: upsert_deployment(client, one, inherit(one, planned.standing)) for one in planned.wanted}

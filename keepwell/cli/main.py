@@ -13,6 +13,7 @@ from keepwell.cli.prove_dump import prove_dump
 from keepwell.cli.roles import roles
 from keepwell.cli.run_flow import run_flow
 from keepwell.cli.schedules import schedules
+from keepwell.cli.upgrade import upgrade
 
 app = console.group("Your backups, proven; your maintenance guide, run.")
 
@@ -52,6 +53,7 @@ app.command("run")(run_flow)
 app.command()(schedules)
 app.command()(pause)
 app.command()(resume)
+app.command(context_settings=stack.HAND_ON)(upgrade)
 app.command()(guide)
 app.add_typer(notify.app, name="notify")
 app.command(context_settings=serve.HAND_ON)(serve.serve)
