@@ -8,7 +8,7 @@ import difflib
 import os
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -44,7 +44,45 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
-class DatabaseSettings(Section):
+# A container's or a compose service's own rules for names, so that neither is taken for an option.
+_ContainerName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+Reach = Literal["host", "container", "exec"]
+_REACH = (
+    "How its server is reached. `host`: at host and port. `container`: at the address that its container has just now, "
+    "with the port as in there. `exec`: by a program that is run in there, slower, where no network leads to it. "
+    "The last two ask the Docker Engine at each connection, so that a container may be made anew."
+)
+
+
+class ContainedSettings(Section):
+    """A server that may run in a container of this machine."""
+
+    host: str
+    port: int
+    reach: Reach = Field(default="host", description=_REACH)
+    container: _ContainerName | None = None
+    compose_project: _ContainerName | None = Field(
+        default=None,
+        examples=["esn"],
+        description="Compose project of that service, where several projects have one of its name.",
+    )
+
+    @property
+    def place(self) -> str:
+        """Where its server is, for people."""
+        return (
+            f"{self.host}:{self.port}" if self.reach == "host" else f"the container {self.container}, port {self.port}"
+        )
+
+    @model_validator(mode="after")
+    def _reach_names_its_container(self) -> Self:
+        if self.reach != "host" and self.container is None:
+            message = f"reach is {self.reach}, and container does not name the container or compose service"
+            raise ValueError(message)
+        return self
+
+
+class DatabaseSettings(ContainedSettings):
     """The PostgreSQL database that is maintained."""
 
     host: str = Field(default="127.0.0.1", min_length=1, description="Host name, address, or folder of its socket.")
@@ -70,9 +108,8 @@ class DatabaseSettings(Section):
     maintenance_name: str = Field(
         default="postgres", description="Another database of the same server, which holds our locks."
     )
-    container: str | None = Field(
+    container: _ContainerName | None = Field(
         default=None,
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$",
         examples=["esn_postgres"],
         description="Container or compose service that its server runs in, where that is on this machine; proofs then "
         "restore on its image.",
@@ -200,7 +237,7 @@ class SecondFolderSettings(Section):
         return directory
 
 
-class RedisSettings(Section):
+class RedisSettings(ContainedSettings):
     """The cache beside the database."""
 
     host: str = Field(default="127.0.0.1", min_length=1, description="Host name or address.")
@@ -208,6 +245,9 @@ class RedisSettings(Section):
     user: str | None = Field(default=None, description="ACL user; the default user otherwise.")
     password: SecretStr | None = Field(default=None, description="Secret.")
     password_file: Path | None = Field(default=None, description="File that holds the password.")
+    container: _ContainerName | None = Field(
+        default=None, examples=["esn_redis"], description="Container or compose service that it runs in."
+    )
     server_program: Path | None = Field(
         default=None, description="redis-server or valkey-server to prove its keys with; the system's by default."
     )
@@ -217,6 +257,11 @@ class UploadsSettings(Section):
     """Files that users sent in."""
 
     directory: Path = Field(description="Folder on this machine.")
+    only: tuple[Annotated[str, Field(pattern=r"^[^/]+(/[^/]+)*$")], ...] = Field(
+        default=(),
+        examples=[["*.toml"]],
+        description="Patterns of the files that are taken, such as *.toml; a * stands for no slash. All by default.",
+    )
     seal_anew: bool = Field(
         default=False,
         description="Send every file again once sealing.recipients changed, so that the new keys alone open them all; "
@@ -416,16 +461,17 @@ def load_platform(name: str | None = None) -> Platform:
     files = list(_config_files())
     if name is None and len(files) == 1:
         return load_platform_file(files[0])
-    platforms = {platform.name: platform for platform in map(load_platform_file, files)}
+    # By their names alone: what is wrong with one platform, a secret that is missing, is no other one's trouble.
+    described = _name_files(files)
+    known = ", ".join(sorted(described))
     if name is None:
-        known = ", ".join(sorted(platforms))
         raise ConfigurationError("There are several platforms.", hint=f"Name one with --platform: {known}.")
-    if name not in platforms:
+    if name not in described:
         raise ConfigurationError(
-            f"There is no platform {name!r}; the platform files describe: {', '.join(sorted(platforms))}.",
-            hint=_nearest(name, platforms) or f"Check the name, or {CONFIG_VARIABLE}.",
+            f"There is no platform {name!r}; the platform files describe: {known}.",
+            hint=_nearest(name, described) or f"Check the name, or {CONFIG_VARIABLE}.",
         )
-    return platforms[name]
+    return load_platform_file(described[name])
 
 
 def read_platform_names() -> tuple[str, ...]:
@@ -434,15 +480,21 @@ def read_platform_names() -> tuple[str, ...]:
     Raises:
         ConfigurationError: No file, one without a proper name, or two of the same name.
     """
-    files: dict[str, Path] = {}
-    for file in _config_files():
+    return tuple(sorted(_name_files(_config_files())))
+
+
+def _name_files(files: Iterable[Path]) -> dict[str, Path]:
+    """Platform files by the names that they give."""
+    described: dict[str, Path] = {}
+    for file in files:
         name = os.environ.get(f"{_PREFIX}NAME") or _read_name(file)
-        if name in files:
+        if name in described:
             raise ConfigurationError(
-                f"{files[name]} and {file} both describe the platform {name}.", hint="Give one of them another name."
+                f"{described[name]} and {file} both describe the platform {name}.",
+                hint="Give one of them another name.",
             )
-        files[name] = file
-    return tuple(sorted(files))
+        described[name] = file
+    return described
 
 
 def config_folder() -> Path:

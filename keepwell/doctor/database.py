@@ -95,7 +95,7 @@ def _examine_further(database: DatabaseSettings) -> Iterator[Finding]:
 
 
 def _told_login(database: DatabaseSettings) -> Finding:
-    return ok("database login", f"Logged in to {database.name} on {_place(database)} as {database.user}.")
+    return ok("database login", f"Logged in to {database.name} on {database.place} as {database.user}.")
 
 
 def login_hint(error: KeepwellError) -> str:
@@ -262,7 +262,3 @@ def _examine_locks(database: DatabaseSettings) -> Iterable[Finding]:
 def _limit_statements(connection: psycopg.Connection) -> None:
     with translated("limiting statements"):
         connection.execute("SELECT pg_catalog.set_config('statement_timeout', %s, false)", (f"{_STATEMENT_SECONDS}s",))
-
-
-def _place(database: DatabaseSettings) -> str:
-    return f"{database.host}:{database.port}"

@@ -117,6 +117,12 @@ class FlowRun(_Answer):
     total_run_time: float = Field(default=0, description="Seconds.")
 
     @property
+    def changed_at(self) -> datetime | None:
+        """When its state came to be what it is."""
+        told = (self.state or {}).get("timestamp")
+        return datetime.fromisoformat(told) if told else None
+
+    @property
     def message(self) -> str:
         """What the state says of itself."""
         return str((self.state or {}).get("message") or "")
@@ -284,6 +290,22 @@ class Orchestrator:
         }
         runs = _parse(FlowRun, self._pages("/flow_runs/filter", wanted))
         return [run for run in runs if not (run.auto_scheduled and run.state_name == "Scheduled")]
+
+    def read_unfinished_runs(self) -> list[FlowRun]:
+        """Every run that has begun, or is about to, and has not ended."""
+        wanted = {"state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}}
+        return _parse(FlowRun, self._pages("/flow_runs/filter", {"flow_runs": wanted}))
+
+    def mark_crashed(self, run: FlowRun, why: str) -> None:
+        """Say that a run is over which nobody runs any more; what it held is free then.
+
+        Raises:
+            KeepwellError: The server did not take it.
+        """
+        state = {"type": "CRASHED", "name": "Crashed", "message": why}
+        answer = self._ask("POST", f"/flow_runs/{run.id}/set_state", {"state": state})
+        if answer.get("status") != "ACCEPT":
+            raise KeepwellError(f"The Prefect server did not end the run {run.name}.", hint="Cancel it in its pages.")
 
     def create_run(
         self, deployment: Deployment, parameters: Mapping[str, Any], *, at: datetime | None = None
