@@ -5,6 +5,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 
 PYTHON ?= python3
+PREFIX ?= /usr/local
 VENV := .venv
 RUN := $(VENV)/bin/python
 # What is installed, as one digest: the locks, the project's own metadata, and the Python that runs it.
@@ -22,6 +23,18 @@ help: ## show this
 
 demo: bootstrap ## from nothing to a proven backup, told as a story
 	@$(RUN) -m deployments.local demo
+
+demo-install: bootstrap ## docs/install.md as it stands, on a platform under docker compose (root; Docker is installed if missing)
+	@$(RUN) -m deployments.local demo-install
+
+# A link, so that an update of this checkout is one of the program; what somebody else put there stays.
+install: bootstrap ## put the program keepwell on the PATH (PREFIX=/usr/local)
+	@target="$(PREFIX)/bin/keepwell"; \
+	if [[ -e "$$target" && "$$(readlink "$$target")" != "$$PWD/$(VENV)/bin/keepwell" ]]; then \
+		echo "$$target is there already, and not this checkout's. Hint: remove it, or make install PREFIX=…" >&2; exit 1; \
+	fi; \
+	mkdir -p "$(PREFIX)/bin"; ln -sfn "$$PWD/$(VENV)/bin/keepwell" "$$target"; \
+	echo "$$target is $$("$$target" --version)"
 
 up: bootstrap ## start the local stack: real servers, on loopback, no Docker, no root
 	@$(RUN) -m deployments.local up

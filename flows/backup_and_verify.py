@@ -42,6 +42,11 @@ def backup_and_verify(platform: PlatformName) -> State[Any]:
     # The outside watcher hears of proven sets only, so that its silence means what it says.
     notify_steps.ping(platform)
 
+    # The first one is told to people as well, so that they know that messages reach them before one matters.
+    first = backup_steps.find_first(platform, backup_id)
+    if first is not None:
+        notify_steps.tell(platform, first)
+
     # Carried as it is stored, so that the source is read once, and proven there by itself. The set that is proven by
     # now stays so, whatever becomes of its copy.
     second = second_steps.copy_and_prove(platform, backup_id)

@@ -44,7 +44,45 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
-class DatabaseSettings(Section):
+# A container's or a compose service's own rules for names, so that neither is taken for an option.
+_ContainerName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+Reach = Literal["host", "container", "exec"]
+_REACH = (
+    "How its server is reached. `host`: at host and port. `container`: at the address that its container has just now, "
+    "with the port as in there. `exec`: by a program that is run in there, slower, where no network leads to it. "
+    "The last two ask the Docker Engine at each connection, so that a container may be made anew."
+)
+
+
+class ContainedSettings(Section):
+    """A server that may run in a container of this machine."""
+
+    host: str
+    port: int
+    reach: Reach = Field(default="host", description=_REACH)
+    container: _ContainerName | None = None
+    compose_project: _ContainerName | None = Field(
+        default=None,
+        examples=["esn"],
+        description="Compose project of that service, where several projects have one of its name.",
+    )
+
+    @property
+    def place(self) -> str:
+        """Where its server is, for people."""
+        return (
+            f"{self.host}:{self.port}" if self.reach == "host" else f"the container {self.container}, port {self.port}"
+        )
+
+    @model_validator(mode="after")
+    def _reach_names_its_container(self) -> Self:
+        if self.reach != "host" and self.container is None:
+            message = f"reach is {self.reach}, and container does not name the container or compose service"
+            raise ValueError(message)
+        return self
+
+
+class DatabaseSettings(ContainedSettings):
     """The PostgreSQL database that is maintained."""
 
     host: str = Field(default="127.0.0.1", min_length=1, description="Host name, address, or folder of its socket.")
@@ -56,12 +94,22 @@ class DatabaseSettings(Section):
     user: str = Field(min_length=1, max_length=63, description="Role that may read every table.")
     password: SecretStr | None = Field(default=None, description="Secret.")
     password_file: Path | None = Field(default=None, description="File that holds the password.")
+    restoring_user: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=63,
+        examples=["keepwell_restore_esn"],
+        description="Role that `keepwell backup restore` restores as, where the one above may only read.",
+    )
+    restoring_password: SecretStr | None = Field(
+        default=None, description="Secret. Best kept elsewhere, and set for the restore alone."
+    )
+    restoring_password_file: Path | None = Field(default=None, description="File that holds its password.")
     maintenance_name: str = Field(
         default="postgres", description="Another database of the same server, which holds our locks."
     )
-    container: str | None = Field(
+    container: _ContainerName | None = Field(
         default=None,
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$",
         examples=["esn_postgres"],
         description="Container or compose service that its server runs in, where that is on this machine; proofs then "
         "restore on its image.",
@@ -70,6 +118,13 @@ class DatabaseSettings(Section):
         default="prefer", description="As libpq knows it."
     )
     ssl_root_certificate: Path | None = Field(default=None, description="Certificate authority for verify-*.")
+
+    @model_validator(mode="after")
+    def _restorer_is_named(self) -> Self:
+        if self.restoring_password is not None and self.restoring_user is None:
+            message = "restoring_password is given without restoring_user; name the role that it belongs to"
+            raise ValueError(message)
+        return self
 
     @model_validator(mode="after")
     def _each_once(self) -> Self:
@@ -85,6 +140,13 @@ class DatabaseSettings(Section):
     def names(self) -> tuple[str, ...]:
         """Every database that a set holds, the main one first."""
         return self.name, *self.more_names
+
+    @property
+    def for_restoring(self) -> Self:
+        """The same server as the role that restores: the one that reads, where no other is named."""
+        if self.restoring_user is None:
+            return self
+        return self.model_copy(update={"user": self.restoring_user, "password": self.restoring_password})
 
     def of(self, name: str) -> Self:
         """The same server and role, for one database alone."""
@@ -175,7 +237,7 @@ class SecondFolderSettings(Section):
         return directory
 
 
-class RedisSettings(Section):
+class RedisSettings(ContainedSettings):
     """The cache beside the database."""
 
     host: str = Field(default="127.0.0.1", min_length=1, description="Host name or address.")
@@ -183,6 +245,9 @@ class RedisSettings(Section):
     user: str | None = Field(default=None, description="ACL user; the default user otherwise.")
     password: SecretStr | None = Field(default=None, description="Secret.")
     password_file: Path | None = Field(default=None, description="File that holds the password.")
+    container: _ContainerName | None = Field(
+        default=None, examples=["esn_redis"], description="Container or compose service that it runs in."
+    )
     server_program: Path | None = Field(
         default=None, description="redis-server or valkey-server to prove its keys with; the system's by default."
     )

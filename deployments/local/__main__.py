@@ -73,6 +73,15 @@ def demo(
     raise typer.Exit(run_demo(StateFolder.at(state), StackOptions(scale=scale)))
 
 
+@app.command("demo-install")
+def demo_install() -> None:
+    """Install as docs/install.md says, on a platform under docker compose, in namespaces that are thrown away."""
+    # Imported late, as above.
+    from deployments.local.install_demo import install_and_isolate  # noqa: PLC0415
+
+    install_and_isolate()
+
+
 def run() -> None:
     """Run the commands, and say what went wrong in one sentence with a hint."""
     try:

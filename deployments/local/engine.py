@@ -30,6 +30,8 @@ from keepwell.locked_folder import locked_folder, sweep_locked_folders
 
 NAME = "docker-engine"
 _PROGRAMS = ("dockerd", "iptables", "ip")
+# Debian's packages of those.
+NEEDED_PACKAGES = ("docker.io", "iptables", "iproute2")
 _FOR_ROOT = "/usr/sbin:/sbin"
 _PREFIX = "keepwell-docker-"
 # The engine's processes carry this variable, so that what a dead one left can be found.
@@ -90,7 +92,7 @@ def running_engine() -> Iterator[RunningEngine]:
     if missing := missing_for_an_engine():
         raise PreconditionFailed(
             f"No Docker Engine can be started here; missing: {', '.join(missing)}.",
-            hint="As root: apt-get install docker.io iptables iproute2.",
+            hint=f"As root: apt-get install {' '.join(NEEDED_PACKAGES)}.",
         )
     # A socket's path may have 107 bytes, so it lies near the root.
     place = Path("/tmp")  # noqa: S108 - a private folder is made in it

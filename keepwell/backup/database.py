@@ -77,6 +77,9 @@ class Source(Document):
     stale_collations: tuple[str, ...] = Field(description="Whose version changed under their indexes.")
     tablespaces: dict[str, str] = Field(description="Name to location; a restore puts everything into the default one.")
     roles: tuple[str, ...] = Field(description="Roles that own or are granted something in the database.")
+    owners: tuple[str, ...] | None = Field(
+        default=None, description="Those of them that own something; None in sets from before that was asked."
+    )
     migration_head: str | None
     unfinished_migrations: tuple[str, ...] = ()
     undumped: tuple[str, ...] = Field(

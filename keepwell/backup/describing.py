@@ -8,6 +8,7 @@ from keepwell.backup.hashing import Fingerprints
 from keepwell.postgres import facts
 from keepwell.postgres.facts import TableFacts
 from keepwell.postgres.fingerprint import Fingerprint
+from keepwell.postgres.role_facts import read_owners
 from keepwell.postgres.snapshot import Snapshot
 
 
@@ -50,6 +51,7 @@ def describe(snapshot: Snapshot) -> Described:
             stale_collations=tuple(facts.read_stale_collations(coordinator)),
             tablespaces=dict(facts.read_tablespaces(coordinator)),
             roles=tuple(facts.read_roles_in_use(coordinator)),
+            owners=tuple(read_owners(coordinator)),
             migration_head=migrations.head,
             unfinished_migrations=migrations.unfinished,
             undumped=(

@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psycopg
 from psycopg import sql
 
 from keepwell.backup import layout, read_back, rehearsal
@@ -103,10 +104,10 @@ def restore_into(
         _check_before(store, manifest, database, reader, binaries=binaries, folder=folder)
         temporary = f"{_temporary(platform)}{secrets.token_hex(6)}"
         target = Target(
-            conninfo(platform.database, dbname=temporary, application_name="keepwell restore"),
+            conninfo(platform.database.for_restoring, dbname=temporary, application_name="keepwell restore"),
             server_major,
             platform.backup.jobs,
-            platform.database.password,
+            platform.database.for_restoring.password,
         )
         try:
             findings = _create_like(platform, temporary, database.source)
@@ -143,6 +144,7 @@ def sweep_restores(platform: Platform) -> list[str]:
         KeepwellError: The server cannot be asked.
     """
     with (
+        # As the role that reads: a nightly backup need not know the password of the one that restores.
         connect(platform.database, dbname=platform.database.maintenance_name) as connection,
         translated("looking for what dead restores left"),
     ):
@@ -152,10 +154,16 @@ def sweep_restores(platform: Platform) -> list[str]:
         ).fetchall()
     dropped = []
     for (name,) in rows:
-        with suppress(KeepwellError):  # somebody holds on to it; it is in nobody's way but the disk's
+        # Somebody holds on to it, or this role may not; it is in nobody's way but the disk's.
+        with suppress(KeepwellError):
             _drop(platform, name)
             dropped.append(name)
     return dropped
+
+
+def _connect(platform: Platform) -> psycopg.Connection:
+    """To the maintenance database, as the role that restores."""
+    return connect(platform.database.for_restoring, dbname=platform.database.maintenance_name)
 
 
 def _temporary(platform: Platform) -> str:
@@ -194,13 +202,15 @@ def choose_database(manifest: Manifest, name: str | None) -> Database:
 
 
 def _require_target(platform: Platform, manifest: Manifest, database: Database, name: str) -> tuple[Binaries, int]:
-    wanted_roles = (*database.source.roles, database.source.owner)
+    source, restorer = database.source, platform.database.for_restoring
+    wanted_roles = tuple(dict.fromkeys((*source.roles, *(source.owners or ()), source.owner)))
+    owners = (*(source.roles if source.owners is None else source.owners), source.owner)
     if not 0 < len(name.encode()) <= _NAME_BYTES:
         raise PreconditionFailed("The new database's name must have 1 to 63 bytes.", hint="Choose a shorter name.")
-    with connect(platform.database, dbname=platform.database.maintenance_name) as connection:
+    with _connect(platform) as connection:
         server_major = connection.info.server_version // 10_000
         roles = set(facts.read_role_names(connection))
-        out_of_reach = facts.read_roles_out_of_reach(connection, wanted_roles)
+        out_of_reach = facts.read_roles_out_of_reach(connection, owners)
         with translated("looking for the database"):
             taken = connection.execute("SELECT FROM pg_catalog.pg_database WHERE datname = %s", (name,)).fetchone()
     if taken is not None:
@@ -218,8 +228,9 @@ def _require_target(platform: Platform, manifest: Manifest, database: Database, 
         )
     if out_of_reach:
         raise PreconditionFailed(
-            f"The role {platform.database.user} may not act as {', '.join(out_of_reach)} and restore what they own.",
-            hint="Restore as a superuser, or grant it membership in those roles.",
+            f"The role {restorer.user} may not act as {', '.join(out_of_reach)} and restore what they own.",
+            hint="Set database.restoring_user to a role that may (`keepwell roles --role restore` makes one), or to a"
+            " superuser.",
         )
     installations = find_installations(platform.backup.tools_directory)
     archive_major = manifest.tools.archive_major
@@ -258,7 +269,7 @@ def _check_read(manifest: Manifest, database: Database, reader: SetReader) -> No
 
 def _create_like(platform: Platform, name: str, source: Source) -> list[Finding]:
     """A new database like the source's, owned as it was; what is not carried over is said."""
-    with connect(platform.database, dbname=platform.database.maintenance_name) as connection:
+    with _connect(platform) as connection:
         findings = list(rehearsal.create_like(connection, name, source))
         with translated(f"giving the new database to {source.owner}"):
             connection.execute(
@@ -279,10 +290,7 @@ def _create_like(platform: Platform, name: str, source: Source) -> list[Finding]
 
 def _rename(platform: Platform, temporary: str, name: str) -> None:
     """Give a proven database its name; the server refuses if somebody took it meanwhile."""
-    with (
-        connect(platform.database, dbname=platform.database.maintenance_name) as connection,
-        translated(f"naming the restored database {name}"),
-    ):
+    with _connect(platform) as connection, translated(f"naming the restored database {name}"):
         connection.execute(
             sql.SQL("ALTER DATABASE {} RENAME TO {}").format(sql.Identifier(temporary), sql.Identifier(name))
         )
@@ -293,10 +301,7 @@ def _drop(platform: Platform, name: str) -> None:
     if not name.startswith(_temporary(platform)):
         message = f"{name} is not a temporary database of ours"
         raise ValueError(message)
-    with (
-        connect(platform.database, dbname=platform.database.maintenance_name) as connection,
-        translated(f"dropping {name}"),
-    ):
+    with _connect(platform) as connection, translated(f"dropping {name}"):
         connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
 

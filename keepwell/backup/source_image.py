@@ -89,7 +89,8 @@ def find_image_programs(platform: Platform, folder: Path) -> Binaries:
         if wanted != _AUTO:
             image = find_image(client, wanted)
         else:
-            image = find_container_image(client, platform.database.container or "")
+            database = platform.database
+            image = find_container_image(client, database.container or "", database.compose_project)
     runner = ImageRunner(address, image, folder)
     runner.prepare()
     programs, version = find_programs(runner)

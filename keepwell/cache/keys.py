@@ -20,7 +20,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoPermissionError, RedisError, ResponseError
 from redis.retry import Retry
 
-from keepwell.cache.probe import translate, translated
+from keepwell.cache.probe import connection_place, translate, translated
 from keepwell.errors import PreconditionFailed
 from keepwell.settings import RedisSettings
 
@@ -278,15 +278,14 @@ class _Foreseen:
 def _connect(settings: RedisSettings, database: int) -> RawClient:
     return connect_raw(
         database,
-        host=settings.host,
-        port=settings.port,
+        **connection_place(settings),
         username=settings.user,
         password=settings.password.get_secret_value() if settings.password else None,
     )
 
 
 def _told(settings: RedisSettings) -> str:
-    return f"Redis on {settings.host}:{settings.port}"
+    return f"Redis on {settings.place}"
 
 
 def _may_ask_groups(client: RawClient) -> bool:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
@@ -17,6 +18,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
+from keepwell.containers.reach import find_place
 from keepwell.errors import AccessDenied, KeepwellError, ServiceUnavailable
 from keepwell.settings import RedisSettings
 
@@ -43,8 +45,7 @@ def read_facts(settings: RedisSettings, *, timeout_seconds: float = 5) -> CacheF
         KeepwellError: It answered something else.
     """
     client = redis.Redis(
-        host=settings.host,
-        port=settings.port,
+        **connection_place(settings),
         username=settings.user,
         password=settings.password.get_secret_value() if settings.password else None,
         socket_connect_timeout=timeout_seconds,
@@ -52,13 +53,24 @@ def read_facts(settings: RedisSettings, *, timeout_seconds: float = 5) -> CacheF
         retry=Retry(NoBackoff(), 0),
         decode_responses=True,
     )
-    with translated(f"Redis on {settings.host}:{settings.port}"), client:
+    with translated(f"Redis on {settings.place}"), client:
         client.ping()
         info = client.info()
     return CacheFacts(
         version=str(info.get("valkey_version") or info.get("redis_version", "")),
         persistent=bool(info.get("aof_enabled")) or info.get("rdb_last_bgsave_status") == "ok",
     )
+
+
+def connection_place(settings: RedisSettings) -> dict[str, Any]:
+    """Where to connect to, as the driver's keywords; a server in a container is looked for now.
+
+    Raises:
+        PreconditionFailed: There is no way into its container.
+        ServiceUnavailable: It does not run, or the engine does not answer.
+    """
+    place = find_place(settings)
+    return {"unix_socket_path": str(place.socket)} if place.socket else {"host": place.host, "port": place.port}
 
 
 @contextmanager

@@ -2,11 +2,7 @@
 
 # ruff: noqa: PLC0415 - heavy imports happen when a command needs them, so that the console starts fast
 
-import os
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +10,7 @@ import typer
 
 from keepwell.cli import console, keys
 from keepwell.cli.console import Outcome
+from keepwell.cli.draft import SealingAnswers, ask_for_keys, drafted, make_keys, section_of
 from keepwell.errors import ConfigurationError, PreconditionFailed
 
 if TYPE_CHECKING:
@@ -27,6 +24,17 @@ File = Annotated[Path | None, typer.Option(metavar="PATH")]
 @console.command("init")
 def init(  # noqa: PLR0917 - each flag is a parameter; typer passes them by name
     output: Annotated[Path, typer.Option("--output", help="Where the file is written.")] = Path("keepwell.toml"),
+    directory: Annotated[
+        Path | None,
+        typer.Option(
+            "--directory",
+            metavar="DIR",
+            help="Look at what runs here under Docker, and take it into a file of this folder.",
+        ),
+    ] = None,
+    project: Annotated[
+        str | None, typer.Option("--project", metavar="TEXT", help="Compose project, where several run here.")
+    ] = None,
     name: Annotated[str | None, typer.Option("--name", metavar="TEXT", help="Short name of the platform.")] = None,
     database_host: Text = None,
     database_port: Number = None,
@@ -61,12 +69,13 @@ def init(  # noqa: PLR0917 - each flag is a parameter; typer passes them by name
 ) -> Outcome:
     """Write a platform file, every key of it explained, and check it before it takes its place.
 
-    Makes the keys that backups are sealed and signed with, or takes those that are in --keys-directory already.
+    Makes the keys that backups are sealed and signed with, or takes those that are in --keys-directory already. With
+    --directory it looks at the Docker Engine, the crontabs and earlier dumps of this machine first, measures which way
+    leads to the database, and says what it could not find. Flags count more than what is found; secrets are asked for,
+    or taken from the environment (KEEPWELL_…, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) into files of their own.
     """
     from keepwell.verdict import Verdict
 
-    if output.exists() and not force:
-        raise PreconditionFailed(f"{output} is there already.", hint="Pass --force to replace it, or --output.")
     answers: dict[str, Any] = {
         "name": name,
         "database.host": database_host,
@@ -88,9 +97,14 @@ def init(  # noqa: PLR0917 - each flag is a parameter; typer passes them by name
         "notify.dead_mans_switch_url_file": dead_mans_switch_url_file,
         "orchestrator.api_url": api_url,
     }
-    wanted = SealingAnswers(
-        sealing, keys_directory or output.absolute().parent / "keys", offline_recipient, offline_identity_file
-    )
+    beside = (directory or output.parent).absolute()
+    wanted = SealingAnswers(sealing, keys_directory or beside / "keys", offline_recipient, offline_identity_file)
+    if directory is not None:
+        from keepwell.cli.adoption import adopt
+
+        return adopt(directory, answers, wanted, project=project, ask=console.is_interactive() and not yes)
+    if output.exists() and not force:
+        raise PreconditionFailed(f"{output} is there already.", hint="Pass --force to replace it, or --output.")
     if console.is_interactive() and not yes:
         answers |= ask_missing(answers)
         wanted = ask_for_keys(wanted)
@@ -104,77 +118,10 @@ def init(  # noqa: PLR0917 - each flag is a parameter; typer passes them by name
         draft.replace(output)
     return Outcome(
         Verdict.OK,
-        data={"path": output.absolute(), "name": answers["name"], "sealing": _section("sealing", answers)},
+        data={"path": output.absolute(), "name": answers["name"], "sealing": section_of("sealing", answers)},
         hint=_next_step(output, answers),
         show=lambda screen: _show(screen, output, wanted),
     )
-
-
-@dataclass(frozen=True)
-class SealingAnswers:
-    """What was said of keys.
-
-    Attributes:
-        wanted: Whether backups are encrypted and signed at all.
-        directory: For this machine's keys.
-        offline_recipient: Public key of a pair that is kept elsewhere.
-        offline_identity_file: Where to write the secret of such a pair, to be taken away.
-    """
-
-    wanted: bool
-    directory: Path
-    offline_recipient: str | None
-    offline_identity_file: Path | None
-
-    @property
-    def offline_named(self) -> bool:
-        """Whether an offline key was named at all."""
-        return self.offline_recipient is not None or self.offline_identity_file is not None
-
-    def require_whole(self) -> None:
-        """Go on only when one offline key is named, or none is wanted.
-
-        Raises:
-            ConfigurationError: None is named, or two, or one beside --no-sealing.
-            PreconditionFailed: The file for its secret is there already.
-        """
-        if self.wanted:
-            keys.require_offline(self.offline_recipient, self.offline_identity_file, or_else=_NO_SEALING)
-        elif self.offline_named:
-            raise ConfigurationError("An offline key was named, and --no-sealing too.", hint="Leave one of them out.")
-
-
-_NO_SEALING = "For a trial, --no-sealing stores everything unencrypted and unsigned."
-
-
-def ask_for_keys(given: SealingAnswers) -> SealingAnswers:
-    """Ask on the terminal which offline key there is, unless a flag told."""
-    if not given.wanted or given.offline_named:
-        return given
-    console.say(keys.WHAT_LOSING_MEANS)
-    recipient = typer.prompt(
-        "Public key (age1…) of a pair that is kept elsewhere (empty: make one)",
-        default="",
-        show_default=False,
-        err=True,
-    )
-    if recipient:
-        return replace(given, offline_recipient=recipient)
-    path = typer.prompt("File to write its secret to, on a stick, say; you take it away from here", err=True)
-    return replace(given, offline_identity_file=Path(path))
-
-
-def make_keys(wanted: SealingAnswers) -> dict[str, Any]:
-    """The values of [sealing]; this machine's keys are made unless they are there.
-
-    Raises:
-        ConfigurationError: They cannot be read or written.
-    """
-    from keepwell.keyring import take_key_files
-
-    if not wanted.wanted:
-        return {"mode": "none"}
-    return keys.seal_with(take_key_files(wanted.directory), wanted.offline_recipient, wanted.offline_identity_file)
 
 
 def _show(screen: "Console", output: Path, wanted: SealingAnswers) -> None:
@@ -238,58 +185,6 @@ def require_answers(answers: Mapping[str, Any]) -> None:
         raise ConfigurationError(
             f"These are missing: {', '.join(missing)}.", hint="Pass them, or run this on a terminal to be asked."
         )
-
-
-@contextmanager
-def drafted(path: Path, answers: Mapping[str, Any]) -> Iterator[Path]:
-    """Render a platform file beside its place and load it as every command will.
-
-    Args:
-        path: Where it belongs; what is there is left alone.
-        answers: `section.key` to value, and `name`; None leaves a key out.
-
-    Yields:
-        The draft, to be put in its place; gone afterwards if it was not.
-
-    Raises:
-        ConfigurationError: It would not load, or cannot be written; nothing was changed.
-    """
-    from keepwell.cli.platform_file import render_platform_file
-
-    sections = {key.partition(".")[0] for key in answers if "." in key}
-    text = render_platform_file(answers["name"], {section: _section(section, answers) for section in sections})
-    try:
-        descriptor, draft_name = tempfile.mkstemp(dir=path.absolute().parent, prefix=f".{path.name}.", suffix=".draft")
-        draft = Path(draft_name)
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-                stream.write(text)
-                stream.flush()
-                os.fsync(descriptor)
-            _require_loadable(draft)
-            yield draft
-        finally:
-            draft.unlink(missing_ok=True)
-    except OSError as error:
-        raise ConfigurationError(
-            f"{path} cannot be written: {error.strerror}.", hint="Check its folder, or pass --output."
-        ) from error
-
-
-def _section(section: str, answers: Mapping[str, Any]) -> dict[str, Any]:
-    """What was answered for one table of the file."""
-    named = {key.removeprefix(f"{section}."): value for key, value in answers.items() if key.startswith(f"{section}.")}
-    return {key: value for key, value in named.items() if value is not None}
-
-
-def _require_loadable(draft: Path) -> None:
-    from keepwell.settings import load_platform_file
-
-    try:
-        load_platform_file(draft)
-    except ConfigurationError as error:
-        message = error.message.replace(f"{draft}: ", "")
-        raise ConfigurationError(f"Nothing was written, since it would not load: {message}", hint=error.hint) from error
 
 
 def _next_step(output: Path, answers: Mapping[str, Any]) -> str:

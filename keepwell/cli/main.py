@@ -4,11 +4,12 @@ from typing import Annotated
 
 import typer
 
-from keepwell.cli import backup, bucket, console, keys, notify, retention, second, serve, stack
+from keepwell.cli import backup, bucket, console, cron, keys, notify, platform, retention, second, serve, stack
 from keepwell.cli.doctor import doctor
 from keepwell.cli.guide import guide
 from keepwell.cli.init import init
 from keepwell.cli.prove_dump import prove_dump
+from keepwell.cli.roles import roles
 from keepwell.cli.run_flow import run_flow
 from keepwell.cli.schedules import schedules
 
@@ -43,7 +44,10 @@ backup.app.command()(second.copy)
 backup.app.command()(second.prepare_second)
 app.add_typer(backup.app, name="backup")
 app.add_typer(bucket.app, name="bucket")
+app.add_typer(cron.app, name="cron")
 app.add_typer(keys.app, name="keys")
+app.add_typer(platform.app, name="platform")
+app.command()(roles)
 app.command("prove-dump")(prove_dump)
 app.command("run")(run_flow)
 app.command()(schedules)

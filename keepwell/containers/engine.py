@@ -6,7 +6,7 @@ Only what is ours, by its label, is ever removed.
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,11 @@ from keepwell.errors import ConfigurationError, KeepwellError, PreconditionFaile
 ADDRESS_VARIABLE = "DOCKER_HOST"
 _DEFAULT_SOCKET = Path("/var/run/docker.sock")
 _UNIX = "unix://"
-_COMPOSE_SERVICE = "com.docker.compose.service"
+# The labels by which compose knows what is its own, in version 1 and 2 alike.
+COMPOSE_PROJECT = "com.docker.compose.project"
+COMPOSE_SERVICE = "com.docker.compose.service"
+_ONE_OFF = "com.docker.compose.oneoff"
+_NAMES_HINT = "database.container names the container that the database's server runs in: `docker ps` lists them."
 _ANSWER_SECONDS = 20
 _SHOWN_ID = 12
 
@@ -78,27 +82,46 @@ def open_engine(address: str) -> Iterator[Any]:
         ) from error
 
 
-def find_container_image(client: Any, name: str) -> Image:
-    """The image that a running container was made from.
+def find_container(client: Any, name: str, project: str | None = None) -> Any:
+    """The running container of a name, or of a compose service.
 
     Args:
         client: From `open_engine`.
         name: The container's name or id, or a compose service's name.
+        project: Compose project of the service; any by default.
+
+    Raises:
+        ServiceUnavailable: No such container runs: it may be being made anew.
+        PreconditionFailed: Several of the service run.
+    """
+    running = _find_running(client, name, project)
+    if len(running) > 1:
+        raise PreconditionFailed(
+            f"Several containers of a compose service {name} are running: {_names(running)}.",
+            hint="Set container to the name of the right one, or compose_project to its project.",
+        )
+    if not running:
+        raise ServiceUnavailable(
+            _nothing_runs(name, project), hint="`docker ps --all` shows whether it ended, and why."
+        )
+    return running[0]
+
+
+def find_container_image(client: Any, name: str, project: str | None = None) -> Image:
+    """The image that a running container was made from.
+
+    Args:
+        client: From `open_engine`.
+        name: As for `find_container`.
+        project: As for `find_container`.
 
     Raises:
         PreconditionFailed: No such container runs, or several of different images.
     """
-    try:
-        found = [client.containers.get(name)]
-    except NotFound:
-        found = client.containers.list(filters={"label": f"{_COMPOSE_SERVICE}={name}"})
-    running = [container for container in found if container.status == "running"]
+    running = _find_running(client, name, project)
     images = {container.attrs["Image"]: container.attrs["Config"]["Image"] for container in running}
     if not images:
-        raise PreconditionFailed(
-            f"No container {name} is running, nor one of a compose service {name}.",
-            hint="database.container names the container that the database's server runs in: `docker ps` lists them.",
-        )
+        raise PreconditionFailed(_nothing_runs(name, project), hint=_NAMES_HINT)
     if len(images) > 1:
         raise PreconditionFailed(
             f"Several containers of a compose service {name} are running, from different images.",
@@ -106,6 +129,27 @@ def find_container_image(client: Any, name: str) -> Image:
         )
     ((image_id, told),) = images.items()
     return Image(image_id, _name(image_id, told))
+
+
+def _find_running(client: Any, name: str, project: str | None) -> list[Any]:
+    if project is None:
+        with suppress(NotFound):
+            container = client.containers.get(name)
+            return [container] if container.status == "running" else []
+    labels = [f"{COMPOSE_SERVICE}={name}", *([f"{COMPOSE_PROJECT}={project}"] if project else [])]
+    found = client.containers.list(filters={"label": labels})
+    # What `docker compose run` starts belongs to the service by its labels, and serves nobody.
+    serving = [one for one in found if (one.labels or {}).get(_ONE_OFF, "False") != "True"]
+    return [container for container in serving if container.status == "running"]
+
+
+def _nothing_runs(name: str, project: str | None) -> str:
+    where = f" of the project {project}" if project else ""
+    return f"No container {name} is running, nor one of a compose service {name}{where}."
+
+
+def _names(containers: list[Any]) -> str:
+    return ", ".join(sorted(str(container.name) for container in containers))
 
 
 def find_publishing_container(client: Any, port: int) -> str | None:

@@ -13,6 +13,7 @@ from keepwell.backup.space import estimate_scratch_bytes, estimate_working_bytes
 from keepwell.backup.spool import open_spool, require_space, spool_place
 from keepwell.doctor.clock import judge_clock
 from keepwell.doctor.outcome import alert, guarded, not_checked, ok, warn
+from keepwell.doctor.role import examine_role
 from keepwell.errors import Busy, KeepwellError, PreconditionFailed
 from keepwell.postgres import facts
 from keepwell.postgres.binaries import find_installations
@@ -73,6 +74,7 @@ def _examine_main(platform: Platform) -> Iterator[Finding]:
         yield from guarded("pooler", lambda: _examine_session(connection, database))
         yield from guarded("maintenance database", lambda: _examine_locks(database))
         yield from guarded("privileges", lambda: _examine_privileges(connection, database))
+        yield from guarded("least privilege", lambda: examine_role(connection, platform))
         yield from guarded("migrations", lambda: _examine_migrations(connection))
         yield from guarded("database facts", lambda: _examine_facts(connection, platform))
 
@@ -93,7 +95,7 @@ def _examine_further(database: DatabaseSettings) -> Iterator[Finding]:
 
 
 def _told_login(database: DatabaseSettings) -> Finding:
-    return ok("database login", f"Logged in to {database.name} on {_place(database)} as {database.user}.")
+    return ok("database login", f"Logged in to {database.name} on {database.place} as {database.user}.")
 
 
 def login_hint(error: KeepwellError) -> str:
@@ -260,7 +262,3 @@ def _examine_locks(database: DatabaseSettings) -> Iterable[Finding]:
 def _limit_statements(connection: psycopg.Connection) -> None:
     with translated("limiting statements"):
         connection.execute("SELECT pg_catalog.set_config('statement_timeout', %s, false)", (f"{_STATEMENT_SECONDS}s",))
-
-
-def _place(database: DatabaseSettings) -> str:
-    return f"{database.host}:{database.port}"

@@ -9,6 +9,7 @@ from psycopg import errors as pg
 from psycopg.conninfo import make_conninfo
 from pydantic import SecretStr
 
+from keepwell.containers.reach import find_place
 from keepwell.errors import AccessDenied, ConfigurationError, KeepwellError, LockTimeout, ServiceUnavailable
 from keepwell.settings import DatabaseSettings
 
@@ -46,15 +47,23 @@ _HINTS_FOR_CLASS: dict[str, str] = {
 
 
 def conninfo(database: DatabaseSettings, *, dbname: str | None = None, application_name: str = "keepwell") -> str:
-    """A libpq connection string without the password, fit for argv; the password goes by PGPASSWORD."""
+    """A libpq connection string without the password, fit for argv; the password goes by PGPASSWORD.
+
+    A server in a container is looked for now: the string is for one connection, or for one program.
+
+    Raises:
+        PreconditionFailed: There is no way into its container.
+        ServiceUnavailable: It does not run, or the engine does not answer.
+    """
+    place = find_place(database)
     parameters: dict[str, str | int] = {
-        "host": database.host,
-        "port": database.port,
+        "host": place.host,
+        "port": place.port,
         "user": database.user,
         "dbname": dbname or database.name,
         "application_name": application_name,
     }
-    if not database.host.startswith("/"):
+    if not place.host.startswith("/"):
         parameters["sslmode"] = database.sslmode
     if database.ssl_root_certificate is not None:
         # Programs may run in another folder than ours.
@@ -91,7 +100,7 @@ def connect(
         ConfigurationError: There is no such database.
         ServiceUnavailable: No answer, or too many connections.
     """
-    with translated(f"database {dbname or database.name} on {database.host}:{database.port}"):
+    with translated(f"database {dbname or database.name} on {database.place}"):
         connection = psycopg.connect(
             conninfo(database, dbname=dbname, application_name=application_name),
             password=database.password.get_secret_value() if database.password else None,

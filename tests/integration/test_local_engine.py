@@ -20,7 +20,7 @@ from deployments.local.images import backend_recipe, build_image, frontend_recip
 from deployments.running.ports import find_free_port
 from deployments.running.processes import identify
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.long]
 STARTING = """
 import os, signal, sys
 from deployments.local.engine import running_engine

@@ -18,6 +18,7 @@ name = "esn"
 name = "esn_db"
 user = "keep\\u007f\\"well"
 password_file = "{folder}/database"
+restoring_user = "restorer"
 [bucket]
 name = "b"
 endpoint_url = "https://someone:marked-secret-in-an-address@store.example:9000/x"

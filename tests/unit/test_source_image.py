@@ -27,8 +27,16 @@ from keepwell.backup.source_image import (
     wants_image,
 )
 from keepwell.containers import engine, run
-from keepwell.containers.engine import Image, find_address, find_container_image, find_image, sweep_containers
+from keepwell.containers.engine import (
+    Image,
+    find_address,
+    find_container,
+    find_container_image,
+    find_image,
+    sweep_containers,
+)
 from keepwell.containers.programs import ImageRunner, used_containers
+from keepwell.containers.run import FOLDER_LABEL
 from keepwell.errors import CommandFailed, ConfigurationError, KeepwellError, PreconditionFailed, ServiceUnavailable
 from keepwell.postgres.archive import (
     build_dump_command,
@@ -54,7 +62,7 @@ def container(
         name=name,
         id=name,
         status=status,
-        service=service,
+        labels={"com.docker.compose.service": service},
         ports=ports or {},
         attrs={"Image": image, "Config": {"Image": told}},
         removed=[],
@@ -71,13 +79,13 @@ class FakeContainers:
                 return found
         raise NotFound(f"No such container: {name}")
 
-    def list(self, *, all: bool = False, filters: dict[str, str]) -> list[Any]:  # noqa: A002 - the SDK calls it so
+    def list(self, *, all: bool = False, filters: dict[str, Any]) -> list[Any]:  # noqa: A002 - the SDK calls it so
         if "publish" in filters:
             return [found for found in self._containers if found.ports]
-        name, _, value = filters["label"].partition("=")
-        key = {"com.docker.compose.service": "service", "keepwell.folder": "folder"}[name]
+        wanted = [filters["label"]] if isinstance(filters["label"], str) else filters["label"]
+        labels = dict(label.partition("=")[::2] for label in wanted)
         shown = [found for found in self._containers if all or found.status == "running"]
-        return [found for found in shown if getattr(found, key, None) == value]
+        return [found for found in shown if labels.items() <= found.labels.items()]
 
 
 class FakeImages:
@@ -119,6 +127,22 @@ def test_copies_of_one_service_have_one_image() -> None:
 def test_what_is_not_the_one_running_server_is_refused(containers: list[Any], words: str) -> None:
     with pytest.raises(PreconditionFailed, match=words):
         find_container_image(client(*containers), "postgres")
+
+
+def test_a_server_is_one_container_of_one_project() -> None:
+    shop = container("shop-1", OTHER_ID, service="postgres")
+    shop.labels["com.docker.compose.project"] = "shop"
+    once = container("shop-run", OTHER_ID, service="postgres")
+    once.labels |= {"com.docker.compose.project": "shop", "com.docker.compose.oneoff": "True"}
+    both = client(container("esn-1", service="postgres"), shop, once)
+    with pytest.raises(PreconditionFailed, match="are running: esn-1, shop-1") as refused:
+        find_container(both, "postgres")
+    assert "compose_project" in refused.value.hint
+    assert find_container(both, "postgres", "shop") is shop
+    assert find_container_image(both, "postgres", "shop").id == OTHER_ID
+    # It may be being made anew, so that another try may find it.
+    with pytest.raises(ServiceUnavailable, match="nor one of a compose service postgres of the project none"):
+        find_container(both, "postgres", "none")
 
 
 @pytest.mark.parametrize("told", [ID, ID.removeprefix("sha256:")[:12]])
@@ -181,7 +205,7 @@ def test_only_containers_of_the_dead_run_are_removed(tmp_path: Path, monkeypatch
             if error is not None:
                 raise error
 
-        return SimpleNamespace(name=name, id=name, status="created", folder=str(folder), remove=remove)
+        return SimpleNamespace(name=name, id=name, status="created", labels={FOLDER_LABEL: str(folder)}, remove=remove)
 
     going = refusal(409)
     containers = [

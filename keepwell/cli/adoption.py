@@ -1,0 +1,255 @@
+"""Writing the platform file of something that runs here already, with its secrets and keys beside it."""
+
+# ruff: noqa: PLC0415 - heavy imports happen when a command needs them, so that the console starts fast
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from keepwell.cli import console
+from keepwell.cli.console import Outcome
+from keepwell.cli.draft import SealingAnswers, ask_for_keys, drafted, make_keys
+from keepwell.errors import ConfigurationError, PreconditionFailed
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from keepwell.discovery.judgement import Candidate, FoundServer
+    from keepwell.discovery.ways import Way
+    from keepwell.verdict import Finding
+
+SECRETS, KEYS = "secrets", "keys"
+# Secrets that somebody has to give: key, question, and where else they may be told.
+_SECRETS = {
+    "bucket.access_key_id": ("Access key id of the bucket (empty: found by AWS's own rules)", "AWS_ACCESS_KEY_ID"),
+    "bucket.secret_access_key": ("Its secret access key (empty: as above)", "AWS_SECRET_ACCESS_KEY"),
+    "notify.urls": ("Where messages go: an Apprise address, such as ntfy://… or tgram://… (empty: nowhere)", ""),
+}
+_QUESTIONS = {
+    "bucket.name": ("Bucket for backup sets", None),
+    "bucket.endpoint_url": ("S3 endpoint (empty: AWS)", ""),
+}
+
+
+@dataclass(frozen=True)
+class Adopted:
+    """What a platform file is to hold.
+
+    Attributes:
+        answers: `section.key` to value, and `name`; None leaves a key out.
+        secrets: `section.key` to what goes into a file of its own.
+        findings: What was found, measured, and not found.
+    """
+
+    answers: dict[str, Any]
+    secrets: dict[str, str]
+    findings: "tuple[Finding, ...]"
+
+
+def adopt(
+    directory: Path,
+    given: Mapping[str, Any],
+    wanted: SealingAnswers | None,
+    *,
+    project: str | None,
+    ask: bool,
+) -> Outcome:
+    """Look at what runs here, and write what is found as a platform file of a folder.
+
+    Args:
+        directory: Made for its owner only, unless it is there.
+        given: Values of flags: `section.key`, and `name`; they count more than what is found.
+        wanted: Which keys; None where `given` holds [sealing] already.
+        project: Which one, by its compose project, where several run.
+        ask: Whether there is somebody to ask for what is missing.
+
+    Raises:
+        PreconditionFailed: There is such a file already, or nothing that could be taken runs here.
+        ConfigurationError: Something that is needed was not told, or a file cannot be written.
+    """
+    from keepwell.verdict import worst
+
+    with console.working("Looking at what runs here"):
+        candidate = _choose(project, given)
+    output = directory / f"{given.get('name') or candidate.name}.toml"
+    if output.exists():
+        raise PreconditionFailed(f"{output} is there already.", hint="Nothing was changed. `keepwell platform list`.")
+    adopted = _complete(candidate, given, ask=ask)
+    if wanted is not None:
+        wanted = ask_for_keys(wanted) if ask else wanted
+        wanted.require_whole()
+    _write(directory, output, adopted, wanted)
+    return Outcome(
+        worst([finding.verdict for finding in adopted.findings]),
+        data={"path": output.absolute(), "name": adopted.answers["name"], "findings": adopted.findings},
+        hint=f"Wrote {output}. Next: keepwell doctor --platform {adopted.answers['name']}",
+        show=lambda screen: _show(screen, adopted.findings, wanted),
+    )
+
+
+def _choose(project: str | None, given: Mapping[str, Any]) -> "Candidate":
+    from keepwell.discovery.judgement import find_candidates, find_ended
+    from keepwell.discovery.machine import read_machine
+
+    machine = read_machine()
+    found = find_candidates(machine)
+    wanted = project or given.get("name")
+    fitting = [one for one in found if wanted in (one.name, one.database.contained.project)]
+    chosen = fitting if project or fitting else found
+    if len(chosen) == 1:
+        return chosen[0]
+    if len(chosen) > 1:
+        names = ", ".join(one.database.contained.project or one.name for one in chosen)
+        raise PreconditionFailed(f"Several platforms run here: {names}.", hint="Name one with --project.")
+    ended = ", ".join(one.name for one in find_ended(machine))
+    told = [
+        *machine.unread,
+        f"These have ended: {ended}." if ended else "",
+        f"Others run: {len(found)}." if found else "",
+    ]
+    raise PreconditionFailed(
+        " ".join(["No container with a PostgreSQL server that fits was found.", *filter(None, told)]),
+        hint="Start the platform; or describe it by flags: `keepwell init --help`.",
+    )
+
+
+def _complete(candidate: "Candidate", given: Mapping[str, Any], *, ask: bool) -> Adopted:
+    """What is found, overridden by what was given, completed by what is asked for; and the ways in, measured."""
+    from keepwell.verdict import Finding
+
+    answers: dict[str, Any] = {"name": candidate.name, "uploads.directory": candidate.uploads}
+    answers |= {key: told for key in given if (told := _environment(key)) is not None}
+    answers |= {key: value for key, value in given.items() if value is not None}
+    secrets = _find_secrets(answers, ask=ask)
+    findings: list[Finding] = [*candidate.findings]
+    password = _database_password(candidate.database, answers, ask=ask)
+    with console.working("Measuring the ways into its servers"):
+        findings += _take_database(candidate.database, password, answers, secrets)
+        if candidate.cache is not None:
+            findings += _take_cache(candidate.cache, answers, secrets)
+    for key, (question, default) in _QUESTIONS.items():
+        if answers.get(key) is None:
+            answers[key] = _environment(key) or (_ask(question, default) if ask else None)
+    if answers["bucket.name"] is None:
+        raise ConfigurationError(
+            "Where backups go was not told: --bucket is missing.",
+            hint="Pass it, or run this on a terminal to be asked.",
+        )
+    return Adopted(answers, secrets, tuple(findings))
+
+
+def _take_database(
+    found: "FoundServer", password: str, answers: dict[str, Any], secrets: dict[str, str]
+) -> "Iterable[Finding]":
+    from keepwell.discovery.ways import Way, measure_database
+
+    measured = measure_database(found, password)
+    if not isinstance(measured, Way):
+        raise PreconditionFailed(measured.message, hint=measured.hint)
+    _fill(answers, "database", measured, {"name": found.name, "user": found.user})
+    if password and answers.get("database.password_file") is None:
+        secrets["database.password"] = password
+    return [measured.finding]
+
+
+def _take_cache(found: "FoundServer", answers: dict[str, Any], secrets: dict[str, str]) -> "Iterable[Finding]":
+    """A cache that cannot be reached is told and left out: a backup needs none."""
+    from keepwell.discovery.ways import Way, measure_cache
+
+    measured = measure_cache(found)
+    if not isinstance(measured, Way):
+        return [measured]
+    _fill(answers, "redis", measured, {"user": found.user})
+    if found.password and answers.get("redis.password_file") is None:
+        secrets["redis.password"] = found.password
+    return [measured.finding]
+
+
+def _fill(answers: dict[str, Any], section: str, way: "Way", more: Mapping[str, Any]) -> None:
+    for key, value in {**way.values, **more}.items():
+        answers.setdefault(f"{section}.{key}", value)
+
+
+def _database_password(found: "FoundServer", answers: Mapping[str, Any], *, ask: bool) -> str:
+    named = answers.get("database.password_file")
+    if named is not None:
+        try:
+            return Path(named).read_text().strip()
+        except OSError as error:
+            raise ConfigurationError(f"{named} cannot be read: {error.strerror}.", hint="Check its path.") from error
+    if found.password or not ask:
+        return found.password
+    return _ask(f"Password of {found.user} (empty: none)", "", hidden=True) or ""
+
+
+def _find_secrets(answers: Mapping[str, Any], *, ask: bool) -> dict[str, str]:
+    """From the environment, or asked for; those whose file was named are there already."""
+    found = {}
+    for key, (question, usual) in _SECRETS.items():
+        if answers.get(f"{key}_file") is not None:
+            continue
+        told = _environment(key) or os.environ.get(usual or key)
+        told = told or (_ask(question, "", hidden=True) if ask else None)
+        if told:
+            found[key] = _lines(told)
+    return found
+
+
+def _lines(told: str) -> str:
+    """A list is written as JSON in the environment, and one to a line in a file."""
+    with suppress(ValueError):
+        parsed = json.loads(told)
+        if isinstance(parsed, list):
+            return "\n".join(map(str, parsed))
+    return told
+
+
+def _environment(key: str) -> str | None:
+    """The variable that would override this key, which is taken into the file."""
+    return os.environ.get(f"KEEPWELL_{key.replace('.', '__').upper()}")
+
+
+def _ask(question: str, default: str | None, *, hidden: bool = False) -> str | None:
+    told = typer.prompt(question, default=default, show_default=False, hide_input=hidden, err=True)
+    return str(told) or None
+
+
+def _write(directory: Path, output: Path, adopted: Adopted, wanted: SealingAnswers | None) -> None:
+    """The file last: until it is there, nothing that was written counts, and all of it may be written again."""
+    from keepwell.keyring import write_secret
+
+    answers = dict(adopted.answers)
+    secrets = directory / SECRETS / answers["name"]
+    try:
+        for folder in (directory, secrets.parent, secrets):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(
+            f"{directory} cannot be written: {error.strerror}.", hint="Run this as root, or name another --directory."
+        ) from error
+    for key, value in adopted.secrets.items():
+        path = secrets.absolute() / key.replace(".", "_")
+        write_secret(path, f"{value}\n")
+        answers[f"{key}_file"] = path
+    # Tried without the keys first: a file that would not load must not leave keys behind.
+    with drafted(output, answers):
+        pass
+    if wanted is not None:
+        answers |= {f"sealing.{key}": value for key, value in make_keys(wanted).items()}
+    with drafted(output, answers) as draft:
+        draft.replace(output)
+
+
+def _show(screen: "Console", findings: "Iterable[Finding]", wanted: SealingAnswers | None) -> None:
+    from keepwell.cli import keys
+
+    screen.print(console.findings_table(findings))
+    if wanted is not None and wanted.offline_identity_file:
+        console.print_plain(screen, f"Made {wanted.offline_identity_file}: the offline key. Take it away from here.")
+        console.print_plain(screen, keys.WHAT_LOSING_MEANS)
