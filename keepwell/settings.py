@@ -8,7 +8,7 @@ import difflib
 import os
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -257,6 +257,11 @@ class UploadsSettings(Section):
     """Files that users sent in."""
 
     directory: Path = Field(description="Folder on this machine.")
+    only: tuple[Annotated[str, Field(pattern=r"^[^/]+(/[^/]+)*$")], ...] = Field(
+        default=(),
+        examples=[["*.toml"]],
+        description="Patterns of the files that are taken, such as *.toml; a * stands for no slash. All by default.",
+    )
     seal_anew: bool = Field(
         default=False,
         description="Send every file again once sealing.recipients changed, so that the new keys alone open them all; "
@@ -456,16 +461,17 @@ def load_platform(name: str | None = None) -> Platform:
     files = list(_config_files())
     if name is None and len(files) == 1:
         return load_platform_file(files[0])
-    platforms = {platform.name: platform for platform in map(load_platform_file, files)}
+    # By their names alone: what is wrong with one platform, a secret that is missing, is no other one's trouble.
+    described = _name_files(files)
+    known = ", ".join(sorted(described))
     if name is None:
-        known = ", ".join(sorted(platforms))
         raise ConfigurationError("There are several platforms.", hint=f"Name one with --platform: {known}.")
-    if name not in platforms:
+    if name not in described:
         raise ConfigurationError(
-            f"There is no platform {name!r}; the platform files describe: {', '.join(sorted(platforms))}.",
-            hint=_nearest(name, platforms) or f"Check the name, or {CONFIG_VARIABLE}.",
+            f"There is no platform {name!r}; the platform files describe: {known}.",
+            hint=_nearest(name, described) or f"Check the name, or {CONFIG_VARIABLE}.",
         )
-    return platforms[name]
+    return load_platform_file(described[name])
 
 
 def read_platform_names() -> tuple[str, ...]:
@@ -474,15 +480,21 @@ def read_platform_names() -> tuple[str, ...]:
     Raises:
         ConfigurationError: No file, one without a proper name, or two of the same name.
     """
-    files: dict[str, Path] = {}
-    for file in _config_files():
+    return tuple(sorted(_name_files(_config_files())))
+
+
+def _name_files(files: Iterable[Path]) -> dict[str, Path]:
+    """Platform files by the names that they give."""
+    described: dict[str, Path] = {}
+    for file in files:
         name = os.environ.get(f"{_PREFIX}NAME") or _read_name(file)
-        if name in files:
+        if name in described:
             raise ConfigurationError(
-                f"{files[name]} and {file} both describe the platform {name}.", hint="Give one of them another name."
+                f"{described[name]} and {file} both describe the platform {name}.",
+                hint="Give one of them another name.",
             )
-        files[name] = file
-    return tuple(sorted(files))
+        described[name] = file
+    return described
 
 
 def config_folder() -> Path:

@@ -60,7 +60,7 @@ class Machine:
     """A machine that an operator set up with `keepwell init`, with a bucket of its own.
 
     Attributes:
-        folder: Holds `keepwell.toml`, `secrets/`, `keys/`, `offline.txt` and `spool/`.
+        folder: Holds `etc/esn.toml`, `secrets/`, `keys/`, `offline.txt` and `spool/`.
         store: The object store that holds its bucket, by folder and port.
         database: Name of its database.
         environment: Of the operator's shell.
@@ -70,6 +70,10 @@ class Machine:
     store: RunningObjectStore
     database: str
     environment: dict[str, str]
+
+    @property
+    def platform_file(self) -> Path:
+        return self.folder / "etc" / "esn.toml"
 
     def run(
         self, *blocks: str, code: int = 0, typed: str = "", within: Sequence[str] = (), **variables: str | Path
@@ -107,7 +111,7 @@ def operators_machine(server: Server, folder: Path) -> Iterator[Machine]:
     store = start_objectstore(folder / "store")
     try:
         create_bucket(store.endpoint_url, store.access_key_id, store.secret_access_key, BUCKET)
-        for name in ("spool", "secrets", "uploads"):
+        for name in ("etc", "spool", "secrets", "uploads"):
             (folder / name).mkdir()
         (folder / "uploads" / "invoice.txt").write_text("an invoice")
         (folder / "uploads" / "photo.jpg").write_bytes(os.urandom(20_000))
@@ -117,7 +121,7 @@ def operators_machine(server: Server, folder: Path) -> Iterator[Machine]:
         with fresh_database(server) as database:
             with server.connect(database) as connection:
                 connection.execute("CREATE TABLE people AS SELECT n AS id, md5(n::text) FROM generate_series(1, 500) n")
-            machine = Machine(folder, store, database, _environment(folder))
+            machine = Machine(folder, store, database, build_environment(folder))
             machine.run(_init_command(server, store, database))
             yield machine
     finally:
@@ -130,19 +134,22 @@ def restart_store(machine: Machine, secret_access_key: str) -> RunningObjectStor
     return start_objectstore(machine.folder / "store", port=machine.store.port, secret_access_key=secret_access_key)
 
 
-def _environment(folder: Path) -> dict[str, str]:
+def build_environment(folder: Path) -> dict[str, str]:
+    """Of an operator's shell, on a machine that is a folder."""
     return {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "HOME": str(folder),
         "LC_ALL": "C.UTF-8",
-        "KEEPWELL_CONFIG": str(folder / "keepwell.toml"),
+        "KEEPWELL_CONFIG": str(folder / "etc"),
+        "KEEPWELL_STATE_DIRECTORY": str(folder / "state"),
         "KEEPWELL_BACKUP__SPOOL_DIRECTORY": str(folder / "spool"),
         "KEEPWELL_BUCKET__ADDRESSING": "path",
     }
 
 
 def _init_command(server: Server, store: RunningObjectStore, database: str) -> str:
-    return f"""keepwell init --yes --name esn --database-port {server.port} --database-name {database} \\
+    return f"""keepwell init --yes --output etc/esn.toml --keys-directory "$PWD/keys" --name esn \\
+    --database-port {server.port} --database-name {database} \\
     --database-user postgres --database-password-file "$PWD/secrets/password" \\
     --bucket {BUCKET} --endpoint-url {store.endpoint_url} --region {REGION} \\
     --access-key-id-file "$PWD/secrets/id" --secret-access-key-file "$PWD/secrets/secret" \\

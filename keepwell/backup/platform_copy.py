@@ -16,9 +16,14 @@ _HEAD = """\
 """
 
 
-def render_without_secrets(platform: Platform) -> str:
-    """The platform as TOML that can be loaded again once the secrets are put in their places; no secret is in it."""
-    lines = [_HEAD, f"name = {_literal(platform.name)}"]
+def render_without_secrets(platform: Platform, *, head: str = _HEAD) -> str:
+    """The platform as TOML that can be loaded again once the secrets are put in their places; no secret is in it.
+
+    Args:
+        platform: As it was loaded, or made.
+        head: Comment that begins the file.
+    """
+    lines = [head, f"name = {_literal(platform.name)}"]
     for section in type(platform).model_fields:
         value = getattr(platform, section)
         if isinstance(value, BaseModel):

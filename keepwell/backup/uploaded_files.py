@@ -5,6 +5,7 @@ somebody removed it, and no table is locked while files are sent. What cannot be
 """
 
 import base64
+import fnmatch
 import hashlib
 import os
 import stat
@@ -100,7 +101,8 @@ def store_uploads(
     require_uploads(settings)
     with _opened_folder(os.fsencode(settings.directory)) as root:
         run = _Run(root, store, uploads, level, progress, anew)
-        entries = run.store_files(list_folder(root))
+        listed = list_folder(root)
+        entries = run.store_files([one for one in listed if one.kind == "folder" or takes(settings, one.location)])
     store.keep_longer({entry.key for entry in entries if entry.kind == "file" and not entry.sent})
     entries.sort(key=lambda entry: entry.location)
     index = send(
@@ -113,6 +115,15 @@ def store_uploads(
         taken=_uncounted,
     )
     return StoredFiles(index, _summarize(entries, began_at, time.monotonic() - began))
+
+
+def takes(settings: UploadsSettings, location: bytes) -> bool:
+    """Whether a set is to hold what lies there below the uploads folder."""
+    names = location.split(b"/")
+    patterns = [os.fsencode(pattern).split(b"/") for pattern in settings.only]
+    return not patterns or any(
+        len(names) == len(pattern) and all(map(fnmatch.fnmatchcase, names, pattern)) for pattern in patterns
+    )
 
 
 def list_folder(root: int) -> list[FileEntry]:

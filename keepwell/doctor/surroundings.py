@@ -3,9 +3,11 @@
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
 
 from keepwell import notify, orchestrator
+from keepwell.backup.uploaded_files import takes
 from keepwell.cache import read_facts
 from keepwell.doctor.outcome import alert, from_error, guarded, not_applicable, not_checked, ok, warn
 from keepwell.doctor.protection import examine_protection
@@ -52,7 +54,9 @@ def examine_uploads(platform: Platform) -> Iterator[Finding]:
         return
     unreadable: list[str] = []
     walk = os.walk(folder, onerror=lambda error: unreadable.append(str(error.filename)))
-    files = islice((os.path.join(place, name) for place, _, names in walk for name in names), _LOOKED_AT_FILES)  # noqa: PTH118 - thousands of paths
+    taken = partial(takes, platform.uploads)
+    found = (os.path.join(place, name) for place, _, names in walk for name in names)  # noqa: PTH118 - thousands of paths
+    files = islice((file for file in found if taken(os.fsencode(os.path.relpath(file, folder)))), _LOOKED_AT_FILES)
     count = 0
     for file in files:
         count += 1

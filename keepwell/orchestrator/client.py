@@ -34,6 +34,8 @@ REGISTER_COMMAND = "python -m deployments.register"
 PLATFORM_TAG = "platform:"
 API_VARIABLE = "PREFECT_API_URL"
 AUTH_VARIABLE = "PREFECT_API_AUTH_STRING"
+# Prefect's own, for where people open its pages.
+PAGES_VARIABLE = "PREFECT_UI_URL"
 _PAGE = 200
 _INFO = 20
 # A token that is made only to see whether there are any.
@@ -115,6 +117,12 @@ class FlowRun(_Answer):
     start_time: datetime | None = None
     end_time: datetime | None = None
     total_run_time: float = Field(default=0, description="Seconds.")
+
+    @property
+    def changed_at(self) -> datetime | None:
+        """When its state came to be what it is."""
+        told = (self.state or {}).get("timestamp")
+        return datetime.fromisoformat(told) if told else None
 
     @property
     def message(self) -> str:
@@ -267,6 +275,22 @@ class Orchestrator:
         runs = _parse(FlowRun, self._ask("POST", "/flow_runs/filter", {**wanted, "limit": _PAGE}))
         return next((run for run in runs if run.auto_scheduled), None)
 
+    def read_unfinished_runs(self) -> list[FlowRun]:
+        """Every run that has begun, or is about to, and has not ended."""
+        wanted = {"state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}}
+        return _parse(FlowRun, self._pages("/flow_runs/filter", {"flow_runs": wanted}))
+
+    def mark_crashed(self, run: FlowRun, why: str) -> None:
+        """Say that a run is over which nobody runs any more; what it held is free then.
+
+        Raises:
+            KeepwellError: The server did not take it.
+        """
+        state = {"type": "CRASHED", "name": "Crashed", "message": why}
+        answer = self._ask("POST", f"/flow_runs/{run.id}/set_state", {"state": state})
+        if answer.get("status") != "ACCEPT":
+            raise KeepwellError(f"The Prefect server did not end the run {run.name}.", hint="Cancel it in its pages.")
+
     def create_run(self, deployment: Deployment, parameters: Mapping[str, Any]) -> FlowRun:
         """Ask for a run now.
 
@@ -299,7 +323,9 @@ class Orchestrator:
         return _parse(Progress, [artifact | {"percent": _percent(artifact.get("data"))} for artifact in found])
 
     def address(self, run: FlowRun) -> str:
-        """Where a person looks at a run; it assumes that the pages are served beside the API."""
+        """Where a person looks at a run; unless it is told otherwise, the pages are served beside the API."""
+        if told := os.environ.get(PAGES_VARIABLE):
+            return f"{told.rstrip('/')}/runs/flow-run/{run.id}"
         parts = urlsplit(self.api_url)
         root = parts.path.removesuffix("/api")
         # Credentials in the address stay with us.

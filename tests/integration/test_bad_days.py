@@ -111,7 +111,7 @@ def test_rotated_keys(machine: Machine, tmp_path: Path) -> None:
 
 def put_sealing(machine: Machine, lines: str) -> None:
     """What an operator does with an editor: the printed table takes the old one's place."""
-    file = machine.folder / "keepwell.toml"
+    file = machine.platform_file
     before, _, rest = file.read_text().partition("[sealing]")
     file.write_text(f"{before}{lines}\n\n[notify]{rest.partition('[notify]')[2]}")
 
@@ -143,7 +143,7 @@ def test_lost_keys(machine: Machine, tmp_path: Path) -> None:
     offline.unlink()
     seen += machine.run(rotate)
     changed = re.findall(r"^recipients = .*$", seen, re.MULTILINE)[-1]
-    file = tmp_path / "keepwell.toml"
+    file = machine.platform_file
     file.write_text(re.sub(r"^recipients = .*$", changed, file.read_text(), flags=re.MULTILINE))
     seen += machine.run(anew_too)
     third = newest(machine)

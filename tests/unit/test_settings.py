@@ -224,3 +224,16 @@ def test_a_smoke_query_may_name_a_database_that_sets_hold_and_no_other(folder: P
     _extend(folder, query.format(name="analytics"))
     with pytest.raises(ConfigurationError, match="the smoke query “asked” asks a database that no set holds"):
         load_platform()
+
+
+def test_what_is_wrong_with_one_platform_is_no_other_ones_trouble(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lacking = MINIMAL.replace('"esn"', '"other"').replace(
+        '"backup"\n', '"backup"\npassword_file = "/nowhere/password"\n'
+    )
+    (folder / "other.toml").write_text(lacking)
+    monkeypatch.setenv("KEEPWELL_CONFIG", str(folder))
+    assert load_platform("esn").name == "esn"
+    with pytest.raises(ConfigurationError, match="/nowhere/password cannot be read"):
+        load_platform("other")

@@ -1,12 +1,15 @@
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from keepwell.backup.uploaded_files import takes
 from keepwell.errors import Abandoned
 from keepwell.objectstore.uploads import Uploads, plan_part_bytes
+from keepwell.settings import UploadsSettings
 
 MIB = 1024 * 1024
 
@@ -62,3 +65,20 @@ def test_whoever_waits_for_an_abandoned_upload_is_let_go() -> None:
         with pytest.raises(Abandoned):
             uploads.wait(future)
         release.set()
+
+
+@pytest.mark.parametrize(
+    ("location", "taken"),
+    [
+        (b"esn.toml", True),
+        (b"keys/identities.txt", False),
+        (b"keys/odd.toml", False),
+        (b"conf.d/a.toml", True),
+        (b"conf.d/more/a.toml", False),
+        (b"esn.toml.bak", False),
+    ],
+)
+def test_only_what_the_patterns_name_is_taken(location: bytes, taken: bool) -> None:
+    settings = UploadsSettings(directory=Path("/etc/keepwell"), only=("*.toml", "conf.d/*.toml"))
+    assert takes(settings, location) is taken
+    assert takes(UploadsSettings(directory=Path("/etc/keepwell")), location)
