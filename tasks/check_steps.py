@@ -51,7 +51,7 @@ def judge(platform: str, schedule: ScheduleFacts | Unanswered) -> Judgement:
     loaded = platforms.load(platform)
     store, now = open_store(loaded), datetime.now(UTC)
     entries = read_catalogue(store)
-    limits = freshness.build_limits(loaded)
+    limits = freshness.build_limits(loaded, schedule)
     sets = freshness.describe_sets(entries, limits.proven_level)
     # A platform that was registered today has no backup yet, and that is nothing to wake anybody for.
     first_due = freshness.find_first_due(sets, schedule)

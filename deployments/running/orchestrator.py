@@ -96,7 +96,9 @@ def _worker(state: StateFolder, port: int, wanted: Orchestration, number: int) -
         WORKER if number == 0 else f"{WORKER}-{number + 1}",
         lambda: _prefect(worker_environment(state, port, wanted), "worker", "start", "--pool", POOL, "--name", name),
         ready=has_worker(port, POOL, name, read_login(state), wanted.host),
-        needs=(REGISTRATION,),
+        needs=(SERVER,),
+        # One platform file that cannot be read must not keep the others, registered before, from their backups.
+        after=(REGISTRATION,),
         # Told to stop, it ends its flow runs; killed, it would leave them running.
         death_signal=signal.SIGTERM,
         grace_seconds=15,
