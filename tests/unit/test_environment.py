@@ -31,6 +31,7 @@ AS_TYPED = "a demonstration types the console's commands, as an operator would; 
 HANDED_ON = {
     ("keepwell/cli/stack.py", "_run"): OTHER_HALF,
     ("keepwell/cli/serve.py", "serve"): OTHER_HALF,
+    ("keepwell/cli/upgrade.py", "upgrade"): OTHER_HALF,
     ("deployments/production/compose/roles.py", "become"): "a container's program in our place, with what it was given",
     ("deployments/local/demo.py", "_keepwell"): AS_TYPED,
     ("deployments/local/install_demo.py", "install_and_isolate"): AS_TYPED,

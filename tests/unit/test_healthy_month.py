@@ -113,7 +113,8 @@ class Month:
                 shown.append(run)
         following = [run.expected_at for run in self.runs if run.expected_at > now]
         next_at = min(following, default=now + DAY)
-        return ScheduleFacts(True, True, tuple(run.expected_at for run in window), next_at, tuple(shown))
+        expected = tuple(run.expected_at for run in window)
+        return ScheduleFacts(True, True, expected=expected, next_at=next_at, runs=tuple(shown))
 
 
 def in_utc(begins: datetime) -> Callable[[int], datetime]:
@@ -186,6 +187,6 @@ def test_a_bucket_that_was_emptied_is_no_new_platform() -> None:
 def test_a_first_backup_that_ended_without_a_set_is_not_waited_for(state: str) -> None:
     now = datetime(2026, 5, 2, 9, tzinfo=UTC)
     run = RunFacts(now - HOUR, now - HOUR, state)
-    assert find_first_due([], ScheduleFacts(True, True, (), now + DAY, (run,))) is None
-    assert find_first_due([], ScheduleFacts(True, True, (), now + DAY, ())) == now + DAY
-    assert find_first_due([], ScheduleFacts(True, False, (), now + DAY, ())) is None
+    assert find_first_due([], ScheduleFacts(True, True, next_at=now + DAY, runs=(run,))) is None
+    assert find_first_due([], ScheduleFacts(True, True, next_at=now + DAY)) == now + DAY
+    assert find_first_due([], ScheduleFacts(True, False, next_at=now + DAY)) is None

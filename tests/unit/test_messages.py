@@ -83,7 +83,7 @@ def messages() -> Iterator[tuple[str, Message]]:
     asleep = ScheduleFacts(deployed=True, active=False)
     yield "a check: nothing starts it", check([PROVEN], asleep, Notice.TURNED_BAD)
     waiting = RunFacts(NOW - timedelta(hours=1), None, "SCHEDULED")
-    yield "a check: late", check([PROVEN], ScheduleFacts(True, True, (), NOW, (waiting,)), Notice.TURNED_BAD)
+    yield "a check: late", check([PROVEN], ScheduleFacts(True, True, next_at=NOW, runs=(waiting,)), Notice.TURNED_BAD)
     yield "a check: nobody answers", check([PROVEN], Unanswered("no answer from the API."), Notice.TURNED_BAD)
     damaged = SetFacts(MANIFEST.backup_id, MANIFEST.snapshot_at, 1000, "uploaded", False, True, True, True)
     yield "a check: damaged", check([damaged, PROVEN], running, Notice.TURNED_BAD)
