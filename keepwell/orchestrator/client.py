@@ -34,6 +34,8 @@ REGISTER_COMMAND = "python -m deployments.register"
 PLATFORM_TAG = "platform:"
 API_VARIABLE = "PREFECT_API_URL"
 AUTH_VARIABLE = "PREFECT_API_AUTH_STRING"
+# Prefect's own, for where people open its pages.
+PAGES_VARIABLE = "PREFECT_UI_URL"
 _PAGE = 200
 _INFO = 20
 # A token that is made only to see whether there are any.
@@ -321,7 +323,9 @@ class Orchestrator:
         return _parse(Progress, [artifact | {"percent": _percent(artifact.get("data"))} for artifact in found])
 
     def address(self, run: FlowRun) -> str:
-        """Where a person looks at a run; it assumes that the pages are served beside the API."""
+        """Where a person looks at a run; unless it is told otherwise, the pages are served beside the API."""
+        if told := os.environ.get(PAGES_VARIABLE):
+            return f"{told.rstrip('/')}/runs/flow-run/{run.id}"
         parts = urlsplit(self.api_url)
         root = parts.path.removesuffix("/api")
         # Credentials in the address stay with us.

@@ -220,6 +220,13 @@ def test_health_is_asked_with_the_login(server: FakePrefect) -> None:
         client.require_healthy()
 
 
+def test_the_address_is_that_of_the_pages_where_they_are_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_UI_URL", "https://keepwell.example.org/")
+    run = orchestrator.FlowRun(id="r1", name="a")
+    with orchestrator.Orchestrator("http://server:4200/api", None) as client:
+        assert client.address(run) == "https://keepwell.example.org/runs/flow-run/r1"
+
+
 def test_the_address_keeps_a_login_to_itself() -> None:
     with Orchestrator("http://user:secret@host:4200/api", None) as client:
         run = orchestrator.FlowRun(id="r1", name="n")

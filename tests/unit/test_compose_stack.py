@@ -13,7 +13,7 @@ import pytest
 from deployments.production.compose import __main__ as entrypoint
 from deployments.production.compose import health
 from deployments.production.compose.passwords import DATABASE_PASSWORD, LOGIN, REDIS_PASSWORD, Passwords
-from deployments.production.compose.roles import ROLES, build_call, read_platform_names
+from deployments.production.compose.roles import ROLES, build_call
 from deployments.running.ports import find_free_port
 from keepwell.errors import ConfigurationError, PreconditionFailed, ServiceUnavailable
 
@@ -28,10 +28,8 @@ def passwords(tmp_path: Path) -> Passwords:
 
 
 @pytest.fixture
-def environment(tmp_path: Path) -> dict[str, str]:
-    (tmp_path / "b.toml").write_text('name = "beta"\n')
-    (tmp_path / "a.toml").write_text('name = "alpha"\n')
-    return {"ORCHESTRATOR_DATABASE": "database", "ORCHESTRATOR": "server", "KEEPWELL_CONFIG": str(tmp_path)}
+def environment() -> dict[str, str]:
+    return {"ORCHESTRATOR_DATABASE": "database", "ORCHESTRATOR": "server"}
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -66,27 +64,6 @@ def test_a_worker_gets_the_login_and_nothing_of_the_server(environment: dict[str
     call = build_call("worker", ["--name", "backup"], environment, MARKED.__getitem__)
     assert call.secrets == {"PREFECT_API_AUTH_STRING": "keepwell:marked-login"}
     assert call.waits_for == (("server", 4200),)
-
-
-def test_every_platform_is_registered(environment: dict[str, str]) -> None:
-    call = build_call("register", [], environment, MARKED.__getitem__)
-    assert call.argv == ("python", "-m", "deployments.register", "--platform", "alpha", "--platform", "beta")
-
-
-def test_files_that_describe_no_platform_are_passed_over(tmp_path: Path) -> None:
-    (tmp_path / "esn.toml").write_text('name = "esn"\n')
-    (tmp_path / "schedules.toml").write_text('[backup-and-verify]\ncron = "0 2 * * *"\n')
-    assert read_platform_names(tmp_path) == ["esn"]
-    assert read_platform_names(tmp_path / "esn.toml") == ["esn"]
-
-
-@pytest.mark.parametrize("text", [None, "name ="])
-def test_without_a_platform_nothing_is_registered(tmp_path: Path, text: str | None) -> None:
-    if text is not None:
-        (tmp_path / "esn.toml").write_text(text)
-    with pytest.raises(ConfigurationError) as raised:
-        read_platform_names(tmp_path)
-    assert raised.value.hint
 
 
 def test_passwords_are_made_once_and_for_few_to_read(passwords: Passwords) -> None:

@@ -4,16 +4,12 @@ Everything that is no secret stands in compose.yaml, where an operator looks for
 """
 
 import os
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from urllib.parse import quote
 
 from deployments.deployment_file import POOL
 from deployments.production.compose.passwords import DATABASE_PASSWORD, LOGIN, REDIS_PASSWORD
-from keepwell.errors import ConfigurationError
-from keepwell.settings import CONFIG_VARIABLE
 
 DATABASE_USER, DATABASE = "keepwell", "prefect"
 # Host and port of what a container speaks to, in its compose file.
@@ -50,7 +46,7 @@ def build_call(
         read_password: From a password's name.
 
     Raises:
-        KeepwellError: A password or a platform file is missing.
+        PreconditionFailed: A password is missing.
     """
     return ROLES[role](arguments, environment, read_password)
 
@@ -91,9 +87,7 @@ def _of_the_server(argv: tuple[str, ...], environment: Mapping[str, str], read_p
 
 
 def _register(arguments: Sequence[str], environment: Mapping[str, str], read_password: Callable[[str], str]) -> Call:
-    names = read_platform_names(Path(environment[CONFIG_VARIABLE]))
-    platforms = [word for name in names for word in ("--platform", name)]
-    return _of_a_client(("python", "-m", "deployments.register", *platforms, *arguments), environment, read_password)
+    return _of_a_client(("python", "-m", "deployments.register", *arguments), environment, read_password)
 
 
 def _work(arguments: Sequence[str], environment: Mapping[str, str], read_password: Callable[[str], str]) -> Call:
@@ -113,32 +107,6 @@ ROLES: Mapping[str, Callable[[Sequence[str], Mapping[str, str], Callable[[str], 
     "register": _register,
     "worker": _work,
 }
-
-
-def read_platform_names(place: Path) -> list[str]:
-    """The names of the platforms that a folder's files describe; their secrets are none of a registration's business.
-
-    Args:
-        place: As `KEEPWELL_CONFIG`: a folder of platform files, or one of them.
-
-    Raises:
-        ConfigurationError: There is none, or one is not TOML.
-    """
-    files = sorted(place.glob("*.toml")) if place.is_dir() else [place]
-    try:
-        found = [tomllib.loads(path.read_text(encoding="utf-8")).get("name") for path in files]
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigurationError(
-            f"A platform file in {place} cannot be read: {error}.",
-            hint="It must belong to the user that containers run as (10001), and be TOML.",
-        ) from error
-    names = [name for name in found if isinstance(name, str)]
-    if not names:
-        raise ConfigurationError(
-            f"{place} holds no platform file.",
-            hint="Write one with `keepwell init`, and let STACK_CONFIGURATION name its folder.",
-        )
-    return names
 
 
 def become(call: Call) -> None:
