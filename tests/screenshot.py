@@ -1,10 +1,11 @@
 """Pictures of the orchestrator's pages by a headless Chromium.
 
-python tests/screenshot.py <address of a page> <picture.png> <text to wait for>...
+PREFECT_API_AUTH_STRING=user:password python tests/screenshot.py <address of a page> <picture.png> <text to wait for>...
 """
 
 import base64
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -63,4 +64,4 @@ def photograph(
 
 
 if __name__ == "__main__":
-    photograph(sys.argv[1], Path(sys.argv[2]), tuple(sys.argv[3:]))
+    photograph(sys.argv[1], Path(sys.argv[2]), tuple(sys.argv[3:]), login=os.environ.get("PREFECT_API_AUTH_STRING"))

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from deployments.running.orchestrator import ENGINE_VARIABLE
 from deployments.running.plan import Plan
 from deployments.running.processes import end, find_by_variable, is_alive
 from deployments.running.service_manager import SOCKET_VARIABLE
@@ -234,7 +235,7 @@ def _supervisor_argv(plan: Plan, state: StateFolder) -> list[str]:
 
 def _supervisor_environment() -> dict[str, str]:
     """No secret that whoever starts us may have in theirs: it would outlive them, and nobody would know of it."""
-    asked = (STATE_VARIABLE, SOCKET_VARIABLE)
+    asked = (STATE_VARIABLE, SOCKET_VARIABLE, ENGINE_VARIABLE)
     return clean_environment() | {name: os.environ[name] for name in asked if name in os.environ}
 
 

@@ -4,6 +4,7 @@ The server lets nobody in without the login, which is made at random, and takes 
 page of its own can get (CSRF).
 """
 
+import os
 import secrets
 import signal
 import sys
@@ -25,6 +26,9 @@ SERVER, REGISTRATION, WORKER = "prefect-server", "register-deployments", "prefec
 POOL = "keepwell"
 LOGIN_USER = "keepwell"
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - only where somebody asks for it
+
+# Where a Docker Engine listens; importing who asks it would cost the supervisor memory for as long as it lives.
+ENGINE_VARIABLE = "DOCKER_HOST"
 
 RUN_RETENTION_DAYS, EVENT_RETENTION_DAYS = 90, 14
 _DAY_SECONDS = 86_400
@@ -92,7 +96,9 @@ def _worker(state: StateFolder, port: int, wanted: Orchestration, number: int) -
         WORKER if number == 0 else f"{WORKER}-{number + 1}",
         lambda: _prefect(worker_environment(state, port, wanted), "worker", "start", "--pool", POOL, "--name", name),
         ready=has_worker(port, POOL, name, read_login(state), wanted.host),
-        needs=(REGISTRATION,),
+        needs=(SERVER,),
+        # One platform file that cannot be read must not keep the others, registered before, from their backups.
+        after=(REGISTRATION,),
         # Told to stop, it ends its flow runs; killed, it would leave them running.
         death_signal=signal.SIGTERM,
         grace_seconds=15,
@@ -161,6 +167,8 @@ def worker_environment(state: StateFolder, port: int, wanted: Orchestration) -> 
         **client_environment(state, port, wanted),
         # The runner keeps its files in a folder of a fixed name there, which in /tmp may be another user's.
         "TMPDIR": str(state.data("tmp")),
+        # Where an engine listens that is not the usual one, a database in a container is found by it.
+        **({ENGINE_VARIABLE: os.environ[ENGINE_VARIABLE]} if ENGINE_VARIABLE in os.environ else {}),
         **wanted.worker_settings,
     }
 

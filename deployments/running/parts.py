@@ -22,6 +22,7 @@ class Part:
         build: Makes its command; called at every start, so it may write the configuration it needs.
         ready: Asked until it says yes; None marks a step, which is done when its program ends with 0.
         needs: Parts that must be ready, or done, before it is started.
+        after: Parts that must have been tried before it is started, however that went.
         address: Where users reach it; empty when nobody does.
         stop_signal: Its polite way to stop.
         death_signal: What the kernel sends it when the supervisor dies.
@@ -35,6 +36,7 @@ class Part:
     build: Callable[[], Command]
     ready: Probe | None = None
     needs: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
     address: str = ""
     stop_signal: signal.Signals = signal.SIGTERM
     death_signal: signal.Signals = signal.SIGKILL
@@ -47,6 +49,11 @@ class Part:
     def is_step(self) -> bool:
         """Whether it runs once to its end rather than serving."""
         return self.ready is None
+
+    @property
+    def follows(self) -> tuple[str, ...]:
+        """Every part that comes before it."""
+        return (*self.needs, *self.after)
 
 
 def leave_out(parts: Sequence[Part], unwanted: Collection[str]) -> list[Part]:
@@ -63,7 +70,7 @@ def leave_out(parts: Sequence[Part], unwanted: Collection[str]) -> list[Part]:
         )
     gone = set(unwanted)
     for part in in_start_order(parts):
-        if gone.intersection(part.needs):
+        if gone.intersection(part.follows):
             gone.add(part.name)
     return [part for part in parts if part.name not in gone]
 
@@ -76,25 +83,39 @@ def in_start_order(parts: Sequence[Part]) -> list[Part]:
     """
     by_name = {part.name: part for part in parts}
     for part in parts:
-        for need in part.needs:
+        for need in part.follows:
             if need not in by_name:
                 raise ConfigurationError(f"The part {part.name} needs {need}, which does not exist.")
     try:
-        order = TopologicalSorter({part.name: part.needs for part in parts}).static_order()
+        order = TopologicalSorter({part.name: part.follows for part in parts}).static_order()
         return [by_name[name] for name in order]
     except CycleError as error:
         raise ConfigurationError(f"Parts need one another in a circle: {' → '.join(error.args[1])}.") from error
 
 
-def startable(parts: Iterable[Part], started: Collection[str], ready: Collection[str]) -> list[Part]:
-    """Which parts may be started now: not yet started, and everything they need is ready."""
-    return [part for part in parts if part.name not in started and set(part.needs) <= set(ready)]
+def startable(
+    parts: Iterable[Part], started: Collection[str], ready: Collection[str], failed: Collection[str] = ()
+) -> list[Part]:
+    """Which parts may be started now: not yet started, everything they need is ready, and what they wait for was tried.
+
+    Args:
+        parts: All of them.
+        started: Names of those that were started.
+        ready: Names of those that serve, or are done.
+        failed: Names of those that were tried and failed, for now or for good.
+    """
+    tried = {*ready, *failed}
+    return [
+        part
+        for part in parts
+        if part.name not in started and set(part.needs) <= set(ready) and set(part.after) <= tried
+    ]
 
 
 def stoppable(parts: Iterable[Part], running: Collection[str]) -> list[Part]:
     """Which running parts nobody running needs any more, directly or through others."""
     parts = list(parts)
-    reach = _reach({part.name: part.needs for part in parts})
+    reach = _reach({part.name: part.follows for part in parts})
     needed = {need for part in parts if part.name in running for need in reach[part.name]}
     return [part for part in parts if part.name in running and part.name not in needed]
 

@@ -95,9 +95,11 @@ class Supervisor:
             self._look_at(supervised)
         parts = [supervised.part for supervised in self._supervised.values()]
         started = {name for name, one in self._supervised.items() if one.state is not PartState.WAITING}
-        for part in startable(parts, started, self._names(PartState.READY, PartState.DONE)):
+        ready = self._names(PartState.READY, PartState.DONE)
+        failed = self._names(PartState.FAILED, PartState.BACKING_OFF)
+        for part in startable(parts, started, ready, failed):
             self._start(self._supervised[part.name])
-        if self._settled_seconds is None and len(self._names(PartState.READY, PartState.DONE)) == len(parts):
+        if self._settled_seconds is None and len(ready) == len(parts):
             self._settled_seconds = round(time.time() - self._began_at, 1)
 
     def _reload(self) -> None:

@@ -85,11 +85,12 @@ def adopt(
         wanted = ask_for_keys(wanted) if ask else wanted
         wanted.require_whole()
     _write(directory, output, adopted, wanted)
+    findings = (*adopted.findings, _write_roles(output))
     return Outcome(
-        worst([finding.verdict for finding in adopted.findings]),
-        data={"path": output.absolute(), "name": adopted.answers["name"], "findings": adopted.findings},
-        hint=f"Wrote {output}. Next: keepwell doctor --platform {adopted.answers['name']}",
-        show=lambda screen: _show(screen, adopted.findings, wanted),
+        worst([finding.verdict for finding in findings]),
+        data={"path": output.absolute(), "name": adopted.answers["name"], "findings": findings},
+        hint=f"Wrote {output}. Next: keepwell serve --detach, or keepwell serve reload where it serves already",
+        show=lambda screen: _show(screen, findings, wanted),
     )
 
 
@@ -244,6 +245,32 @@ def _write(directory: Path, output: Path, adopted: Adopted, wanted: SealingAnswe
         answers |= {f"sealing.{key}": value for key, value in make_keys(wanted).items()}
     with drafted(output, answers) as draft:
         draft.replace(output)
+
+
+def _write_roles(output: Path) -> "Finding":
+    """The SQL for roles that may do less than the one that was found; nobody runs it but people."""
+    from keepwell.errors import KeepwellError
+    from keepwell.keyring import write_secret
+    from keepwell.postgres.role_facts import read_role_facts
+    from keepwell.postgres.roles import Purpose, plan_roles, render_role_script
+    from keepwell.settings import load_platform_file
+    from keepwell.verdict import Finding, Verdict
+
+    platform = load_platform_file(output)
+    database, script = platform.database, output.with_name(f"{platform.name}-roles.sql")
+    try:
+        plan = plan_roles(
+            read_role_facts(database),
+            platform=platform.name,
+            maintenance=database.maintenance_name,
+            jobs=platform.backup.jobs,
+            purposes=[*Purpose],
+        )
+        write_secret(script, render_role_script(plan))
+    except KeepwellError as error:
+        return Finding(name="roles", verdict=Verdict.UNKNOWN, message=error.message, hint=error.hint)
+    message = f"{script} would make roles that may do less than {database.user}."
+    return Finding(name="roles", verdict=Verdict.OK, message=message, hint="Read it, then have a superuser run it.")
 
 
 def _show(screen: "Console", findings: "Iterable[Finding]", wanted: SealingAnswers | None) -> None:

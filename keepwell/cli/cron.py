@@ -39,13 +39,15 @@ def retire(
 
     `keepwell cron return` takes it back.
     """
-    from keepwell.discovery.crontabs import choose_dumping, plan_retirement, read_crontabs
+    from keepwell.discovery.crontabs import plan_retirement, read_crontabs
+    from keepwell.discovery.judgement import find_cron_lines
+    from keepwell.discovery.machine import read_machine
 
     settings = console.load_platform(platform)
-    lines, unread = read_crontabs()
-    database = settings.database
-    names = [settings.name, database.name, *filter(None, (database.container, database.compose_project))]
-    planned = plan_retirement(choose_dumping(lines, names), datetime.now(UTC))
+    machine = read_machine()
+    # A line may name nothing but the container, whose name the engine knows.
+    unread = machine.unread if settings.database.container else tuple(read_crontabs()[1])
+    planned = plan_retirement(find_cron_lines(machine, settings.database), datetime.now(UTC))
     if not unproven and planned.changes and not plan:
         _require_proven(settings)
     return _carry_out(planned, plan=plan, approve=approve, command="retire", unread=unread)
@@ -57,7 +59,7 @@ def give_back(*, plan: PlanOnly = False, approve: Approve = None) -> Outcome:
     """Put every retired crontab line back as it was."""
     from keepwell.discovery.crontabs import plan_return
 
-    return _carry_out(plan_return(), plan=plan, approve=approve, command="return", unread=[])
+    return _carry_out(plan_return(), plan=plan, approve=approve, command="return", unread=())
 
 
 def _require_proven(settings: "Platform") -> None:
@@ -77,7 +79,9 @@ def _require_proven(settings: "Platform") -> None:
         )
 
 
-def _carry_out(planned: "CronPlan", *, plan: bool, approve: str | None, command: str, unread: list[str]) -> Outcome:
+def _carry_out(
+    planned: "CronPlan", *, plan: bool, approve: str | None, command: str, unread: tuple[str, ...]
+) -> Outcome:
     from keepwell.discovery.crontabs import apply_plan
     from keepwell.verdict import Verdict
 
@@ -90,7 +94,10 @@ def _carry_out(planned: "CronPlan", *, plan: bool, approve: str | None, command:
     if approve is None:
         _show(console.stderr(), planned, unread)
         way_out = f"Look at it with `keepwell cron {command} --plan`, then pass --approve {planned.digest}."
-        if not console.confirm(f"Change {len(planned.changes)} lines?", without_terminal=way_out):
+        if not console.confirm(
+            f"Change {len(planned.changes)} {'line' if len(planned.changes) == 1 else 'lines'}?",
+            without_terminal=way_out,
+        ):
             return Outcome(verdict, data=data, hint="Nothing was changed.")
         approve = planned.digest
     apply_plan(planned, approve)
@@ -98,7 +105,7 @@ def _carry_out(planned: "CronPlan", *, plan: bool, approve: str | None, command:
     return Outcome(verdict, data=data | {"done": True}, hint=hint, show=lambda screen: _show(screen, planned, unread))
 
 
-def _show(screen: "Console", planned: "CronPlan", unread: list[str]) -> None:
+def _show(screen: "Console", planned: "CronPlan", unread: tuple[str, ...]) -> None:
     for sentence in unread:
         console.print_plain(screen, sentence)
     if not planned.changes:

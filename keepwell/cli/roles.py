@@ -64,7 +64,7 @@ def roles(
         )
     settings = console.load_platform(platform)
     database = settings.database
-    with console.working(f"Looking at the roles of {database.host}:{database.port}"):
+    with console.working(f"Looking at the roles of {database.place}"):
         plan = plan_roles(
             read_role_facts(database),
             platform=settings.name,

@@ -9,6 +9,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from keepwell.discovery.crontabs import choose_dumping
 from keepwell.discovery.facts import Contained, CronLine, DumpFolder, Machine
 from keepwell.quantities import describe_bytes
+from keepwell.settings import DatabaseSettings
 from keepwell.verdict import Finding, Verdict
 
 POSTGRES_PORT, REDIS_PORT = 5432, 6379
@@ -16,6 +17,7 @@ _POSTGRES_SIGNS = ("PG_MAJOR", "PGDATA", "POSTGRES_PASSWORD", "POSTGRES_DB", "PO
 _REDIS_SIGNS = ("REDIS_VERSION", "VALKEY_VERSION")
 _UPLOADS = re.compile(r"upload|media|attachment", re.IGNORECASE)
 _LONGEST_NAME = 40
+_ANYBODYS = {"postgres", "postgresql", "database", "db"}
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,27 @@ def is_cache(container: Contained) -> bool:
     return REDIS_PORT in container.ports and (named or any(sign in container.environment for sign in _REDIS_SIGNS))
 
 
+def find_cron_lines(machine: Machine, database: DatabaseSettings) -> list[CronLine]:
+    """Crontab lines that dump a platform's databases.
+
+    Args:
+        machine: As it was read.
+        database: Of the platform.
+    """
+    servers = [
+        found
+        for found in machine.containers
+        if database.container in (found.service, found.name) and database.compose_project in (None, found.project)
+    ]
+    return _choose_lines(machine, servers, database.names)
+
+
+def _choose_lines(machine: Machine, servers: Iterable[Contained], databases: Iterable[str]) -> list[CronLine]:
+    """By names that are this platform's alone: a service called postgres is many a platform's, and so is that role."""
+    names = {name for server in servers for name in (server.name, server.project) if name} | {*databases}
+    return choose_dumping(machine.cron_lines, sorted(names - _ANYBODYS))
+
+
 def find_ended(machine: Machine) -> list[Contained]:
     """PostgreSQL containers that do not run now."""
     return [found for found in machine.containers if not found.running and is_postgres(found)]
@@ -117,8 +140,7 @@ def _judge(machine: Machine, server: Contained) -> Candidate:
     cache, of_cache = _find_cache([found for found in together if is_cache(found)], applications)
     uploads, of_uploads = _find_uploads(applications)
     addresses = tuple(_find_addresses(applications))
-    names = [name for name in (server.name, server.service, server.project, database.name) if name]
-    lines = tuple(choose_dumping(machine.cron_lines, names))
+    lines = tuple(_choose_lines(machine, [server], (database.name,)))
     return Candidate(
         name=_short_name(server.project or server.name),
         database=database,
@@ -215,10 +237,9 @@ def _tell_earlier(lines: Sequence[CronLine], folders: Sequence[DumpFolder]) -> I
     if not lines:
         yield _unknown("cron line", "No crontab that can be read dumps it.")
     for folder in folders:
-        message = (
-            f"{folder.folder} holds {folder.count} dumps, the newest of {folder.newest_at:%Y-%m-%d %H:%M} UTC "
-            f"({describe_bytes(folder.newest_size_bytes)})."
-        )
+        count = f"{folder.count} {'dump' if folder.count == 1 else 'dumps'}"
+        written = f"{folder.newest_at:%Y-%m-%d %H:%M} UTC, {describe_bytes(folder.newest_size_bytes)}"
+        message = f"{folder.folder} holds {count}; the newest: {written}."
         yield _ok("earlier dumps", message, f"Is it any good? keepwell prove-dump {folder.newest}")
 
 

@@ -70,7 +70,7 @@ def test_what_runs_is_found_written_and_backed_up(
     assert found["database way"]["verdict"] == "ok"
     assert "at its container's address (reach = container)" in found["database way"]["message"]
     assert "MB/s" in found["database way"]["message"]
-    for name in ("database", "redis", "redis way", "uploads", "addresses"):
+    for name in ("database", "redis", "redis way", "uploads", "addresses", "roles"):
         assert found[name]["verdict"] == "ok"
 
     file = directory / f"{PROJECT}.toml"
@@ -84,6 +84,7 @@ def test_what_runs_is_found_written_and_backed_up(
     assert platform.redis is not None
     assert platform.redis.reach == "container"
     assert [url.get_secret_value() for url in platform.notify.urls] == ["json://127.0.0.1:1/phone"]
+    assert "CREATE ROLE" in (directory / f"{PROJECT}-roles.sql").read_text()
     told = json.dumps(envelope) + file.read_text()
     assert contained.password not in told
     assert objectstore.secret_access_key not in told

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from keepwell.discovery.facts import Contained, CronLine, DumpFolder, Machine, Mount
-from keepwell.discovery.judgement import find_candidates, find_ended
+from keepwell.discovery.judgement import find_candidates, find_cron_lines, find_ended
+from keepwell.settings import DatabaseSettings
 from keepwell.verdict import Verdict
 
 PASSWORD = "secret-of-the-database"
@@ -140,3 +141,30 @@ def test_an_address_that_is_none_is_passed_over() -> None:
 def test_a_port_that_loopback_leads_to_is_told() -> None:
     (found,) = find_candidates(Machine((replace(POSTGRES, published={5432: 15432}),)))
     assert found.database.published_port == 15432
+
+
+@pytest.mark.parametrize(
+    ("text", "is_ours"),
+    [
+        ("docker exec esn_postgres pg_dump -U postgres other", True),
+        ("cd /opt/esn && docker-compose exec -T postgres pg_dumpall -U postgres", True),
+        ("pg_dump -h 127.0.0.1 -U postgres esn_db_prod", True),
+        ("docker exec shop_postgres pg_dump -U postgres shop", False),
+        ("docker-compose -p esn-shop exec postgres pg_dump -U postgres esn_db_prod_old", False),
+        ("echo esn_db_prod", False),
+    ],
+)
+def test_only_crontab_lines_of_this_platform_alone_are_its_own(text: str, is_ours: bool) -> None:
+    machine = replace(WHOLE, cron_lines=(CronLine(Path("/etc/cron.d/some"), 1, f"0 2 * * * root {text}"),))
+    (found,) = find_candidates(machine)
+    settings = DatabaseSettings(name="esn_db_prod", user="keeper", container="postgres", compose_project="esn")
+    assert bool(found.cron_lines) is is_ours
+    assert find_cron_lines(machine, settings) == list(found.cron_lines)
+
+
+def test_a_database_called_like_many_tells_no_lines_apart() -> None:
+    line = CronLine(
+        Path("/etc/cron.d/some"), 1, "0 2 * * * root docker exec shop_postgres pg_dump -U postgres postgres"
+    )
+    settings = DatabaseSettings(name="postgres", user="postgres", container="postgres", compose_project="esn")
+    assert find_cron_lines(replace(WHOLE, cron_lines=(line,)), settings) == []

@@ -52,6 +52,16 @@ class TestOrder:
         assert names(startable(parts, started={"database", "redis"}, ready={"redis"})) == []
         assert names(startable(parts, started={"database", "redis"}, ready={"database"})) == ["server"]
 
+    def test_what_only_waits_for_a_step_starts_once_that_was_tried_however_it_went(self) -> None:
+        parts = [part("server"), part("register", "server", step=True)]
+        parts.append(Part("worker", lambda: Command(("worker",)), ready=always, needs=("server",), after=("register",)))
+        assert names(startable(parts, started={"server", "register"}, ready={"server"})) == []
+        for ready, failed in (({"server", "register"}, set()), ({"server"}, {"register"})):
+            found = startable(parts, started={"server", "register"}, ready=ready, failed=failed)
+            assert names(found) == ["worker"]
+        assert names(leave_out(parts, ["register"])) == ["server"]
+        assert names(in_start_order(parts[::-1])) == ["server", "register", "worker"]
+
     def test_a_part_stops_after_all_that_need_it_even_through_a_step(self) -> None:
         parts = [part("database"), part("load", "database", step=True), part("backend", "load")]
         assert names(stoppable(parts, {"database", "backend"})) == ["backend"]

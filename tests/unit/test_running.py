@@ -100,6 +100,14 @@ class TestPatience:
         drive(supervisor, lambda: one.restarts >= 2)
         assert "no-such-program-anywhere was not found" in one.detail
 
+    def test_what_waits_for_a_step_starts_although_that_step_fails(self, supervise: Supervise) -> None:
+        step = Part("register", lambda: Command(("false",)))
+        server = Part("worker", lambda: Command(NAP), ready=lambda _: True, after=("register",))
+        supervisor = supervise(step, server, patience=UNATTENDED)
+        drive(supervisor, lambda: supervisor._supervised["worker"].state is PartState.READY)
+        assert supervisor._supervised["register"].state in {PartState.BACKING_OFF, PartState.STARTING}
+        assert supervisor._supervised["register"].restarts >= 1
+
 
 class TestSilence:
     def test_a_part_that_runs_and_answers_nobody_is_started_again(self, supervise: Supervise) -> None:
