@@ -16,7 +16,7 @@ DIGEST = { cat $(INPUTS); $(PYTHON) -VV; } | sha256sum | cut -d' ' -f1
 IMAGE ?= keepwell:local
 COMPOSE_FOLDER := deployments/production/compose
 
-.PHONY: help bootstrap image demo up down status test test-long bench-backup bench-idle bench-politeness check lock
+.PHONY: help bootstrap image demo up down status test test-long upgrade-test bench-backup bench-idle bench-politeness check lock
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -89,6 +89,9 @@ test-long: bootstrap ## fault tables and soak
 			tests/faults;,\
 		run_suite long -m long --ignore=tests/faults tests;\
 		run_suite kills tests/faults/test_killed_at_every_effect.py tests/faults/test_killed_expiry.py;)
+
+upgrade-test: bootstrap ## what the previous release left is taken over by this one
+	@$(RUN) -m pytest -q --timeout=900 tests/end_to_end/test_upgrade.py
 
 bench-backup: bootstrap ## a proven backup beside the guide's script and stock tools, in one run, as ratios (BENCH_SCALE=25 BENCH_ROUNDS=3)
 	@$(RUN) -m pytest -q -s --timeout=3000 tests/benchmarks/test_backup_speed.py

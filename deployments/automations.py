@@ -14,6 +14,7 @@ from prefect.events.schemas.automations import AutomationCore, EventTrigger, Pos
 from prefect.events.schemas.events import ResourceSpecification
 
 from deployments.deployment_file import BACKUP, EXPIRE, HEARTBEAT_SECONDS, REPORT, WATCHED
+from keepwell.pausing import expiry_name
 from tasks.endings import SECOND_FAILED
 
 # What the names of all of ours begin with.
@@ -47,11 +48,6 @@ def build_automations(deployments: Mapping[str, UUID], platforms: Sequence[str])
             for platform in platforms
         ),
     )
-
-
-def expiry_name(platform: str) -> str:
-    """Name of the automation that has a platform's old sets expire."""
-    return f"{NAMESPACE}expire old sets of {platform} after a proven backup"
 
 
 def _build_watch(report_id: UUID) -> tuple[AutomationCore, ...]:

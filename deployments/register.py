@@ -24,12 +24,13 @@ import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.exceptions import PrefectException
 
-from deployments.automations import build_automations, expiry_name, upsert_automations
+from deployments.automations import build_automations, upsert_automations
 from deployments.deployment_file import read_deployment_file
 from deployments.standing import Gone, Standing, find_gone, inherit, inherit_switched_off, read_standing
 from deployments.upserts import remove, require_registered, upsert_deployment, upsert_pool
 from deployments.wanted import WantedDeployment, plan_deployments, queue_limits
 from keepwell.errors import ConfigurationError, KeepwellError, PreconditionFailed, ServiceUnavailable
+from keepwell.pausing import expiry_name
 from keepwell.schedules import read_schedules
 from keepwell.settings import PLATFORM_NAME, SCHEDULES_FILE, config_folder, read_platform_names
 
@@ -88,8 +89,16 @@ def register(platforms: Sequence[str] = ()) -> Registered:
         ServiceUnavailable: The orchestrator does not answer.
         VerificationFailed: Read back, it is not what it should be.
     """
+    return apply(plan(platforms))
+
+
+def apply(planned: RegistrationPlan) -> Registered:
+    """Do exactly what was planned; errors as `register`.
+
+    New before old: cut short, there is a schedule too many for a while, and never one too few.
+    """
     with _connected() as client:
-        return _apply(client, _plan(client, platforms))
+        return _apply(client, planned)
 
 
 def plan(platforms: Sequence[str] = ()) -> RegistrationPlan:
@@ -117,7 +126,7 @@ def _plan(client: SyncPrefectClient, platforms: Sequence[str]) -> RegistrationPl
     path = config_folder() / SCHEDULES_FILE
     file = read_schedules(path, platforms=known, procedures=[spec.name for spec in specs if spec.per_platform])
     wanted = plan_deployments(specs, names, file)
-    standing = read_standing(client)
+    standing = read_standing(client, names)
     if platforms:
         _require_no_earlier_release(standing, wanted)
     had = {one.full_name for one in standing.deployments}
@@ -157,7 +166,6 @@ def _known_platforms(named: Sequence[str]) -> tuple[str, ...]:
 
 
 def _apply(client: SyncPrefectClient, planned: RegistrationPlan) -> Registered:
-    """New before old: cut short, there is a schedule too many for a while, and never one too few."""
     limits = queue_limits(planned.platforms)
     upsert_pool(client, limits)
     ids = {one.full_name: upsert_deployment(client, one, inherit(one, planned.standing)) for one in planned.wanted}

@@ -9,10 +9,11 @@ from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTag
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectNotFound
 
-from deployments.automations import NAMESPACE, expiry_name
+from deployments.automations import NAMESPACE
 from deployments.deployment_file import POOL
 from deployments.wanted import WantedDeployment, platform_queue
 from keepwell.orchestrator import PLATFORM_TAG
+from keepwell.pausing import CHECK, RESUME, expiry_name, parse_pause, variable_name
 
 # Every deployment of ours bears it.
 _OURS = "keepwell"
@@ -60,11 +61,13 @@ class Standing:
         deployments: By any order.
         queues: Name to id, of our pool.
         automations: Name to whether it is switched on; those that bear our namespace.
+        paused_platforms: Names of those that `keepwell pause` paused.
     """
 
     deployments: tuple[StandingDeployment, ...] = ()
     queues: dict[str, UUID] = field(default_factory=dict)
     automations: dict[str, bool] = field(default_factory=dict)
+    paused_platforms: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -104,8 +107,13 @@ class Inherited:
     switched_off: frozenset[str] = frozenset()
 
 
-def read_standing(client: SyncPrefectClient) -> Standing:
-    """What the orchestrator has of ours: known by its tag, our pool, and the automations' namespace."""
+def read_standing(client: SyncPrefectClient, platforms: Sequence[str]) -> Standing:
+    """What the orchestrator has of ours: known by its tag, our pool, and the automations' namespace.
+
+    Args:
+        client: Of the orchestrator.
+        platforms: Whose pauses are asked for.
+    """
     ours = DeploymentFilter(tags=DeploymentFilterTags.model_validate({"all_": [_OURS]}))
     found: list[DeploymentResponse] = []
     while page := client.read_deployments(deployment_filter=ours, limit=_PAGE, offset=len(found)):
@@ -116,7 +124,8 @@ def read_standing(client: SyncPrefectClient) -> Standing:
     except ObjectNotFound:
         queues = {}
     automations = {one.name: one.enabled for one in client.read_automations() if one.name.startswith(NAMESPACE)}
-    return Standing(tuple(_describe(one, flows[one.flow_id]) for one in found), queues, automations)
+    paused = frozenset(name for name in platforms if _is_paused(client, name))
+    return Standing(tuple(_describe(one, flows[one.flow_id]) for one in found), queues, automations, paused)
 
 
 def find_gone(standing: Standing, wanted: Sequence[WantedDeployment], wanted_automations: Collection[str]) -> Gone:
@@ -155,7 +164,9 @@ def inherit(wanted: WantedDeployment, standing: Standing) -> Inherited:
         return Inherited(own[0].paused, own[0].switched_off)
     earlier = [one for one in standing.deployments if one.procedure == wanted.spec.name and one.is_of_first_release]
     if not earlier:
-        return Inherited()
+        # One that comes new into a pause begins with it.
+        new = wanted.platform in standing.paused_platforms and wanted.spec.name not in (CHECK, RESUME)
+        return Inherited(paused=new)
     suffix = f"-{wanted.platform}"
     return Inherited(
         earlier[0].paused,
@@ -168,6 +179,11 @@ def inherit_switched_off(standing: Standing, platforms: Sequence[str]) -> frozen
     if standing.automations.get(_EARLIER_EXPIRY, True):
         return frozenset()
     return frozenset(map(expiry_name, platforms))
+
+
+def _is_paused(client: SyncPrefectClient, platform: str) -> bool:
+    found = client.read_variable_by_name(variable_name(platform))
+    return parse_pause(found.value if found else None).is_on
 
 
 def _is_expiry(name: str) -> bool:

@@ -51,7 +51,7 @@ def judge(platform: str, schedule: ScheduleFacts | Unanswered) -> Judgement:
     loaded = platforms.load(platform)
     store, now = open_store(loaded), datetime.now(UTC)
     entries = read_catalogue(store)
-    limits = freshness.build_limits(loaded)
+    limits = freshness.build_limits(loaded, schedule)
     sets = freshness.describe_sets(entries, limits.proven_level)
     findings = freshness.judge_backups(sets, limits, now) + freshness.judge_schedule(schedule, limits, now)
     findings += _judge_second(loaded, limits, now)

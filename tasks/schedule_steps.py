@@ -19,6 +19,8 @@ from prefect.server.schemas.schedules import SCHEDULE_TYPES
 from pydantic import TypeAdapter
 
 from keepwell.backup.freshness import RunFacts, ScheduleFacts, Unanswered
+from keepwell.errors import KeepwellError
+from keepwell.pausing import parse_pause, variable_name
 from tasks import platforms
 from tasks.retries import MINUTE_SECONDS, step
 
@@ -45,6 +47,8 @@ def read_schedule(platform: str) -> ScheduleFacts | Unanswered:
             return _read(client, platform, datetime.now(UTC))
     except ObjectNotFound:
         return ScheduleFacts(deployed=False)
+    except KeepwellError as error:
+        return Unanswered(error.message)
     except (httpx.HTTPError, PrefectException) as error:
         return Unanswered(f"{type(error).__name__}.")
 
@@ -52,10 +56,15 @@ def read_schedule(platform: str) -> ScheduleFacts | Unanswered:
 def _read(client: SyncPrefectClient, platform: str, now: datetime) -> ScheduleFacts:
     deployment = client.read_deployment_by_name(f"{PROCEDURE}/{platform}")
     active = [schedule for schedule in deployment.schedules if schedule.active and not deployment.paused]
-    due = sorted(moment for schedule in active for moment in _due(schedule, now))
+    kept = client.read_variable_by_name(variable_name(platform))
+    pause = parse_pause(kept.value if kept else None)
+    # What was due in a pause was not missed.
+    due = sorted(at for schedule in active for at in _due(schedule, now) if at > now or not pause.covers(at))
     return ScheduleFacts(
         deployed=True,
         active=bool(active),
+        # Somebody may have ended it in Prefect's own pages.
+        paused=pause if pause.is_on and not active else None,
         expected=tuple(moment for moment in due if moment <= now),
         next_at=next((moment for moment in due if moment > now), None),
         runs=tuple(_describe(run) for run in _read_runs(client, now) if _concerns(run, platform)),

@@ -5,7 +5,7 @@ cannot be told is `unknown`, never ok.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from statistics import median
@@ -13,6 +13,7 @@ from statistics import median
 from keepwell.backup.catalogue import BackupEntry
 from keepwell.backup.manifest import Manifest
 from keepwell.evidence import Evidence
+from keepwell.pausing import Pause
 from keepwell.settings import Platform, ProofLevel
 from keepwell.verdict import Finding, Verdict, worst
 
@@ -34,6 +35,7 @@ class FreshnessLimits:
         largest_ratio: The same; above is a warning.
         late_after: How long after its time a run may start.
         repeat_after: How long a bad state stays untold after it was told.
+        paused_until: When a pause ends by itself; until then, an age that comes of it is no surprise. None: no such.
     """
 
     platform: str
@@ -43,6 +45,7 @@ class FreshnessLimits:
     largest_ratio: float = 2.0
     late_after: timedelta = timedelta(minutes=15)
     repeat_after: timedelta = timedelta(hours=24)
+    paused_until: datetime | None = None
 
     @property
     def run_command(self) -> str:
@@ -99,6 +102,7 @@ class ScheduleFacts:
     Attributes:
         deployed: Whether the deployment exists.
         active: Whether anything will start by itself: neither paused nor without a schedule.
+        paused: By `keepwell pause`, which is not over yet or did not end; None when it is not.
         expected: When runs were due in the window that was looked at, oldest first.
         next_at: When the next one is due; None when none is.
         runs: Of that window, any order, also those started by hand.
@@ -106,6 +110,7 @@ class ScheduleFacts:
 
     deployed: bool
     active: bool = False
+    paused: Pause | None = None
     expected: tuple[datetime, ...] = ()
     next_at: datetime | None = None
     runs: tuple[RunFacts, ...] = ()
@@ -144,10 +149,12 @@ class NoticeDecision:
     bad_since: datetime | None
 
 
-def build_limits(platform: Platform) -> FreshnessLimits:
-    """The limits that a platform file asks for."""
+def build_limits(platform: Platform, schedule: ScheduleFacts | Unanswered | None = None) -> FreshnessLimits:
+    """The limits that a platform file asks for, in the light of a pause."""
     settings = platform.backup
-    return FreshnessLimits(platform.name, timedelta(hours=settings.max_age_hours), settings.proven_level)
+    limits = FreshnessLimits(platform.name, timedelta(hours=settings.max_age_hours), settings.proven_level)
+    pause = schedule.paused if isinstance(schedule, ScheduleFacts) else None
+    return replace(limits, paused_until=pause.until if pause else None)
 
 
 def describe_sets(entries: Sequence[BackupEntry], proven_level: ProofLevel) -> list[SetFacts]:
@@ -290,7 +297,8 @@ def judge_schedule(facts: ScheduleFacts | Unanswered, limits: FreshnessLimits, n
                 hint="Register it: python -m deployments.register",
             ),
         )
-    return _judge_active(facts, limits.platform), _judge_runs(facts, limits, now)
+    active = _judge_pause(facts.paused, limits, now) if facts.paused else _judge_active(facts, limits.platform)
+    return active, _judge_runs(facts, limits, now)
 
 
 def decide_notice(
@@ -339,6 +347,13 @@ def _judge_age(sets: Sequence[SetFacts], limits: FreshnessLimits, now: datetime)
             verdict=Verdict.UNKNOWN,
             message=f"{newest.backup_id} seems to come from the future, so its age is not known.",
             hint="Compare the clocks of this machine and of the database's.",
+        )
+    if age > limits.max_age and limits.paused_until is not None and now < limits.paused_until:
+        return Finding(
+            name="newest proven backup",
+            verdict=Verdict.WARN,
+            message=f"Paused until {_moment(limits.paused_until)}, and the newest proven set is old: {found}.",
+            hint=f"To have one all the same: `{limits.run_command}`.",
         )
     if age > limits.max_age:
         return Finding(
@@ -399,6 +414,32 @@ def _judge_active(facts: ScheduleFacts, platform: str) -> Finding:
         )
     due = f"The next backup is due {_moment(facts.next_at)}." if facts.next_at else "No backup is due."
     return Finding(name="backup schedule", verdict=Verdict.OK if facts.next_at else Verdict.ALERT, message=due)
+
+
+def _judge_pause(pause: Pause, limits: FreshnessLimits, now: datetime) -> Finding:
+    """A pause is told, and one that did not end by itself is bad: people count on its end."""
+    since = f"Paused since {_moment(pause.since)}" if pause.since else "Paused"
+    resume = f"keepwell resume --platform {limits.platform}"
+    if pause.until is None:
+        return Finding(
+            name="backup schedule",
+            verdict=Verdict.WARN,
+            message=f"{since}, until somebody resumes it.",
+            hint=f"End it: `{resume}`.",
+        )
+    if now - pause.until <= limits.late_after:
+        return Finding(
+            name="backup schedule",
+            verdict=Verdict.WARN,
+            message=f"{since}, until {_moment(pause.until)}; it ends by itself then.",
+            hint=f"End it now: `{resume}`.",
+        )
+    return Finding(
+        name="backup schedule",
+        verdict=Verdict.ALERT,
+        message=f"{since}, until {_moment(pause.until)}, and nothing ended it then: no backup is made.",
+        hint=f"End it: `{resume}`, then see why the run of resume-platform did not.",
+    )
 
 
 def _judge_runs(facts: ScheduleFacts, limits: FreshnessLimits, now: datetime) -> Finding:

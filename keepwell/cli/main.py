@@ -8,10 +8,12 @@ from keepwell.cli import backup, bucket, console, cron, itself, keys, notify, pl
 from keepwell.cli.doctor import doctor
 from keepwell.cli.guide import guide
 from keepwell.cli.init import init
+from keepwell.cli.pause import pause, resume
 from keepwell.cli.prove_dump import prove_dump
 from keepwell.cli.roles import roles
 from keepwell.cli.run_flow import run_flow
 from keepwell.cli.schedules import schedules
+from keepwell.cli.upgrade import upgrade
 
 app = console.group("Your backups, proven; your maintenance guide, run.")
 
@@ -52,6 +54,9 @@ app.command()(roles)
 app.command("prove-dump")(prove_dump)
 app.command("run")(run_flow)
 app.command()(schedules)
+app.command()(pause)
+app.command()(resume)
+app.command(context_settings=stack.HAND_ON)(upgrade)
 app.command()(guide)
 app.add_typer(notify.app, name="notify")
 app.command(context_settings=serve.HAND_ON)(serve.serve)

@@ -173,7 +173,8 @@ def _judge_deployment(client: Orchestrator, deployment: Deployment) -> Finding:
     except KeepwellError as error:
         return from_error(name, error)
     if deployment.paused:
-        return warn(name, "It is paused: its schedule makes no runs.", hint="Resume it in the Prefect UI.")
+        hint = f"`keepwell resume --platform {deployment.platform}` ends a pause; else resume it in the Prefect UI."
+        return warn(name, "It is paused: its schedule makes no runs.", hint=hint)
     if last is None:
         return ok(name, "No run of it has ended yet.", hint=_try(deployment))
     ended = f"Its last run, {last.name}, ended {last.state_name}" + (

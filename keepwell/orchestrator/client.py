@@ -184,6 +184,14 @@ class Queue(_Answer):
         return self.status == "READY"
 
 
+class Automation(_Answer):
+    """Something that the server does by itself when something else happened."""
+
+    id: str
+    name: str
+    enabled: bool = True
+
+
 class Orchestrator:
     """The server's API; close it, or use it in a `with` block. Each call is one request, never retried here."""
 
@@ -275,6 +283,16 @@ class Orchestrator:
         runs = _parse(FlowRun, self._ask("POST", "/flow_runs/filter", {**wanted, "limit": _PAGE}))
         return next((run for run in runs if run.auto_scheduled), None)
 
+    def read_open_runs(self, deployment: Deployment) -> list[FlowRun]:
+        """Runs that are at work, or that wait although no schedule made them for later; by when they are due."""
+        states = {"any_": ["RUNNING", "PENDING", "SCHEDULED", "PAUSED", "CANCELLING"]}
+        wanted = {
+            "flow_runs": {"deployment_id": {"any_": [deployment.id]}, "state": {"type": states}},
+            "sort": "EXPECTED_START_TIME_ASC",
+        }
+        runs = _parse(FlowRun, self._pages("/flow_runs/filter", wanted))
+        return [run for run in runs if not (run.auto_scheduled and run.state_name == "Scheduled")]
+
     def read_unfinished_runs(self) -> list[FlowRun]:
         """Every run that has begun, or is about to, and has not ended."""
         wanted = {"state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}}
@@ -291,14 +309,46 @@ class Orchestrator:
         if answer.get("status") != "ACCEPT":
             raise KeepwellError(f"The Prefect server did not end the run {run.name}.", hint="Cancel it in its pages.")
 
-    def create_run(self, deployment: Deployment, parameters: Mapping[str, Any]) -> FlowRun:
-        """Ask for a run now.
+    def create_run(
+        self, deployment: Deployment, parameters: Mapping[str, Any], *, at: datetime | None = None
+    ) -> FlowRun:
+        """Ask for a run, now or at a time.
 
         Raises:
             KeepwellError: The server refused the parameters; the message holds why.
         """
-        made = self._ask("POST", f"/deployments/{deployment.id}/create_flow_run", {"parameters": dict(parameters)})
-        return _parse_one(FlowRun, made)
+        wanted: dict[str, Any] = {"parameters": dict(parameters)}
+        if at is not None:
+            wanted["state"] = {"type": "SCHEDULED", "state_details": {"scheduled_time": at.isoformat()}}
+        return _parse_one(FlowRun, self._ask("POST", f"/deployments/{deployment.id}/create_flow_run", wanted))
+
+    def delete_run(self, run: FlowRun) -> None:
+        """Forget a run that has not begun."""
+        self._ask("DELETE", f"/flow_runs/{run.id}")
+
+    def switch_deployment(self, deployment: Deployment, *, paused: bool) -> None:
+        """Let its schedules make no runs, and forget those that they made for later; or let them make runs again."""
+        self._ask("POST", f"/deployments/{deployment.id}/{'pause' if paused else 'resume'}_deployment")
+
+    def read_automations(self) -> list[Automation]:
+        """Every automation."""
+        return _parse(Automation, self._pages("/automations/filter", {}))
+
+    def switch_automation(self, automation: Automation, *, enabled: bool) -> None:
+        """Switch it on or off."""
+        self._ask("PATCH", f"/automations/{automation.id}", {"enabled": enabled})
+
+    def read_variable(self, name: str) -> Any:
+        """What the server keeps under a name, as JSON; None when there is nothing."""
+        found = self._ask("POST", "/variables/filter", {"variables": {"name": {"any_": [name]}}})
+        return found[0]["value"] if found else None
+
+    def write_variable(self, name: str, value: Any) -> None:
+        """Keep something under a name, in place of what was there."""
+        if self.read_variable(name) is None:
+            self._ask("POST", "/variables/", {"name": name, "value": value})
+        else:
+            self._ask("PATCH", f"/variables/name/{name}", {"value": value})
 
     def read_run(self, run_id: str) -> FlowRun:
         """One run as it stands."""
@@ -346,7 +396,7 @@ class Orchestrator:
             if answer.status_code == HTTPStatus.FORBIDDEN and "CSRF" in answer.text and self._fetch_csrf_token():
                 answer = self._client.request(method, path, json=body)
             _require_success(answer)
-            return answer.json()
+            return answer.json() if answer.content else None
 
     def _fetch_csrf_token(self) -> bool:
         """Get what a server with CSRF protection wants to see; True when it gave one."""

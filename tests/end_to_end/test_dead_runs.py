@@ -2,12 +2,18 @@
 
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
+from dumps_at_work import (
+    assert_completed,
+    assert_only_proven_sets,
+    assert_the_next_run_succeeds,
+    programs_named,
+    stopped_dump,
+    unfinished,
+    wait_for_the_stopped_dump,
+)
 from people import People
 from runs import Api, find_process, impatient_automation, last_evidence, process_of, wait_for_its_turn, wait_until
 
@@ -20,7 +26,6 @@ from keepwell.backup.catalogue import read_catalogue
 from keepwell.holding import hold_platform
 from keepwell.interlock import Procedure
 from keepwell.objectstore.store import Store
-from keepwell.postgres.connection import connect
 from keepwell.settings import Platform
 
 if TYPE_CHECKING:
@@ -35,58 +40,6 @@ def kill_part(stack: "Stack", name: str) -> None:
     os.kill(killed.pid, signal.SIGKILL)
     wait_until(lambda: not is_alive(killed))
     wait_until(lambda: name in StateFolder(stack.state).recorded_processes())
-
-
-@contextmanager
-def stopped_dump(platform: Platform) -> Iterator[None]:
-    """pg_dump waits where nobody else looks; by then the tables are locked, and the set is marked."""
-    locking = connect(platform.database, autocommit=False)
-    try:
-        locking.execute("LOCK TABLE pg_catalog.pg_transform IN ACCESS EXCLUSIVE MODE")
-        yield
-    finally:
-        locking.close()
-
-
-def wait_for_the_stopped_dump(platform: Platform) -> None:
-    waiting = "SELECT 1 FROM pg_locks WHERE relation = 'pg_catalog.pg_transform'::regclass AND NOT granted"
-    with connect(platform.database) as looking:
-        wait_until(lambda: looking.execute(waiting).fetchone() is not None, poll_seconds=0.1)
-
-
-def programs_named(name: str) -> set[int]:
-    found = set()
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if (folder / "comm").read_text().strip() == name:
-                found.add(int(folder.name))
-        except OSError:
-            continue
-    return found
-
-
-def unfinished(store: Store) -> list[str]:
-    return [stored.key for stored in store.list_objects(layout.UNFINISHED)]
-
-
-def assert_only_proven_sets(store: Store) -> None:
-    entries = read_catalogue(store)
-    assert entries
-    assert all(entry.is_proven("serving") for entry in entries)
-    stored = {stored.key.split("/")[1] for stored in store.list_objects(layout.BACKUPS)}
-    assert stored == {entry.backup_id for entry in entries}
-    assert unfinished(store) == []
-
-
-def assert_completed(run: dict[str, Any]) -> None:
-    assert run["state"]["type"] == "COMPLETED", run["state"]["message"]
-
-
-def assert_the_next_run_succeeds(api: Api, store: Store) -> None:
-    run = api.wait(api.start("backup-and-verify"))
-    assert_completed(run)
-    assert last_evidence(store, "BK-1").flow_run == run["id"]
-    assert_only_proven_sets(store)
 
 
 def test_people_hear_of_a_run_whose_process_was_killed(

@@ -38,7 +38,7 @@ def test_registering_again_changes_nothing(stack: "Stack") -> None:
     assert counts[0] == {
         "work_pools": 1,
         "work_queues": 2,
-        "deployments": 5,
+        "deployments": 6,
         "schedules": 3,
         "automations": 4,
         "platforms": ["esn"],

@@ -139,7 +139,7 @@ class TestTheScheduleOfARealServer:
 
         first = register(["esn", "other"])
         assert register(["esn", "other"]) == first
-        assert (first.deployments, first.schedules, first.automations) == (9, 6, 5)
+        assert (first.deployments, first.schedules, first.automations) == (11, 6, 5)
         for platform in ("esn", "other"):
             facts = read(platform)
             assert isinstance(facts, ScheduleFacts)

@@ -145,7 +145,7 @@ def test_the_command_says_what_it_would_do_and_did(folder: Path, capsys: pytest.
     assert "  remove  backup-and-verify/blog\n" in capsys.readouterr().out
     assert main([]) == 0
     told = capsys.readouterr().out
-    assert "Registered for shop: 1 work pools, 2 work queues, 5 deployments, 3 schedules, 4 automations." in told
+    assert "Registered for shop: 1 work pools, 2 work queues, 6 deployments, 3 schedules, 4 automations." in told
     assert "Removed: queue platform-blog" in told
     (folder / "schedules.toml").write_text("[every]")
     assert main([]) == 1

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -18,6 +19,7 @@ from keepwell.backup.freshness import (
     judge_sizes,
 )
 from keepwell.evidence import Evidence
+from keepwell.pausing import Pause
 from keepwell.verdict import Finding, Verdict, worst
 
 NOW = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
@@ -238,3 +240,38 @@ def test_the_sizes_of_a_set_are_those_of_its_databases() -> None:
     manifest = a_manifest(further=(a_database("analytics", 2),), size=1000)
     (facts,) = describe_sets([BackupEntry(manifest.backup_id, manifest, "", None, None)], "equal")
     assert (facts.content_bytes, facts.further_bytes) == (1000, {"analytics": 1000})
+
+
+@pytest.mark.parametrize(
+    ("until", "verdict", "says"),
+    [
+        (None, Verdict.WARN, "until somebody resumes it"),
+        (NOW + timedelta(hours=3), Verdict.WARN, "until 2026-03-02 12:00 UTC; it ends by itself then"),
+        # Its run may need a moment to start.
+        (NOW - timedelta(minutes=10), Verdict.WARN, "it ends by itself then"),
+        (NOW - timedelta(minutes=16), Verdict.ALERT, "until 2026-03-02 08:44 UTC, and nothing ended it then"),
+    ],
+)
+def test_a_pause_is_told_and_one_that_does_not_end_is_red(until: datetime | None, verdict: Verdict, says: str) -> None:
+    facts = ScheduleFacts(deployed=True, paused=Pause(since=NOW - timedelta(hours=9), until=until))
+    finding, _ = judge_schedule(facts, LIMITS, NOW)
+    assert finding.verdict is verdict
+    assert says in finding.message
+    assert "keepwell resume --platform esn" in finding.hint
+
+
+@pytest.mark.parametrize(
+    ("sets", "until", "verdict"),
+    [
+        ([a_set(40)], NOW + timedelta(hours=1), Verdict.WARN),
+        # Over, without an end, or nothing to fall back on: then it is no less bad for being paused.
+        ([a_set(40)], NOW - timedelta(hours=1), Verdict.ALERT),
+        ([a_set(40)], None, Verdict.ALERT),
+        ([], NOW + timedelta(hours=1), Verdict.ALERT),
+    ],
+)
+def test_an_age_that_comes_of_a_pause_with_an_end_is_no_surprise(
+    sets: list[SetFacts], until: datetime | None, verdict: Verdict
+) -> None:
+    finding, *_ = judge_backups(sets, replace(LIMITS, paused_until=until), NOW)
+    assert finding.verdict is verdict

@@ -4,10 +4,10 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from deployments.automations import expiry_name
 from deployments.deployment_file import read_deployment_file
 from deployments.standing import Inherited, Standing, StandingDeployment, find_gone, inherit, inherit_switched_off
 from deployments.wanted import WantedDeployment, plan_deployments, queue_limits
+from keepwell.pausing import expiry_name
 from keepwell.schedules import Rule, ScheduleFile
 
 SPECS = read_deployment_file().deployments
@@ -38,6 +38,7 @@ def first_release(**switched_off: frozenset[str]) -> Standing:
         tuple(
             StandingDeployment(uuid4(), spec.name, spec.name, switched_off=switched_off.get(spec.flow, frozenset()))
             for spec in SPECS
+            if spec.name != "resume-platform"
         ),
         dict.fromkeys(("default", "procedures", "watch"), UUID(int=0)),
         dict.fromkeys((*WATCH, EARLIER_EXPIRY), True),
@@ -75,7 +76,7 @@ def test_nothing_goes_while_nothing_changed() -> None:
 def test_what_belongs_to_a_platform_that_is_gone_goes_and_nothing_else() -> None:
     gone = find_gone(standing_of("blog", "esn"), wanted("esn"), {expiry_name("esn")})
     assert {one.platform for one in gone.deployments} == {"blog"}
-    assert len(gone.deployments) == 4
+    assert len(gone.deployments) == 5
     assert gone.queues == ("platform-blog",)
     assert gone.automations == (expiry_name("blog"),)
 
@@ -118,3 +119,11 @@ def test_an_automation_that_was_switched_off_is_so_for_each_platform() -> None:
     off = Standing(automations={EARLIER_EXPIRY: False})
     assert inherit_switched_off(off, ("blog", "esn")) == {expiry_name("blog"), expiry_name("esn")}
     assert inherit_switched_off(first_release(), ("esn",)) == frozenset()
+
+
+def test_what_comes_new_into_a_pause_begins_with_it() -> None:
+    paused = Standing(paused_platforms=frozenset({"esn"}))
+    assert inherit(named("verify-backups/esn", "esn"), paused).paused
+    assert not inherit(named("check-backups/esn", "esn"), paused).paused
+    assert not inherit(named("resume-platform/esn", "esn"), paused).paused
+    assert not inherit(named("verify-backups/blog", "blog"), paused).paused

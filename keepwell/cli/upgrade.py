@@ -1,0 +1,32 @@
+"""`keepwell upgrade`: taking over what an earlier release left, run as a module because it lies above this layer."""
+
+import importlib.util
+import subprocess
+import sys
+
+import typer
+
+from keepwell.cli import console
+from keepwell.cli.console import Outcome
+from keepwell.errors import ConfigurationError
+
+_MODULE = "deployments.upgrade"
+
+
+@console.command("upgrade")
+def upgrade(context: typer.Context, *, json_output: console.JsonOutput = False) -> Outcome:
+    """Take over what an earlier release left: --plan shows it, --approve PLAN does it.
+
+    Deployments, queues and automations become this release's; what was switched off stays off, and the history stays.
+    """
+    try:
+        installed = all(importlib.util.find_spec(name) is not None for name in (_MODULE, "prefect"))
+    except ModuleNotFoundError:
+        installed = False
+    if not installed:
+        raise ConfigurationError(
+            "This installation has no orchestrator, so there is nothing to take over.",
+            hint="Run it where the server extra is installed.",
+        )
+    flags = [*context.args, *(["--json"] if json_output else [])]
+    raise typer.Exit(subprocess.run([sys.executable, "-m", _MODULE, *flags], check=False).returncode)
