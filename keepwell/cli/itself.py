@@ -103,7 +103,7 @@ def restore(
     backup_id, rows = _restore_beside(settings, own, which, destination, restored)
     exchange(own, restored, before)
     taken = TakenOver(own.name, before, _end_lost_runs(settings, datetime.now(UTC)))
-    ended = f"{taken.ended_runs} runs that had not ended when it was made are marked as crashed."
+    ended = f"Runs that had not ended when it was made, and are marked as crashed: {taken.ended_runs}."
     if taken.ended_runs is None:
         ended = "The server does not answer; cancel runs that nobody runs any more in its pages."
     return Outcome(

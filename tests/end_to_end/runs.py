@@ -1,18 +1,21 @@
 """Runs of a real Prefect server, by its REST API."""
 
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
+import waiting
 
 from keepwell.evidence import Evidence, read_last_evidence
 from keepwell.objectstore.store import Store
 
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
+# Each look asks a server.
+wait_until = partial(waiting.wait_until, poll_seconds=0.5)
 
 
 class Api:
@@ -140,11 +143,3 @@ def read_environment(pid: int) -> dict[str, str]:
     except OSError:
         return {}
     return {name: value for name, _, value in (entry.partition("=") for entry in entries)}
-
-
-def wait_until(happened: Callable[[], bool], limit_seconds: float = 60, *, poll_seconds: float = 0.5) -> None:
-    """Wait for something, looking again and again."""
-    deadline = time.monotonic() + limit_seconds
-    while not happened():
-        assert time.monotonic() < deadline, f"it did not happen within {limit_seconds:.0f} s"
-        time.sleep(poll_seconds)

@@ -4,11 +4,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import wait_until
 
 from deployments.local.objectstore import create_bucket, start_objectstore
 from deployments.local.redis_server import start_redis
@@ -37,13 +38,6 @@ def run(state: StateFolder, *arguments: str) -> dict[str, Any]:
 
 def read_part(state: StateFolder, name: str) -> dict[str, Any]:
     return next(one for one in run(state, "status")["data"]["parts"] if one["name"] == name)
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
 
 
 def marked(state: StateFolder) -> list[ProcessIdentity]:

@@ -5,14 +5,14 @@ import os
 import pickle
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from backup_sets import prove
 from real_servers import Server, build_platform, fresh_database
+from waiting import wait_until
 
 from keepwell.backup import layout
 from keepwell.backup.catalogue import BackupEntry, read_catalogue, read_manifest
@@ -130,8 +130,8 @@ class Doomed:
         assert folders == listed, f"{told}: objects of no set are left"
         begun = self.store.client.list_multipart_uploads(Bucket=self.store.bucket, Prefix=self.store.key(""))
         assert "Uploads" not in begun, f"{told}: an upload is left unfinished"
-        _wait_until(lambda: not self._sessions(), f"{told}: sessions are left")
-        _wait_until(lambda: not self._processes(), f"{told}: processes are left")
+        wait_until(lambda: not self._sessions(), _GONE_SECONDS, told=f"{told}: sessions are left")
+        wait_until(lambda: not self._processes(), _GONE_SECONDS, told=f"{told}: processes are left")
         left = [path.name for place in self.places for path in place.iterdir() if not _is_just_made(path)]
         assert left == [], f"{told}: temporary files are left"
 
@@ -191,13 +191,6 @@ def doomed_platform(
         call = [sys.executable, str(SCRIPT), str(folder / "tmp")]
         with subprocess.Popen(call, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
             yield Doomed(platform, server, open_store(platform), folder, process)
-
-
-def _wait_until(holds: Callable[[], bool], told: str) -> None:
-    deadline = time.monotonic() + _GONE_SECONDS
-    while not holds():
-        assert time.monotonic() < deadline, told
-        time.sleep(0.05)
 
 
 def _is_just_made(path: Path) -> bool:

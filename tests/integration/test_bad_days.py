@@ -14,7 +14,7 @@ from rehearsed_pages import Machine, Page, operators_machine, restart_store, uns
 from keepwell.keyring import read_identities
 from keepwell.sealing import public_of
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
 # A disk of its own for what is named, as large as is said; made larger later, as by somebody who made room.
 SMALL_DISK = ["unshare", "--user", "--map-root-user", "--mount"]

@@ -4,14 +4,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 from real_servers import installation
+from waiting import wait_until
 
 from keepwell import command, giving_way
 from keepwell.command import Command
@@ -21,13 +20,6 @@ from keepwell.postgres.server import throwaway_server
 NICE = 7
 # Where the kernel shares the processor among sessions first, each has such a file.
 AUTOGROUPS = Path("/proc/self/autogroup").exists()
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not holds():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)
 
 
 def group_nice(pid: int) -> int:

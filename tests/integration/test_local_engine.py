@@ -6,13 +6,13 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from docker_engine import running_engine
 from real_servers import PASSWORD, installation
+from waiting import wait_until
 
 from deployments.local import engine as local_engine
 from deployments.local.engine import RunningEngine
@@ -79,13 +79,6 @@ def get(port: int) -> bytes:
         return b""
     finally:
         connection.close()
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("dies", ["the starter", "both"])

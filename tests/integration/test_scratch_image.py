@@ -6,8 +6,7 @@ import secrets
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import pytest
 from backup_sets import back_up, prove
 from docker_engine import IMAGE, import_postgres, running_engine
 from real_servers import PASSWORD, Server, bucket_settings, build_platform, installation
+from waiting import wait_until
 
 from deployments.local.engine import RunningEngine
 from deployments.local.objectstore import RunningObjectStore
@@ -98,13 +98,6 @@ def can_log_in(server: Server) -> bool:
     except psycopg.OperationalError:
         return False
     return True
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @pytest.fixture(scope="module")

@@ -4,10 +4,10 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from waiting import wait_until
 
 from keepwell import command
 from keepwell.command import Command
@@ -116,13 +116,6 @@ def test_a_child_whose_parent_was_killed_before_it_could_ask_for_the_signal_neve
     with pytest.raises(CommandFailed):
         command.run(Command(("touch", str(tmp_path / "begun"))))
     assert not (tmp_path / "begun").exists()
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not holds():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)
 
 
 def _lives(pid: int) -> bool:
