@@ -321,7 +321,8 @@ def require_tls(stack: Composed, certificate: ssl.SSLContext, login: str) -> Non
 
 
 def make_certificate(folder: Path) -> ssl.SSLContext:
-    """A certificate for loopback that nobody knows, and what believes it."""
+    """A certificate for loopback that nobody knows, and what believes it; in a folder that nginx's user gets into."""
+    folder.chmod(0o755)
     key = ec.generate_private_key(ec.SECP256R1())
     name, now = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "keepwell")]), datetime.now(UTC)
     places = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
