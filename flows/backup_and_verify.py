@@ -42,10 +42,8 @@ def backup_and_verify(platform: PlatformName) -> State[Any]:
     # The outside watcher hears of proven sets only, so that its silence means what it says.
     notify_steps.ping(platform)
 
-    # The first one is told to people as well, so that they know that messages reach them before one matters.
-    first = backup_steps.find_first(platform, backup_id)
-    if first is not None:
-        notify_steps.tell(platform, first)
+    # People hear of the first one, once. From then on they hear of failures only.
+    notify_steps.tell_first(platform, proof)
 
     # Carried as it is stored, so that the source is read once, and proven there by itself. The set that is proven by
     # now stays so, whatever becomes of its copy.

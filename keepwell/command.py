@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -197,14 +197,29 @@ def clean_environment() -> dict[str, str]:
     return {name: os.environ[name] for name in _INHERITED if name in os.environ} | {"LC_MESSAGES": "C"}
 
 
+def succeeds(argv: Sequence[str], *, timeout_seconds: float | None = None) -> bool:
+    """Whether a trial of what this machine can do ends with exit code 0; with no more of our environment than programs.
+
+    Args:
+        argv: The program, which exists, and its arguments.
+        timeout_seconds: It is ended after this time.
+
+    Raises:
+        subprocess.TimeoutExpired: It was.
+    """
+    ended = subprocess.run(
+        argv, cwd="/", capture_output=True, check=False, timeout=timeout_seconds, env=clean_environment()
+    )
+    return ended.returncode == 0
+
+
 @cache
 def _setpriv() -> str | None:
     """util-linux's setpriv, where it knows --pdeathsig (busybox's does not)."""
     found = shutil.which("setpriv")
     if found is None:
         return None
-    answer = subprocess.run([found, "--pdeathsig", "KILL", "true"], capture_output=True, check=False)
-    return found if answer.returncode == 0 else None
+    return found if succeeds((found, "--pdeathsig", "KILL", "true")) else None
 
 
 def _nice(level: int) -> tuple[str, ...]:
@@ -228,6 +243,4 @@ def _heeding(signal_name: str) -> tuple[str, ...]:
     A script's background ignores some signals, and whatever is started there would ignore them too.
     """
     call = ("env", f"--default-signal={signal_name}")
-    if shutil.which("env") is None:
-        return ()
-    return call if subprocess.run([*call, "true"], capture_output=True, check=False).returncode == 0 else ()
+    return call if shutil.which("env") is not None and succeeds((*call, "true")) else ()

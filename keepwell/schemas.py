@@ -10,6 +10,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from keepwell.backup.expire import Expiring
+from keepwell.backup.first_proven import FirstProven
 from keepwell.backup.manifest import Manifest
 from keepwell.backup.pins import Pin
 from keepwell.backup.proof import Proof
@@ -22,6 +23,7 @@ PUBLISHED: dict[str, type[BaseModel]] = {
     "evidence-1": Evidence,
     "pin-1": Pin,
     "expiring-1": Expiring,
+    "first-proven-1": FirstProven,
 }
 
 

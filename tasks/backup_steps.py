@@ -8,14 +8,12 @@ from prefect import get_run_logger
 
 from keepwell.backup.catalogue import choose_backup, read_catalogue
 from keepwell.backup.create import create_backup
-from keepwell.backup.first import describe_first
 from keepwell.backup.preflight import require_ready as engine_require_ready
 from keepwell.backup.proof import Proof
 from keepwell.backup.verify import verify_backup
 from keepwell.destination import Destination
 from keepwell.errors import KeepwellError, VerificationFailed
 from keepwell.holding import Hold, hold_sets
-from keepwell.notify import Message
 from keepwell.objectstore.bucket import open_store
 from keepwell.objectstore.destinations import open_destination
 from keepwell.verdict import Finding
@@ -182,15 +180,3 @@ def _describe_shortfall(outcome: Proof | str) -> str:
     last = outcome.levels[-1] if outcome.levels else None
     reached = outcome.reached or "no level"
     return f"reached {reached}; {last.level} {last.verdict}: {last.summary}" if last else f"reached {reached}"
-
-
-@step("look whether it is the first", timeout_seconds=HOUR_SECONDS)
-def find_first(platform: str, backup_id: str) -> Message | None:
-    """What to tell of the platform's first proven set; None of any other.
-
-    Args:
-        platform: Its name.
-        backup_id: Of the set that was just proven.
-    """
-    loaded = platforms.load(platform)
-    return describe_first(loaded, read_catalogue(open_store(loaded)), backup_id)

@@ -53,8 +53,11 @@ def judge(platform: str, schedule: ScheduleFacts | Unanswered) -> Judgement:
     entries = read_catalogue(store)
     limits = freshness.build_limits(loaded, schedule)
     sets = freshness.describe_sets(entries, limits.proven_level)
-    findings = freshness.judge_backups(sets, limits, now) + freshness.judge_schedule(schedule, limits, now)
-    findings += _judge_second(loaded, limits, now)
+    # A platform that was registered today has no backup yet, and that is nothing to wake anybody for.
+    first_due = freshness.find_first_due(sets, schedule)
+    findings = freshness.judge_backups(sets, limits, now, first_due=first_due)
+    findings += freshness.judge_schedule(schedule, limits, now)
+    findings += _judge_second(loaded, limits, now, first_due)
     previous = read_last_evidence(store, CHECK_ITEMS[0])
     decision = freshness.decide_notice(previous, findings, now=now, repeat_after=limits.repeat_after)
     evidence = Evidence(
@@ -104,7 +107,9 @@ def as_state(verdict: Verdict) -> State[Any]:
     return Completed(name="Warn" if verdict is Verdict.WARN else "Completed", message=f"The verdict is {verdict}.")
 
 
-def _judge_second(platform: Platform, limits: FreshnessLimits, now: datetime) -> tuple[Finding, ...]:
+def _judge_second(
+    platform: Platform, limits: FreshnessLimits, now: datetime, first_due: datetime | None
+) -> tuple[Finding, ...]:
     """The same questions asked of the second destination; one that cannot be asked hides anything."""
     if not has_second(platform):
         return ()
@@ -112,7 +117,8 @@ def _judge_second(platform: Platform, limits: FreshnessLimits, now: datetime) ->
         entries = read_catalogue(open_destination(platform, Destination.SECOND))
     except KeepwellError as error:
         return (Finding(name="second destination", verdict=Verdict.UNKNOWN, message=error.message, hint=error.hint),)
-    found = freshness.judge_backups(freshness.describe_sets(entries, limits.proven_level), limits, now)
+    sets = freshness.describe_sets(entries, limits.proven_level)
+    found = freshness.judge_backups(sets, limits, now, first_due=first_due)
     return freshness.name_second(found)
 
 

@@ -47,6 +47,7 @@ def read_failure(flow_run_id: UUID) -> FailureFacts:
         safe=_describe_safety(platform),
         next_command=f"{_next_command(procedure, run)} --platform {platform.name}",
         run_url=url_for("flow-run", obj_id=flow_run_id) or "",
+        since=_since(run),
     )
 
 
@@ -119,6 +120,13 @@ def _cause(run: FlowRun) -> str:
         due = run.expected_start_time
         return f"It was due {due:%Y-%m-%d %H:%M} UTC and has not started. Is a worker of its pool up?"
     return state.message or "It left no message, as a process that was killed does."
+
+
+def _since(run: FlowRun) -> datetime | None:
+    """When it ended so; a run that does not begin is waited for since it was due."""
+    if run.state is None:
+        return None
+    return run.expected_start_time if run.state.name == "Late" else run.state.timestamp
 
 
 def _describe_safety(platform: Platform) -> str:

@@ -2,7 +2,11 @@
 
 from prefect import get_run_logger
 
+from keepwell.backup.first_proven import tell_first_proven
+from keepwell.backup.proof import Proof
+from keepwell.errors import KeepwellError
 from keepwell.notify import Delivery, Message, ping_dead_mans_switch, send
+from keepwell.objectstore.bucket import open_store
 from tasks import platforms
 from tasks.redaction import redact
 from tasks.retries import MINUTE_SECONDS, step
@@ -38,6 +42,28 @@ def require_delivered(delivery: Delivery | None) -> None:
     """
     if delivery is not None and delivery.outcomes:
         delivery.require()
+
+
+@step("tell of the first proven backup", timeout_seconds=10 * MINUTE_SECONDS)
+def tell_first(platform: str, proof: Proof) -> Delivery | None:
+    """Say once that backups are proven, so that silence has a meaning from then on.
+
+    Returns:
+        What became of it on each channel; None when people know already, or cannot be asked for. A store or a channel
+        that fails here makes no proven backup a failed one: the next one tells it.
+    """
+    loaded = platforms.load(platform)
+    try:
+        delivery = tell_first_proven(
+            loaded, open_store(loaded), proof, sender=lambda settings, message: send(settings, _clean(message))
+        )
+    except KeepwellError as error:
+        get_run_logger().warning("Whether people were told of the first proven backup is not known: %s", error)
+        return None
+    for outcome in delivery.outcomes if delivery else ():
+        said = "took the message" if outcome.delivered else outcome.reason
+        get_run_logger().info("Channel %s %s.", outcome.channel, said)
+    return delivery
 
 
 @step("ping the dead-man's switch", timeout_seconds=10 * MINUTE_SECONDS)

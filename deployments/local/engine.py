@@ -23,7 +23,7 @@ import docker
 from deployments.running.parts import Part
 from deployments.running.processes import ProcessIdentity, end, find_by_variable, identify
 from deployments.running.standalone import start_server
-from keepwell.command import Command
+from keepwell.command import Command, clean_environment
 from keepwell.containers.engine import ADDRESS_VARIABLE
 from keepwell.errors import PreconditionFailed
 from keepwell.locked_folder import locked_folder, sweep_locked_folders
@@ -210,7 +210,7 @@ def _unmount_below(folder: Path) -> None:
     """Whatever a killed container left mounted, the deepest first."""
     places = [line.split(" ")[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
     for place in sorted((place for place in places if place.startswith(f"{folder}/")), key=len, reverse=True):
-        subprocess.run(["umount", "--lazy", place], check=False)
+        subprocess.run(["umount", "--lazy", place], check=False, env=clean_environment())
 
 
 def _remove_bridges(folder: Path) -> None:

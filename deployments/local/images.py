@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from keepwell.cache.scratch import packaged_program
+from keepwell.command import clean_environment
 from keepwell.errors import ConfigurationError
 from keepwell.postgres.binaries import Binaries
 
@@ -266,7 +267,8 @@ def _libraries(programs: Collection[Path]) -> set[Path]:
     """What the kernel's loader would load for them, and the loader."""
     if not programs:
         return set()
-    said = subprocess.run(["ldd", *map(str, programs)], capture_output=True, check=True, text=True).stdout
+    call = ["ldd", *map(str, programs)]
+    said = subprocess.run(call, capture_output=True, check=True, text=True, env=clean_environment()).stdout
     words = {word for line in said.splitlines() for word in line.split() if word.startswith("/")}
     return {Path(word) for word in words if not word.endswith(":")}
 

@@ -21,6 +21,7 @@ from keepwell.verdict import Finding, Verdict, worst
 _CLOCK_TOLERANCE = timedelta(minutes=5)
 # A scheduled run is created for the second it is due; anything this near is that run.
 _SAME_TIME = timedelta(seconds=59)
+_ENDED_STATES = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
 
 @dataclass(frozen=True)
@@ -175,19 +176,34 @@ def describe_sets(entries: Sequence[BackupEntry], proven_level: ProofLevel) -> l
     ]
 
 
-def judge_backups(sets: Sequence[SetFacts], limits: FreshnessLimits, now: datetime) -> tuple[Finding, ...]:
+def find_first_due(sets: Sequence[SetFacts], schedule: "ScheduleFacts | Unanswered") -> datetime | None:
+    """When the first backup of a new platform is due, as long as that is nothing but waited for.
+
+    Where a backup has ended already, well or badly, and there is no set, something is wrong: nobody waits then.
+    """
+    if sets or isinstance(schedule, Unanswered) or not schedule.active:
+        return None
+    return None if any(run.state in _ENDED_STATES for run in schedule.runs) else schedule.next_at
+
+
+def judge_backups(
+    sets: Sequence[SetFacts], limits: FreshnessLimits, now: datetime, *, first_due: datetime | None = None
+) -> tuple[Finding, ...]:
     """How well the platform is backed up.
 
     Args:
         sets: Every set, newest first; may be empty.
         limits: What still counts as fine.
         now: Aware.
+        first_due: From `find_first_due`: until when it is fine that there is no set.
 
     Returns:
         Age, newest set, damage and, where there is something to compare with, size.
 
     Source: guide "Verify backup completion".
     """
+    if not sets and first_due is not None:
+        return (_wait_for_first(limits, first_due),)
     findings = [_judge_age(sets, limits, now)]
     if sets:
         findings += [_judge_newest(sets[0], limits), _judge_damage(sets)]
@@ -330,6 +346,15 @@ def is_bad(verdict: Verdict) -> bool:
     return verdict in (Verdict.ALERT, Verdict.UNKNOWN)
 
 
+def _wait_for_first(limits: FreshnessLimits, first_due: datetime) -> Finding:
+    return Finding(
+        name="newest proven backup",
+        verdict=Verdict.WARN,
+        message=f"There is no backup yet; the first one is due {_moment(first_due)}.",
+        hint=f"Nobody needs to wait for it: {limits.run_command}",
+    )
+
+
 def _judge_age(sets: Sequence[SetFacts], limits: FreshnessLimits, now: datetime) -> Finding:
     newest = next((s for s in sets if s.proven and s.snapshot_at is not None), None)
     if newest is None or newest.snapshot_at is None:
@@ -454,7 +479,7 @@ def _judge_runs(facts: ScheduleFacts, limits: FreshnessLimits, now: datetime) ->
             message=f"A backup {'; one '.join(said)}.",
             hint=f"Are the server's scheduler and a worker of the pool up? Then: {limits.run_command}.",
         )
-    ended = [run for run in facts.runs if run.state in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")]
+    ended = [run for run in facts.runs if run.state in _ENDED_STATES]
     if not ended:
         return Finding(name="backup runs", verdict=Verdict.WARN, message="None has ended yet in the time looked at.")
     last = max(ended, key=lambda run: run.started_at or run.expected_at)

@@ -15,6 +15,7 @@ unfinished/<id>               present from before the first object until the man
 uploads/<aa>/<sha256>…        contents of uploaded files, each once, for all sets together
 damaged-uploads/<sha256>…     present from when a proof found such a content damaged until one finds it sound
 expiring/<id>                 present from before the manifest is removed until the last object is gone
+first-proven.json             present once people were told of the first proven set
 pins/<id>.json                beside the set, not in it: nothing may be in its folder that the manifest does not name
 """
 
@@ -26,6 +27,7 @@ UPLOADS = CONTENTS
 DAMAGED_UPLOADS = "damaged-uploads/"
 EXPIRING = "expiring/"
 PINS = "pins/"
+FIRST_PROVEN = "first-proven.json"
 DATABASE = "database/"
 GLOBALS = "globals.sql"
 SCHEMA = "schema.jsonl"

@@ -38,6 +38,8 @@ _ENDED = {
     "Late": "has not started",
     "SecondFailed": "is proven in the first destination, and failed in the second",
 }
+# How the orchestrator begins what it says of an exception; the rest is the exception's own text.
+_ORCHESTRATORS_WORDS = re.compile(r"^(?:Flow|Task) run encountered an exception: \w+: ")
 _TABLES_SHOWN = 25
 _SETS_SHOWN = 10
 # PostgreSQL's limit of a name, counted in bytes.
@@ -59,6 +61,7 @@ class FailureFacts:
         safe: From `describe_safety`.
         next_command: What to type.
         run_url: Page of the run; empty when not known.
+        since: When it ended so, or was due; None when not known.
     """
 
     platform: str
@@ -69,6 +72,7 @@ class FailureFacts:
     safe: str
     next_command: str
     run_url: str = ""
+    since: datetime | None = None
 
 
 def render_backup(
@@ -163,25 +167,58 @@ def build_check_message(
         cause = "The check finds nothing bad any more."
         return Message(f"{platform}: backups are fine again", cause, safe, "Nothing to do.", Verdict.OK)
     bad = [finding for finding in findings if is_bad(finding.verdict)]
-    still = f" still, since {_moment(bad_since)}" if notice is Notice.STILL_BAD and bad_since else ""
     return Message(
-        title=f"{platform}: backups need you{still}",
+        title=f"{platform}: backups {'still need' if notice is Notice.STILL_BAD else 'need'} you",
         cause=" ".join(finding.message for finding in bad),
         still_safe=safe,
         next_command=next((finding.hint for finding in bad if finding.hint), "keepwell backup list"),
         verdict=worst(finding.verdict for finding in bad),
+        since=_moment(bad_since) if bad_since else "",
         details=tuple(f"{sign(f.verdict)} {f.name}: {f.message}" for f in findings if f.verdict is not Verdict.OK),
     )
 
 
 def build_failure_message(facts: FailureFacts) -> Message:
-    """What people are told of a run that failed."""
+    """What people are told of a run that failed: what the error itself advises comes before the next try."""
+    cause, _, hint = _ORCHESTRATORS_WORDS.sub("", facts.cause).partition(" Hint: ")
     return Message(
         title=f"{facts.platform}: {facts.procedure} {_ENDED.get(facts.state, f'ended {facts.state}')}",
-        cause=facts.cause,
+        cause=cause,
         still_safe=facts.safe,
-        next_command=facts.next_command,
+        next_command=f"{hint} Then: {facts.next_command}" if hint else facts.next_command,
+        since=_moment(facts.since) if facts.since else "",
         details=(f"Run: {facts.run_name} {facts.run_url}".strip(),),
+    )
+
+
+def build_first_message(manifest: Manifest, proof: Proof, *, platform: str, is_watched: bool) -> Message:
+    """What people are told of the first proven set, and once: that all of it works, and what silence means now.
+
+    Args:
+        manifest: Of the set.
+        proof: Of the set, by which it is proven.
+        platform: Its name.
+        is_watched: Whether a dead-man's switch hears of each proven backup.
+    """
+    silence = (
+        "The dead-man's switch tells you when all of this falls silent."
+        if is_watched
+        else "Nothing tells you yet when this machine itself falls silent: that takes a dead-man's switch."
+    )
+    return Message(
+        title=f"{platform}: backups are proven",
+        cause=(
+            f"The first backup ({manifest.rows:,} rows of {database_word(manifest)} {describe_names(manifest)}) was "
+            f"read back from the store, restored and proven {proof.reached}. From now on you hear of failures only. "
+            f"{silence}"
+        ),
+        still_safe=f"the data as of {describe_snapshots(manifest)}; {_restore_time(proof)}.",
+        next_command="nothing to do." if is_watched else "set notify.dead_mans_switch_url_file, then: keepwell doctor",
+        verdict=Verdict.OK,
+        details=(
+            f"Set: {manifest.backup_id}",
+            f"Restore: {' && '.join(build_restore_commands(manifest, platform))}",
+        ),
     )
 
 

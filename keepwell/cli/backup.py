@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from keepwell.backup.proof import Proof
     from keepwell.backup.restore import Restored
     from keepwell.backup.restore_uploads import RestoredUploads
+    from keepwell.objectstore.store import Store
     from keepwell.settings import Platform
     from keepwell.verdict import Verdict
 
@@ -66,7 +67,7 @@ def create(
             )
         with hold_sets(settings, store):
             proven = verify_backup(settings, store, manifest.backup_id, progress, all_uploads=False)
-        outcome = _proof_outcome(settings, manifest, proven)
+        outcome = _told_of_first(_proof_outcome(settings, manifest, proven), settings, store, proven)
         if not has_second(settings) or not proven.proves(settings.backup.proven_level):
             return outcome
         copies = second.copy_after_proof(settings, store, manifest.backup_id, progress)
@@ -221,6 +222,24 @@ def _proof_outcome(
         hint=hint,
         show=lambda screen: _show_set(screen, manifest, proof),
     )
+
+
+def _told_of_first(outcome: Outcome, settings: "Platform", store: "Store", proof: "Proof") -> Outcome:
+    """The outcome with what became of the message on the first proven backup; if that fails, the backup stands."""
+    from dataclasses import replace
+
+    from keepwell.backup.first_proven import tell_first_proven
+    from keepwell.errors import KeepwellError
+
+    try:
+        delivery = tell_first_proven(settings, store, proof)
+    except KeepwellError as error:
+        console.say(f"Whether people were told of the first proven backup is not known: {error}")
+        return outcome
+    for channel in delivery.outcomes if delivery else ():
+        said = "was told that backups are proven" if channel.delivered else f"was not told: it {channel.reason}"
+        console.say(f"Channel {channel.channel} {said}.")
+    return replace(outcome, data={**outcome.data, "told": delivery})
 
 
 def _proof_verdict(proof: "Proof", *, proven: bool) -> "Verdict":

@@ -1,10 +1,13 @@
 """The object store: whether the bucket can be used, and what it really does."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 from botocore.exceptions import ClientError, ConnectTimeoutError, EndpointConnectionError, NoCredentialsError, SSLError
 
 from keepwell.backup import layout
+from keepwell.backup.catalogue import read_catalogue
+from keepwell.backup.freshness import build_limits, describe_sets, judge_backups
 from keepwell.doctor.clock import judge_clock
 from keepwell.doctor.outcome import alert, guarded, not_applicable, not_checked, ok, warn
 from keepwell.errors import KeepwellError
@@ -13,7 +16,7 @@ from keepwell.objectstore.capabilities import Answer, Capabilities, judge_keepin
 from keepwell.objectstore.forbidden import THROW_AWAY, Fate, try_to_delete, try_to_write
 from keepwell.objectstore.keeping import build_keeping
 from keepwell.settings import BucketSettings, Platform, RetentionSettings
-from keepwell.verdict import Finding
+from keepwell.verdict import Finding, Verdict
 
 _ROTATED = "Were the keys rotated?"
 _HINTS = {
@@ -32,8 +35,26 @@ _DENIED = f"{_ROTATED} Else its policy must allow get, put, list and delete belo
 
 
 def examine_store(platform: Platform) -> Iterator[Finding]:
-    """Write, read, list and delete throw-away keys, and tell what the store was seen to do."""
-    yield from examine_bucket(platform, platform.bucket)
+    """Write, read, list and delete throw-away keys, and tell what the store was seen to do, and what it holds."""
+    reached = False
+    for finding in examine_bucket(platform, platform.bucket):
+        reached = reached or (finding.name == "bucket" and finding.verdict is Verdict.OK)
+        yield finding
+    if reached:
+        yield from guarded("newest proven backup", lambda: [_examine_newest(platform)])
+
+
+def _examine_newest(platform: Platform) -> Finding:
+    """As the hourly check judges it; but a platform without any set is new until that check says otherwise."""
+    limits = build_limits(platform)
+    sets = describe_sets(read_catalogue(open_bucket(platform, platform.bucket)), limits.proven_level)
+    if not sets:
+        return warn(
+            "newest proven backup",
+            "There is no backup yet.",
+            hint=f"Make the first one: keepwell backup create --platform {platform.name}",
+        )
+    return judge_backups(sets, limits, datetime.now(UTC))[0]
 
 
 def examine_bucket(platform: Platform, bucket: BucketSettings) -> Iterator[Finding]:

@@ -14,6 +14,7 @@ class Message:
         cause: What happened, one or two sentences.
         still_safe: What has not been harmed, so that nobody acts in haste.
         next_command: What to type next.
+        since: Since when, in words; empty where that goes without saying.
         verdict: How bad it is; channels colour by it.
         details: Further lines, such as numbers or the address of the run.
     """
@@ -23,6 +24,7 @@ class Message:
     still_safe: str
     next_command: str
     verdict: Verdict = Verdict.ALERT
+    since: str = ""
     details: tuple[str, ...] = ()
 
 
@@ -30,6 +32,7 @@ def render_body(message: Message) -> str:
     """The message as plain text, without its title."""
     lines = [
         f"What happened: {message.cause}",
+        *([f"Since: {message.since}"] if message.since else []),
         f"Still safe: {message.still_safe}",
         f"Next: {message.next_command}",
     ]

@@ -8,11 +8,11 @@ and its folder are within nobody's reach.
 
 import os
 import shutil
-import subprocess
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from keepwell.command import succeeds
 from keepwell.errors import KeepwellError
 from keepwell.postgres.binaries import Binaries
 from keepwell.postgres.confinement import Confinement
@@ -152,8 +152,7 @@ def _starts_confined(binaries: Binaries, place: Path) -> bool:
         return False
     view.root.mkdir(exist_ok=True)
     argv = [*view.prefix(), binaries.program("postgres"), "--version"]
-    ended = subprocess.run(argv, cwd="/", capture_output=True, check=False, timeout=_PROBE_SECONDS)
-    return ended.returncode == 0
+    return succeeds(argv, timeout_seconds=_PROBE_SECONDS)
 
 
 def _let_nobody_through(folder: Path) -> bool:
@@ -171,12 +170,9 @@ def _runs(prefix: tuple[str, ...], program: str, folder: Path) -> bool:
     if shutil.which(prefix[0]) is None:
         return False
     argv = [*prefix, "sh", "-c", _PROBE, "sh", program, str(folder)]
-    ended = subprocess.run(argv, cwd="/", capture_output=True, check=False, timeout=_PROBE_SECONDS)
-    return ended.returncode == 0
+    return succeeds(argv, timeout_seconds=_PROBE_SECONDS)
 
 
 @cache
 def _works(prefix: tuple[str, ...]) -> bool:
-    if shutil.which(prefix[0]) is None:
-        return False
-    return subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode == 0
+    return shutil.which(prefix[0]) is not None and succeeds((*prefix, "true"))

@@ -71,7 +71,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
     """Everything below the steps, replaced."""
     made = Engine()
     monkeypatch.setattr(platforms, "load_platform", lambda name: made.platform)
-    for module in (backup_steps, evidence_steps, check_steps, failure_steps):
+    for module in (backup_steps, evidence_steps, check_steps, failure_steps, notify_steps):
         monkeypatch.setattr(module, "open_store", lambda platform: made.store)
     for module in (backup_steps, evidence_steps, check_steps, interlock_steps, retention_steps, second_steps):
         monkeypatch.setattr(module, "open_destination", lambda platform, destination: made.stores[destination])

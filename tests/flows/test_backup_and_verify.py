@@ -9,7 +9,7 @@ from prefect.client.schemas.objects import State
 from flows.backup_and_verify import backup_and_verify
 from keepwell.errors import Busy, PreconditionFailed, ServiceUnavailable, VerificationFailed
 from keepwell.verdict import Finding, Verdict
-from tasks import interlock_steps
+from tasks import interlock_steps, notify_steps
 
 
 def run() -> State:
@@ -35,6 +35,30 @@ def test_does_everything_in_the_guide_s_order(engine: Engine) -> None:
     assert engine.evidence("BK-1").verdict is Verdict.OK
     assert engine.evidence("DB-6").numbers["database_bytes"] == 12_000_000
     assert engine.evidence("BK-1").flow_run == str(state.state_details.flow_run_id)
+
+
+def test_the_first_proven_set_is_told_once_and_then_only_failures_are(engine: Engine) -> None:
+    assert run().is_completed()
+    assert [message.title for message in engine.sent] == ["esn: backups are proven"]
+    assert run().is_completed()
+    assert len(engine.sent) == 1
+
+
+def test_a_set_that_fell_short_is_no_first_one(engine: Engine) -> None:
+    engine.proof = lambda at: a_proof(at, reached="restored", stopped_by=Verdict.ALERT)
+    assert run().is_failed()
+    assert engine.sent == []
+
+
+def test_a_store_that_cannot_be_asked_who_was_told_makes_no_proven_backup_a_failed_one(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(platform: object) -> None:
+        raise ServiceUnavailable("The store is away.")
+
+    monkeypatch.setattr(notify_steps, "open_store", refuse)
+    assert run().is_completed()
+    assert engine.sent == []
 
 
 def test_shows_its_evidence_and_its_progress(engine: Engine) -> None:

@@ -66,7 +66,7 @@ def test_told_again_after_a_day_and_once_when_it_is_over(engine: Engine) -> None
     run()
     titles = [message.title for message in engine.sent]
     assert len(titles) == 3
-    assert "still, since" in titles[1]
+    assert "still need you" in titles[1]
     assert "fine again" in titles[2]
 
 

@@ -211,3 +211,17 @@ def test_a_programs_words_tell_passing_troubles_from_lasting_ones(said: str, kin
     with pytest.raises(kind) as raised:
         archive.run_tool(Command(("sh", "-c", f"printf '%s\\n' '{said}' >&2; exit 1")))
     assert type(raised.value) is kind
+
+
+def test_rows_and_passwords_that_a_program_quotes_go_no_further() -> None:
+    said = (
+        'pg_restore: error: COPY failed for table "people": ERROR:  invalid input syntax for type integer\n'
+        'CONTEXT:  COPY people, line 7, column id: "anna@example.org"\n'
+        "DETAIL:  Key (email)=(anna@example.org) already exists.\n"
+        "STATEMENT:  ALTER ROLE anna PASSWORD 'anna@example.org'\n"
+        "pg_restore: error: a worker process died unexpectedly\n"
+    )
+    kept = archive.without_rows(said)
+    assert "anna" not in kept
+    assert kept.splitlines()[0].endswith("invalid input syntax for type integer")
+    assert kept.splitlines()[-1] == "pg_restore: error: a worker process died unexpectedly"
