@@ -38,7 +38,7 @@ pytestmark = [
     pytest.mark.docker,
     pytest.mark.long,
     pytest.mark.major(15),
-    pytest.mark.timeout(900),
+    pytest.mark.timeout(1800),
 ]
 SILENT = "keepwell: a silent run is dead"
 BACKUP, EXPIRY = "backup-and-verify", "expire-backups"
