@@ -4,6 +4,7 @@
 
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from keepwell.verdict import Finding
 
 SECRETS, KEYS = "secrets", "keys"
+_UNCHANGED = "Nothing was changed. `keepwell platform list`."
 # Secrets that somebody has to give: key, question, and where else they may be told.
 _SECRETS = {
     "bucket.access_key_id": ("Access key id of the bucket (empty: found by AWS's own rules)", "AWS_ACCESS_KEY_ID"),
@@ -70,16 +72,17 @@ def adopt(
         ask: Whether there is somebody to ask for what is missing.
 
     Raises:
-        PreconditionFailed: There is such a file already, or nothing that could be taken runs here.
-        ConfigurationError: Something that is needed was not told, or a file cannot be written.
+        PreconditionFailed: There is such a platform already, or nothing that could be taken runs here.
+        ConfigurationError: Something that is needed was not told or cannot be meant, or a file cannot be written.
     """
     from keepwell.verdict import worst
 
+    told = given.get("name") or _environment("name")
+    if told:
+        _require_new(directory, told)
     with console.working("Looking at what runs here"):
         candidate = _choose(project, given)
-    output = directory / f"{given.get('name') or candidate.name}.toml"
-    if output.exists():
-        raise PreconditionFailed(f"{output} is there already.", hint="Nothing was changed. `keepwell platform list`.")
+    output = _require_new(directory, told or candidate.name)
     adopted = _complete(candidate, given, ask=ask)
     if wanted is not None:
         wanted = ask_for_keys(wanted) if ask else wanted
@@ -92,6 +95,24 @@ def adopt(
         hint=f"Wrote {output}. Next: keepwell serve --detach, or keepwell serve reload where it serves already",
         show=lambda screen: _show(screen, findings, wanted),
     )
+
+
+def _require_new(directory: Path, name: str) -> Path:
+    """The file of a platform that the folder does not hold yet, by any file's name or by what one says in it."""
+    from keepwell.settings import PLATFORM_NAME, SCHEDULES_FILE, name_files, platform_files
+
+    output = directory / f"{name}.toml"
+    if not re.fullmatch(PLATFORM_NAME, name) or output.name == SCHEDULES_FILE:
+        raise ConfigurationError(
+            f"No platform can be called {name!r}.",
+            hint="Nothing was changed. Such as esn: a-z, 0-9 and dashes, and not the name of another file there.",
+        )
+    given = name_files(platform_files(directory)).get(name)
+    if given is not None and given != output:
+        raise PreconditionFailed(f"{given} describes a platform {name} already.", hint=_UNCHANGED)
+    if output.exists():
+        raise PreconditionFailed(f"{output} is there already.", hint=_UNCHANGED)
+    return output
 
 
 def _choose(project: str | None, given: Mapping[str, Any]) -> "Candidate":
