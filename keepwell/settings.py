@@ -484,7 +484,7 @@ def read_platform_names() -> tuple[str, ...]:
 
 
 def platform_files(folder: Path) -> list[Path]:
-    """The files of a folder that describe platforms, sorted; they may be called anything, and the folder may be none."""
+    """The files of a folder that describe platforms, sorted: none where there is no folder."""
     return sorted(file for file in folder.glob("*.toml") if file.name != SCHEDULES_FILE)
 
 

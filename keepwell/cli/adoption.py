@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -150,9 +150,9 @@ def _complete(candidate: "Candidate", given: Mapping[str, Any], *, ask: bool) ->
     answers |= {key: value for key, value in given.items() if value is not None}
     secrets = _find_secrets(answers, ask=ask)
     findings: list[Finding] = [*candidate.findings]
-    password = _database_password(candidate.database, answers, ask=ask)
+    database = _logged_in(candidate.database, answers, ask=ask)
     with console.working("Measuring the ways into its servers"):
-        findings += _take_database(candidate.database, password, answers, secrets)
+        findings += _take_database(database, answers, secrets)
         if candidate.cache is not None:
             findings += _take_cache(candidate.cache, answers, secrets)
     for key, (question, default) in _QUESTIONS.items():
@@ -166,17 +166,15 @@ def _complete(candidate: "Candidate", given: Mapping[str, Any], *, ask: bool) ->
     return Adopted(answers, secrets, tuple(findings))
 
 
-def _take_database(
-    found: "FoundServer", password: str, answers: dict[str, Any], secrets: dict[str, str]
-) -> "Iterable[Finding]":
+def _take_database(found: "FoundServer", answers: dict[str, Any], secrets: dict[str, str]) -> "Iterable[Finding]":
     from keepwell.discovery.ways import Way, measure_database
 
-    measured = measure_database(found, password)
+    measured = measure_database(found, found.password)
     if not isinstance(measured, Way):
         raise PreconditionFailed(measured.message, hint=measured.hint)
     _fill(answers, "database", measured, {"name": found.name, "user": found.user})
-    if password and answers.get("database.password_file") is None:
-        secrets["database.password"] = password
+    if found.password and answers.get("database.password_file") is None:
+        secrets["database.password"] = found.password
     return [measured.finding]
 
 
@@ -198,7 +196,19 @@ def _fill(answers: dict[str, Any], section: str, way: "Way", more: Mapping[str, 
         answers.setdefault(f"{section}.{key}", value)
 
 
+def _logged_in(found: "FoundServer", answers: Mapping[str, Any], *, ask: bool) -> "FoundServer":
+    """The server with the login that was told, as far as one was; what is measured is what the file will say."""
+    user, name = answers.get("database.user") or found.user, answers.get("database.name") or found.name
+    # The password that was found is the found role's, and nobody else's.
+    known = found.password if user == found.user else ""
+    told = replace(found, user=user, name=name, password=known)
+    return replace(told, password=_database_password(told, answers, ask=ask))
+
+
 def _database_password(found: "FoundServer", answers: Mapping[str, Any], *, ask: bool) -> str:
+    """By the same precedence as at every load: the environment, a file, what is found."""
+    if told := _environment("database.password"):
+        return told
     named = answers.get("database.password_file")
     if named is not None:
         try:

@@ -1,11 +1,10 @@
 """Taking in what runs here: what is refused before anything is written, and what counts more than what is found."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from test_discovery import POSTGRES
+from test_discovery import PASSWORD, POSTGRES
 from typer.testing import CliRunner
 
 from keepwell.cli import adoption, platform
@@ -15,7 +14,7 @@ from keepwell.discovery import machine, ways
 from keepwell.discovery.facts import Machine
 from keepwell.discovery.judgement import FoundServer
 from keepwell.errors import ConfigurationError, PreconditionFailed
-from keepwell.settings import CONFIG_VARIABLE
+from keepwell.settings import CONFIG_VARIABLE, load_platform_file
 from keepwell.verdict import Finding, Verdict
 
 GIVEN = {"bucket.name": "keepwell"}
@@ -24,7 +23,7 @@ OK = Finding(name="database way", verdict=Verdict.OK, message="Reached.")
 
 
 @pytest.fixture
-def measured(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str | None, str, str]]]:
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str | None, str, str]]:
     """User, database and password of every login that was tried."""
     tried: list[tuple[str | None, str, str]] = []
 
@@ -35,7 +34,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str | None,
     monkeypatch.setattr(machine, "read_machine", lambda: Machine((POSTGRES,)))
     monkeypatch.setattr(ways, "measure_database", measure)
     monkeypatch.setattr(adoption, "_write_roles", lambda output: OK)
-    yield tried
+    return tried
 
 
 def take_in(directory: Path, **given: Any) -> Path:
@@ -88,3 +87,33 @@ def test_schedules_and_keepwell_itself_are_no_platforms_to_share_with(
     listed = CliRunner().invoke(platform.app, ["list"])
     assert listed.exit_code == 0, listed.output
     assert "schedules.toml" not in listed.output
+
+
+def test_a_login_that_is_told_is_the_one_that_is_measured_and_written(
+    measured: list[tuple[str | None, str, str]], tmp_path: Path
+) -> None:
+    secret = tmp_path / "password"
+    secret.write_text("of-the-reader\n")
+    told = {"database__user": "reader", "database__name": "esn_copy", "database__password_file": secret}
+    database = load_platform_file(take_in(tmp_path / "keepwell", **told)).database
+    assert measured == [("reader", "esn_copy", "of-the-reader")]
+    assert (database.user, database.name, database.password_file) == ("reader", "esn_copy", secret)
+    assert not (tmp_path / "keepwell/secrets/esn/database_password").exists()
+
+
+def test_a_password_of_the_environment_is_measured_and_kept(
+    measured: list[tuple[str | None, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KEEPWELL_DATABASE__PASSWORD", "of-the-environment")
+    take_in(tmp_path)
+    assert measured == [("keeper", "esn_db_prod", "of-the-environment")]
+    assert (tmp_path / "secrets/esn/database_password").read_text() == "of-the-environment\n"
+
+
+@pytest.mark.parametrize(("user", "password"), [(None, PASSWORD), ("keeper", PASSWORD), ("reader", "")])
+def test_the_password_that_was_found_is_tried_for_the_role_that_was_found_only(
+    user: str | None, password: str, measured: list[tuple[str | None, str, str]], tmp_path: Path
+) -> None:
+    take_in(tmp_path, database__user=user)
+    assert measured == [(user or "keeper", "esn_db_prod", password)]
+    assert (tmp_path / "secrets/esn/database_password").exists() == bool(password)
