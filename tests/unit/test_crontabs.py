@@ -115,6 +115,38 @@ def test_crontabs_that_cannot_be_read_are_told(tmp_path: Path, monkeypatch: pyte
         plan_return([tmp_path])
 
 
+def test_what_cron_passes_over_is_no_crontab(place: Path) -> None:
+    retired = f"# keepwell retired this line on 2026-11-29T10:00:00Z: {DUMPING}"
+    for name in (".keepwell.4711", ".hidden", "esn.dpkg-old"):
+        (place / name).write_text(DUMPING + retired)
+    assert [line.file.name for line in dumping(place)] == ["esn"]
+    assert plan_return([place]).changes == ()
+
+
+def test_a_killed_writing_leaves_nothing_that_cron_heeds_and_the_next_plan_sweeps_it(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        """Nothing after it runs, as after SIGKILL."""
+
+    def die(self: Path, *_: object, **__: object) -> None:
+        raise Killed
+
+    plan = plan_retirement(dumping(place), NOW)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", die)
+        patch.setattr(Path, "unlink", die)
+        with pytest.raises(Killed):
+            apply_plan(plan, plan.digest)
+    (left,) = (path for path in place.iterdir() if path.name != "esn")
+    assert left.name.startswith(".")
+    at_work = place / f".keepwell.{os.getppid()}"
+    at_work.touch()
+    (place / ".keepwell.99999999").touch()  # above every process id that Linux gives
+    apply_plan(plan, plan.digest)
+    assert sorted(path.name for path in place.iterdir()) == [at_work.name, "esn"]
+
+
 def test_folders_with_dumps_are_told_by_their_newest(tmp_path: Path) -> None:
     for number, name in enumerate(("a.sql.gz", "b.dump", "notes.txt")):
         (tmp_path / name).write_bytes(b"x" * (number + 1))
