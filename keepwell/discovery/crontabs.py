@@ -9,7 +9,7 @@ import os
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -21,6 +21,13 @@ PLACES = (Path("/etc/crontab"), Path("/etc/cron.d"), Path("/var/spool/cron/cront
 _DUMPS = re.compile(r"\bpg_dump(all)?\b")
 _RETIRED = re.compile(r"^# keepwell retired this line on \S+: ")
 _SETTING = re.compile(r"^\w+\s*=")
+# What variables, options and connection words that are called like a secret hold, and a password in an address.
+_CALLED_SO = r"\w*(?:PASSWORD|PASSWD|PASSPHRASE|SECRET|TOKEN|ACCESS_KEY)\w*="
+_QUOTED_WITH_ITS_NAME = re.compile(rf"""(["'])({_CALLED_SO})(?:(?!\1).)+""", re.IGNORECASE)
+_SECRET_VALUE = re.compile(
+    rf"""({_CALLED_SO})(?!…)(?:(?:'[^']*'|"(?:\\.|[^"\\])*"|\\.|[^\s'"\\])+|["'].*)""", re.IGNORECASE
+)
+_SECRET_IN_ADDRESS = re.compile(r"(://[^\s:/@]*:)\S+(?=@)")
 _LARGEST_SCRIPT_BYTES = 100_000
 # A name that every cron passes over, in both kinds of folder: Debian's takes no dot at all, cronie none in front.
 _TEMPORARY = ".keepwell.{}"
@@ -59,6 +66,20 @@ class CronPlan:
         """What is approved: it stands for these lines as they are now."""
         told = "\n".join(f"{change.file}:{change.number}:{change.before}" for change in self.changes)
         return hashlib.sha256(told.encode()).hexdigest()[:12]
+
+    @property
+    def shown(self) -> tuple[Change, ...]:
+        """The changes as people may see them."""
+        return tuple(
+            replace(change, before=hide_secrets(change.before), after=hide_secrets(change.after))
+            for change in self.changes
+        )
+
+
+def hide_secrets(text: str) -> str:
+    """A line with an ellipsis where it holds a password; for showing only."""
+    text = _QUOTED_WITH_ITS_NAME.sub(r"\1\2…", text)
+    return _SECRET_IN_ADDRESS.sub(r"\1…", _SECRET_VALUE.sub(r"\1…", text))
 
 
 def read_crontabs(places: Iterable[Path] = PLACES) -> tuple[list[CronLine], list[str]]:
@@ -113,7 +134,7 @@ def choose_dumping(lines: Iterable[CronLine], names: Sequence[str]) -> list[Cron
 
     Args:
         lines: Of any crontab.
-        names: What the platform's container, service, project and database are called; a line must name one of them.
+        names: What the platform's container, project and database are called; a line must name one of them.
     """
     words = re.compile("|".join(rf"(?<![\w-]){re.escape(name)}(?![\w-])" for name in names if name) or r"(?!)")
     told = ((line, f"{line.text}\n{line.script}") for line in lines)
