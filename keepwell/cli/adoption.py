@@ -5,7 +5,8 @@
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -68,7 +69,7 @@ def adopt(
         directory: Made for its owner only, unless it is there.
         given: Values of flags: `section.key`, and `name`; they count more than what is found.
         wanted: Which keys; None where `given` holds [sealing] already.
-        project: Which one, by its compose project, where several run.
+        project: Which one, by its compose project or its container's name, where several run.
         ask: Whether there is somebody to ask for what is missing.
 
     Raises:
@@ -123,12 +124,16 @@ def _choose(project: str | None, given: Mapping[str, Any]) -> "Candidate":
     found = find_candidates(machine)
     wanted = project or given.get("name")
     fitting = [one for one in found if wanted in (one.name, one.database.contained.project)]
+    fitting = (
+        fitting if len(fitting) == 1 else [one for one in found if wanted == one.database.contained.name] or fitting
+    )
     chosen = fitting if project or fitting else found
     if len(chosen) == 1:
         return chosen[0]
     if len(chosen) > 1:
-        names = ", ".join(one.database.contained.project or one.name for one in chosen)
-        raise PreconditionFailed(f"Several platforms run here: {names}.", hint="Name one with --project.")
+        raise PreconditionFailed(
+            f"Several platforms run here: {', '.join(_tell_apart(chosen))}.", hint="Name one with --project."
+        )
     ended = ", ".join(one.name for one in find_ended(machine))
     told = [
         *machine.unread,
@@ -139,6 +144,14 @@ def _choose(project: str | None, given: Mapping[str, Any]) -> "Candidate":
         " ".join(["No container with a PostgreSQL server that fits was found.", *filter(None, told)]),
         hint="Start the platform; or describe it by flags: `keepwell init --help`.",
     )
+
+
+def _tell_apart(candidates: "Sequence[Candidate]") -> Iterator[str]:
+    """What --project takes for each: its project, or its container's name where the project has several or is none."""
+    projects = Counter(one.database.contained.project for one in candidates)
+    for one in candidates:
+        project = one.database.contained.project
+        yield project if project and projects[project] == 1 else one.database.contained.name
 
 
 def _complete(candidate: "Candidate", given: Mapping[str, Any], *, ask: bool) -> Adopted:

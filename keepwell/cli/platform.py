@@ -42,7 +42,8 @@ def add(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Short name of the platform.")],
     *,
     project: Annotated[
-        str | None, typer.Option("--project", metavar="TEXT", help="Its compose project; NAME by default.")
+        str | None,
+        typer.Option("--project", metavar="TEXT", help="Its compose project, or database container; NAME by default."),
     ] = None,
     like: Annotated[
         str | None, typer.Option("--like", metavar="NAME", help="Whose bucket, keys and messages; the first one's.")

@@ -1,5 +1,6 @@
 """Taking in what runs here: what is refused before anything is written, and what counts more than what is found."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,11 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str | None, str, str
     return tried
 
 
-def take_in(directory: Path, **given: Any) -> Path:
+def take_in(directory: Path, *, project: str | None = None, **given: Any) -> Path:
     """Adopt it without keys, and nobody to ask; the file."""
     told = GIVEN | {key.replace("__", "."): value for key, value in given.items()}
     wanted = SealingAnswers(wanted=False, directory=directory, offline_recipient=None, offline_identity_file=None)
-    path: Path = adopt(directory, told, wanted, project=None, ask=False).data["path"]
+    path: Path = adopt(directory, told, wanted, project=project, ask=False).data["path"]
     return path
 
 
@@ -117,3 +118,17 @@ def test_the_password_that_was_found_is_tried_for_the_role_that_was_found_only(
     take_in(tmp_path, database__user=user)
     assert measured == [(user or "keeper", "esn_db_prod", password)]
     assert (tmp_path / "secrets/esn/database_password").exists() == bool(password)
+
+
+def test_two_servers_of_one_project_are_told_apart_by_their_containers(
+    measured: list[tuple[str | None, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = replace(POSTGRES, name="esn_reports", service="reports", environment={"PGDATA": "/data"})
+    alone = replace(POSTGRES, name="shop_postgres", project="shop")
+    monkeypatch.setattr(machine, "read_machine", lambda: Machine((POSTGRES, other, alone)))
+    for project in (None, "esn"):
+        with pytest.raises(PreconditionFailed, match="esn_postgres, esn_reports") as refused:
+            take_in(tmp_path, project=project)
+        assert ("shop" in refused.value.message, "esn," in refused.value.message) == (project is None, False)
+    database = load_platform_file(take_in(tmp_path, project="esn_reports", name="reports")).database
+    assert (database.name, measured) == ("postgres", [("postgres", "postgres", "")])
