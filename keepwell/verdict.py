@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 class Verdict(StrEnum):
     """How one check stands.
 
-    `not_applicable` comes from configuration, or from a place that was read whole, with its reason; `unknown` means that the check could not run,
+    `not_applicable` comes from configuration only, with its reason; `unknown` means that the check could not run,
     which is itself a finding.
     """
 
