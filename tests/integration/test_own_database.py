@@ -1,5 +1,6 @@
 """Keepwell's own database on a real server: a role that reads and no more, and databases that change places."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -107,6 +108,18 @@ def test_adding_it_again_keeps_the_password_and_removing_it_takes_role_and_file_
         assert known.fetchone() == (0,)
     assert load_platform().name == "esn"
     assert "There was nothing to remove" in run("remove").stdout
+
+
+def test_a_password_that_a_killed_run_of_root_left_is_given_to_who_serves(
+    own: DatabaseSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = serve_folder() / "secrets" / source.PASSWORD_FILE
+    write_secret(left, "left by a run that was killed\n")
+    given: list[int] = []
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(os, "fchown", lambda file, *_: given.append(os.fstat(file).st_ino))
+    assert source.ensure_role(own) == left
+    assert given == [left.stat().st_ino]
 
 
 def test_a_login_that_does_not_work_leaves_no_platform_file(
