@@ -2,8 +2,8 @@
 
 Whatever starts runs is switched off: the schedules, and the automation that has old sets expire. The hourly check goes
 on, since somebody must say that it is a pause, and notice one that does not end. What is paused is written down before
-anything is switched, so that a pause which was cut short can be ended like any other. What is written down alone excuses
-no missed backup: somebody may have ended the pause in Prefect's own pages, or nothing was switched after all.
+anything is switched, so that a pause which was cut short can be ended like any other. What is written down alone
+excuses no missed backup: somebody may have ended the pause in Prefect's own pages, or nothing was switched after all.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from keepwell.errors import KeepwellError, VerificationFailed
-from keepwell.orchestrator import REGISTER_COMMAND, Automation, Deployment, FlowRun, Orchestrator
+from keepwell.orchestrator import REGISTER_HINT, Automation, Deployment, FlowRun, Orchestrator
 
 BACKUP, CHECK, RESUME = "backup-and-verify", "check-backups", "resume-platform"
 # What these start stays switched on in a pause.
@@ -204,7 +204,7 @@ def _read_switches(client: Orchestrator, platform: str) -> tuple[list[Deployment
     """Everything that starts runs of a platform by itself, but for what must go on in a pause."""
     own = [one for one in client.read_deployments() if one.platform == platform]
     if not own:
-        raise KeepwellError(f"Nothing is registered for {platform}.", hint=f"Register it: `{REGISTER_COMMAND}`.")
+        raise KeepwellError(f"Nothing is registered for {platform}.", hint=f"Register it: {REGISTER_HINT}.")
     named = [one for one in client.read_automations() if one.name == expiry_name(platform)]
     return [one for one in own if one.procedure not in _STAYS], named
 
@@ -236,7 +236,7 @@ def _plan_end(client: Orchestrator, platform: str, until: datetime | None) -> No
     if not found and until is not None:
         raise KeepwellError(
             f"Nothing is registered that could end the pause of {platform} by itself.",
-            hint=f"Register it: `{REGISTER_COMMAND}`. Without --until, it is paused until it is resumed.",
+            hint=f"Register it: {REGISTER_HINT}. Without --until, it is paused until it is resumed.",
         )
     for deployment in found:
         for run in client.read_open_runs(deployment):

@@ -13,6 +13,7 @@ from statistics import median
 from keepwell.backup.catalogue import BackupEntry
 from keepwell.backup.manifest import Manifest
 from keepwell.evidence import Evidence
+from keepwell.orchestrator import REGISTER_HINT
 from keepwell.pausing import Pause
 from keepwell.settings import Platform, ProofLevel
 from keepwell.verdict import Finding, Verdict, worst
@@ -313,7 +314,7 @@ def judge_schedule(facts: ScheduleFacts | Unanswered, limits: FreshnessLimits, n
                 name="backup schedule",
                 verdict=Verdict.ALERT,
                 message="The backup is not deployed, so nothing starts it.",
-                hint="Register it: python -m deployments.register",
+                hint=f"Register it: {REGISTER_HINT}.",
             ),
         )
     active = _judge_pause(facts.paused, limits, now) if facts.paused else _judge_active(facts, limits.platform)
