@@ -26,6 +26,11 @@ class People:
     told: list[dict[str, Any]] = field(default_factory=list)
     pings: int = 0
 
+    @property
+    def alarms(self) -> list[dict[str, Any]]:
+        """All but the one good word: that the first backup is proven."""
+        return [message for message in self.told if not message["title"].endswith(": backups are proven")]
+
 
 @contextmanager
 def listening_people(platform_file: Path, folder: Path) -> Iterator[People]:

@@ -44,4 +44,4 @@ def test_a_run_that_is_cancelled_leaves_nothing_at_work(
         pass
     assert_the_next_run_succeeds(api, store)
     # Whoever cancelled it knows.
-    assert people.told == []
+    assert people.alarms == []

@@ -115,7 +115,7 @@ def test_a_run_whose_worker_died_with_it_is_found_by_its_silence(
         os.kill(process, signal.SIGKILL)
         assert api.wait(run_id, 240)["state"]["name"] == "Crashed"
     assert "silent" in api.read(run_id)["state"]["message"]
-    wait_until(lambda: any("silent" in message["message"] for message in people.told), 120)
+    wait_until(lambda: any("silent" in message["message"] for message in people.told))
 
 
 def test_a_run_that_is_done_is_not_taken_for_dead(api: Api) -> None:

@@ -113,8 +113,8 @@ def test_a_run_that_died_with_its_machine_is_told_and_the_other_worker_makes_the
             os.kill(process, signal.SIGKILL)
             worker.wait()
             assert api.wait(run_id, 300)["state"]["name"] == "Crashed"
-        wait_until(lambda: bool(people.told), 120)
-        assert people.told[0]["title"] == "esn: backup-and-verify was killed or crashed"
+        wait_until(lambda: bool(people.alarms))
+        assert people.alarms[0]["title"] == "esn: backup-and-verify was killed or crashed"
         assert_the_next_run_succeeds(api, store)
 
 
