@@ -1,5 +1,6 @@
 """What is planned for a server, and what its script says: facts in, SQL out."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -67,7 +68,7 @@ def test_databases_of_others_are_closed_but_to_whoever_could_log_in_and_opened_a
     applied = facts(
         databases=(*facts().databases, DatabaseReach("shop", "app", False)),
         roles=frozenset({"app", "other", BACKUP, VACUUM, RESTORE}),
-        closed={"shop": ("other", "gone since"), "dropped since": ("other",)},
+        closed={BACKUP: {"shop": ("other", "gone since"), "dropped since": ("other",)}},
     )
     second = plan(applied)
     assert (second.closing, second.closed) == ({}, {"shop": ("other",)})
@@ -76,10 +77,41 @@ def test_databases_of_others_are_closed_but_to_whoever_could_log_in_and_opened_a
     assert undo.count("DROP ROLE") == 3
 
 
+def test_the_undo_opens_what_no_other_platforms_role_needs_closed_and_the_last_one_opens_the_rest() -> None:
+    theirs = "keepwell_backup_shop"
+    names = ("esn_db", "shop", "wiki", "notes")
+    databases = tuple(DatabaseReach(name, "app", open_to_all=False) for name in names)
+    marks = {BACKUP: {"shop": ("other",), "wiki": ("other",)}, theirs: {"wiki": ("other",), "notes": ("other",)}}
+    both = facts(databases=databases, roles=frozenset({"app", "other", BACKUP, theirs}), closed=marks)
+    undo = render_undo_script(plan(both))
+    assert 'GRANT CONNECT ON DATABASE "shop" TO PUBLIC;\nREVOKE CONNECT ON DATABASE "shop" FROM "other";' in undo
+    assert ('"wiki"' in undo, '"notes"' in undo) == (False, False)
+    alone = facts(databases=databases, roles=both.roles - {theirs}, closed={BACKUP: marks[BACKUP]})
+    assert 'GRANT CONNECT ON DATABASE "wiki" TO PUBLIC;' in render_undo_script(plan(alone))
+
+
+def test_a_role_remembers_what_it_needs_closed_whoever_closed_it() -> None:
+    """Or another platform's undo would open it to this one's role."""
+    theirs = {"keepwell_backup_shop": {"wiki": ("other",), "esn_db": ("other",)}}
+    databases = (DatabaseReach("esn_db", "app", False), DatabaseReach("wiki", "app", False))
+    found = plan(facts(databases=databases, roles=frozenset({"app", "other"}), closed=theirs))
+    assert (found.closing, found.closed, found.opening) == ({}, {"wiki": ("other",)}, {})
+
+
+def test_what_was_never_closed_and_who_was_let_in_by_somebody_else_is_left_alone() -> None:
+    shop = DatabaseReach("shop", "app", open_to_all=True, let_in=("granted",))
+    roles = frozenset({"app", "other", "granted", BACKUP})
+    found = facts(databases=(*facts().databases, shop), logins=("app", "granted", "other"), roles=roles)
+    assert '"shop"' not in render_undo_script(plan(found))
+    assert plan(found).closing == {"shop": ("other",)}  # the undo takes no right away that was there before
+    reopened = replace(found, closed={BACKUP: {"shop": ("granted",)}})  # it was ours, before somebody opened the door
+    assert plan(reopened).closed == {"shop": ("granted", "other")}
+
+
 def test_the_role_that_restores_alone_closes_nothing_and_opens_nothing() -> None:
     databases = (*facts().databases, DatabaseReach("shop", "app", True))
     assert plan(facts(databases=databases), Purpose.RESTORE).closing == {}
-    undone = plan(facts(roles=frozenset({RESTORE}), closed={"postgres": ("app",)}), Purpose.RESTORE)
+    undone = plan(facts(roles=frozenset({RESTORE}), closed={BACKUP: {"postgres": ("app",)}}), Purpose.RESTORE)
     assert "TO PUBLIC" not in render_undo_script(undone)
 
 
