@@ -53,6 +53,21 @@ class Ownership:
 
 
 @dataclass(frozen=True)
+class HeldMembership:
+    """One role's membership in another, as it is.
+
+    Attributes:
+        member: Who is the member.
+        role: Of which.
+        grantor: By whose grant, where the server tells several such grants apart (from 16 on); else empty.
+    """
+
+    member: str
+    role: str
+    grantor: str = ""
+
+
+@dataclass(frozen=True)
 class RoleFacts:
     """A server's roles, its databases, and the platform's among them.
 
@@ -65,6 +80,7 @@ class RoleFacts:
         ownerships: Of the platform's databases, the main one first.
         closed: What a comment of ours on a role says was closed to everybody for its sake: the role to databases, and
             each of these to the roles that were let in.
+        memberships: Every one on the server.
     """
 
     server_major: int
@@ -74,6 +90,7 @@ class RoleFacts:
     databases: tuple[DatabaseReach, ...]
     ownerships: tuple[Ownership, ...]
     closed: Mapping[str, Mapping[str, tuple[str, ...]]]
+    memberships: tuple[HeldMembership, ...]
 
 
 @dataclass(frozen=True)
@@ -143,6 +160,7 @@ def read_role_facts(database: DatabaseSettings) -> RoleFacts:
             databases=tuple(_read_databases(connection)),
             ownerships=tuple(ownerships),
             closed=_read_closed(connection),
+            memberships=tuple(_read_memberships(connection)),
         )
 
 
@@ -252,6 +270,20 @@ def _read_databases(connection: psycopg.Connection) -> list[DatabaseReach]:
                    ) AS let_in
             FROM pg_catalog.pg_database WHERE datallowconn AND NOT datistemplate ORDER BY 1
             """
+        ).fetchall()
+
+
+def _read_memberships(connection: psycopg.Connection) -> list[HeldMembership]:
+    # Before 16 the grantor means nothing to REVOKE, and may be gone.
+    told_apart = connection.info.server_version >= 160_000
+    with translated("reading memberships"), connection.cursor(row_factory=class_row(HeldMembership)) as cursor:
+        return cursor.execute(
+            """
+            SELECT pg_catalog.pg_get_userbyid(member)::text AS member, pg_catalog.pg_get_userbyid(roleid)::text AS role,
+                   CASE WHEN %s THEN pg_catalog.pg_get_userbyid(grantor)::text ELSE '' END AS grantor
+            FROM pg_catalog.pg_auth_members ORDER BY 1, 2, 3
+            """,
+            (told_apart,),
         ).fetchall()
 
 

@@ -6,14 +6,14 @@ person, and run by a superuser: Keepwell's own roles could not make themselves.
 
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from keepwell.errors import ConfigurationError
-from keepwell.postgres.role_facts import DatabaseReach, RoleFacts, render_mark
+from keepwell.postgres.role_facts import DatabaseReach, HeldMembership, RoleFacts, render_mark
 
 # The first major with a predefined role, and a privilege, to vacuum what one does not own.
 _MAINTAIN_MAJOR = 17
@@ -62,6 +62,7 @@ class PlannedRole:
         attributes: Such as NOSUPERUSER; plain words of SQL.
         settings: Of its sessions, name to value.
         memberships: Where its privileges come from.
+        strays: Memberships that it has and is not to have; none of a role that is made anew.
         login_to: Databases that it must be let in to by name.
         large_objects_in: Databases whose large objects it must be granted one by one.
         schemas_in: Schemas that it must be let into, by database.
@@ -75,6 +76,7 @@ class PlannedRole:
     settings: Mapping[str, str]
     memberships: tuple[Membership, ...]
     login_to: tuple[str, ...]
+    strays: tuple[HeldMembership, ...] = ()
     large_objects_in: tuple[str, ...] = ()
     schemas_in: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     why: tuple[str, ...] = ()
@@ -152,7 +154,7 @@ def plan_roles(
     for purpose in purposes:
         planned = planners[purpose](facts, name_role(platform, purpose), login_to, jobs)
         if isinstance(planned, PlannedRole):
-            roles.append(planned)
+            roles.append(replace(planned, strays=tuple(_find_strays(planned, facts))))
         else:
             impossible[purpose] = planned
     strange = tuple(one for one in facts.databases if one.name not in (*ours, maintenance))
@@ -172,6 +174,12 @@ def plan_roles(
         opening={name: logins for name, logins in own.items() if name not in others},
         databases=ours,
     )
+
+
+def _find_strays(role: PlannedRole, facts: RoleFacts) -> Iterator[HeldMembership]:
+    """Powers that somebody gave it, or that an older server took, or that an owner of before left behind."""
+    wanted = {membership.role for membership in role.memberships}
+    return (held for held in facts.memberships if held.member == role.name and held.role not in wanted)
 
 
 def _plan_closing(facts: RoleFacts, platform: str, strange: Sequence[DatabaseReach]) -> dict[str, tuple[str, ...]]:
@@ -403,6 +411,9 @@ def _make_role(role: PlannedRole, verifier: str | None) -> Iterator[sql.Composab
     yield sql.SQL("{} {} WITH {};").format(verb, name, sql.SQL(" ".join(role.attributes)))
     for setting, value in role.settings.items():
         yield sql.SQL("ALTER ROLE {} SET {} = {};").format(name, sql.Identifier(setting), sql.Literal(value))
+    for stray in role.strays:
+        grantor = sql.SQL(" GRANTED BY {}").format(sql.Identifier(stray.grantor)) if stray.grantor else sql.SQL("")
+        yield sql.SQL("REVOKE {} FROM {}{};").format(sql.Identifier(stray.role), name, grantor)
     for membership in role.memberships:
         options = sql.SQL(f" WITH {membership.options}" if membership.options else "")
         yield sql.SQL("GRANT {} TO {}{};").format(sql.Identifier(membership.role), name, options)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from keepwell.errors import ConfigurationError
-from keepwell.postgres.role_facts import DatabaseReach, Ownership, RoleFacts, read_mark, render_mark
+from keepwell.postgres.role_facts import DatabaseReach, HeldMembership, Ownership, RoleFacts, read_mark, render_mark
 from keepwell.postgres.roles import Purpose, RolePlan, plan_roles, render_role_script, render_undo_script
 
 BACKUP, VACUUM, RESTORE = "keepwell_backup_esn", "keepwell_vacuum_esn", "keepwell_restore_esn"
@@ -21,6 +21,7 @@ def facts(**changes: Any) -> RoleFacts:
         "databases": (DatabaseReach("esn_db", "app", True), DatabaseReach("postgres", "postgres", True)),
         "ownerships": (Ownership("esn_db", ("app",), 0, (), ()),),
         "closed": {},
+        "memberships": (),
     }
     return RoleFacts(**usual | changes)
 
@@ -127,6 +128,22 @@ def test_a_role_that_is_there_is_put_right_and_not_made_again() -> None:
     script = render_role_script(plan(facts(roles=frozenset({BACKUP})), Purpose.BACKUP))
     assert f'ALTER ROLE "{BACKUP}" WITH LOGIN' in script
     assert "CREATE ROLE" not in script
+
+
+def test_a_role_that_is_there_loses_what_it_is_not_to_be_a_member_of_before_it_is_given_the_rest() -> None:
+    held = (
+        HeldMembership(VACUUM, "app"),  # as it was made on 15
+        HeldMembership(VACUUM, 'wr"iter', "po stgres"),
+        HeldMembership(VACUUM, "pg_maintain"),
+        HeldMembership("app", "wheel"),
+    )
+    script = render_role_script(plan(facts(roles=frozenset({VACUUM, "app"}), memberships=held), Purpose.VACUUM))
+    lines = [line for line in script.splitlines() if line.startswith(("REVOKE", "GRANT"))]
+    assert lines == [
+        f'REVOKE "app" FROM "{VACUUM}";',
+        f'REVOKE "wr""iter" FROM "{VACUUM}" GRANTED BY "po stgres";',
+        f'GRANT "pg_maintain" TO "{VACUUM}";',
+    ]
 
 
 def test_names_are_quoted_and_never_end_a_comment() -> None:
