@@ -60,7 +60,7 @@ define run_lanes
 	run_suite() { \
 		local began=$$SECONDS name=$$1 result=0; \
 		run_pytest "$$@" || result=$$?; \
-		if (( result == 1 )) && [[ -n "$${CI:-}" && $$(grep -cE '^(FAILED|ERROR) ' $$logs/$$name) -le 3 ]]; then \
+		if (( result == 1 )) && [[ -n "$${CI:-}" && $$(grep -cE '^(FAILED|ERROR) tests/' $$logs/$$name) -le 3 ]]; then \
 			result=0; run_pytest "$$@" --last-failed --last-failed-no-failures none || result=$$?; \
 			(( result )) || echo " $$name" >> $$logs/unsteady; \
 		fi; \

@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.exceptions import PrefectException
+from prefect.settings import PREFECT_API_URL
 
 from deployments.automations import build_automations, upsert_automations
 from deployments.deployment_file import read_deployment_file
@@ -83,8 +84,8 @@ def register(platforms: Sequence[str] = ()) -> Registered:
         How much of what there is now.
 
     Raises:
-        ConfigurationError: `prefect.yaml` or `schedules.toml` says something that is not understood, or there is no
-            platform file.
+        ConfigurationError: No server is named, `prefect.yaml` or `schedules.toml` says something that is not
+            understood, or there is no platform file.
         PreconditionFailed: Some are named, and the orchestrator still has deployments of an earlier release.
         ServiceUnavailable: The orchestrator does not answer.
         VerificationFailed: Read back, it is not what it should be.
@@ -109,6 +110,12 @@ def plan(platforms: Sequence[str] = ()) -> RegistrationPlan:
 
 @contextmanager
 def _connected() -> Iterator[SyncPrefectClient]:
+    if not PREFECT_API_URL.value():
+        # Prefect's client would start a server of its own, register there, and end with it.
+        raise ConfigurationError(
+            "PREFECT_API_URL names no server, so there is nothing to register with.",
+            hint="Where `keepwell serve` runs: `keepwell serve reload`. For a server of your own, set it.",
+        )
     try:
         with get_client(sync_client=True) as client:
             yield client

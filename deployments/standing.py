@@ -13,7 +13,7 @@ from deployments.automations import NAMESPACE
 from deployments.deployment_file import POOL
 from deployments.wanted import WantedDeployment, platform_queue
 from keepwell.orchestrator import PLATFORM_TAG
-from keepwell.pausing import CHECK, RESUME, expiry_name, parse_pause, variable_name
+from keepwell.pausing import BACKUP, CHECK, RESUME, expiry_name, parse_pause, variable_name
 
 # Every deployment of ours bears it.
 _OURS = "keepwell"
@@ -61,7 +61,7 @@ class Standing:
         deployments: By any order.
         queues: Name to id, of our pool.
         automations: Name to whether it is switched on; those that bear our namespace.
-        paused_platforms: Names of those that `keepwell pause` paused.
+        paused_platforms: Names of those that `keepwell pause` paused, and nobody resumed in Prefect's own pages.
     """
 
     deployments: tuple[StandingDeployment, ...] = ()
@@ -124,8 +124,10 @@ def read_standing(client: SyncPrefectClient, platforms: Sequence[str]) -> Standi
     except ObjectNotFound:
         queues = {}
     automations = {one.name: one.enabled for one in client.read_automations() if one.name.startswith(NAMESPACE)}
-    paused = frozenset(name for name in platforms if _is_paused(client, name))
-    return Standing(tuple(_describe(one, flows[one.flow_id]) for one in found), queues, automations, paused)
+    deployments = tuple(_describe(one, flows[one.flow_id]) for one in found)
+    resumed = {one.platform for one in deployments if one.procedure == BACKUP and not one.paused}
+    paused = frozenset(name for name in platforms if name not in resumed and _is_paused(client, name))
+    return Standing(deployments, queues, automations, paused)
 
 
 def find_gone(standing: Standing, wanted: Sequence[WantedDeployment], wanted_automations: Collection[str]) -> Gone:

@@ -2,7 +2,8 @@
 
 Whatever starts runs is switched off: the schedules, and the automation that has old sets expire. The hourly check goes
 on, since somebody must say that it is a pause, and notice one that does not end. What is paused is written down before
-anything is switched, so that a pause which was cut short can be ended like any other.
+anything is switched, so that a pause which was cut short can be ended like any other. What is written down alone
+excuses no missed backup: somebody may have ended the pause in Prefect's own pages, or nothing was switched after all.
 """
 
 from collections.abc import Sequence
@@ -12,9 +13,9 @@ from datetime import datetime, timedelta
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from keepwell.errors import KeepwellError, VerificationFailed
-from keepwell.orchestrator import REGISTER_COMMAND, Automation, Deployment, FlowRun, Orchestrator
+from keepwell.orchestrator import REGISTER_HINT, Automation, Deployment, FlowRun, Orchestrator
 
-CHECK, RESUME = "check-backups", "resume-platform"
+BACKUP, CHECK, RESUME = "backup-and-verify", "check-backups", "resume-platform"
 # What these start stays switched on in a pause.
 _STAYS = {CHECK, RESUME}
 # So long are ended pauses remembered: the nights within them were not missed.
@@ -53,9 +54,12 @@ class Pause(BaseModel):
         return self.is_on and self.until is not None and now >= self.until
 
     def covers(self, moment: datetime) -> bool:
-        """Whether a moment lies in this pause or an earlier one."""
-        ended = any(span.since <= moment <= span.resumed_at for span in self.earlier)
-        return ended or (self.since is not None and self.since <= moment)
+        """Whether a moment lies in a pause that is over.
+
+        The present one covers nothing: while it holds, no schedule is active and nothing is due, and one that does not
+        hold must hide nothing.
+        """
+        return any(span.since <= moment <= span.resumed_at for span in self.earlier)
 
 
 @dataclass(frozen=True)
@@ -123,20 +127,21 @@ def pause(client: Orchestrator, platform: str, *, until: datetime | None, now: d
         now: Aware.
 
     Raises:
-        KeepwellError: Nothing is registered for the platform.
+        KeepwellError: Nothing is registered for the platform, or nothing that could end the pause; nothing is paused.
         VerificationFailed: Read back, something of it is still on.
     """
     deployments, automations = _read_switches(client, platform)
     before = read_pause(client, platform)
     off = {one.title for one in deployments if one.paused} | {one.name for one in automations if not one.enabled}
     planned = Pause(
-        since=before.since or now,
+        since=before.since if before.since and _holds(deployments) else now,
         until=until,
         off_before=before.off_before if before.is_on else tuple(sorted(off)),
         earlier=before.earlier,
     )
-    client.write_variable(variable_name(platform), planned.model_dump(mode="json"))
+    # An end without a pause does no harm; a record of a pause that was refused would stay.
     _plan_end(client, platform, until)
+    client.write_variable(variable_name(platform), planned.model_dump(mode="json"))
     for deployment in deployments:
         client.switch_deployment(deployment, paused=True)
     for automation in automations:
@@ -175,7 +180,10 @@ def resume(client: Orchestrator, platform: str, *, now: datetime) -> Switched:
     if before.since is None:
         off = {one.title for one in deployments if one.paused} | {one.name for one in automations if not one.enabled}
         return Switched(platform, None, None, (), tuple(sorted(off)))
-    own = set(before.off_before)
+    own, earlier = set(before.off_before), _end(before, deployments, now)
+    # Before anything is switched: cut short and tried again, it is not seen any more that the pause held until now.
+    noted = before.model_copy(update={"earlier": earlier})
+    client.write_variable(variable_name(platform), noted.model_dump(mode="json"))
     for deployment in deployments:
         if deployment.title not in own:
             client.switch_deployment(deployment, paused=False)
@@ -187,9 +195,7 @@ def resume(client: Orchestrator, platform: str, *, now: datetime) -> Switched:
     if off - own:
         raise VerificationFailed(f"{platform} is not resumed whole: {', '.join(sorted(off - own))}.", hint="Try again.")
     _plan_end(client, platform, None)
-    earlier = [span for span in before.earlier if now - span.resumed_at < _REMEMBERED]
-    ended = Pause(earlier=(*earlier, Span(since=before.since, resumed_at=now)))
-    client.write_variable(variable_name(platform), ended.model_dump(mode="json"))
+    client.write_variable(variable_name(platform), Pause(earlier=earlier).model_dump(mode="json"))
     names = {one.title for one in deployments} | {one.name for one in automations}
     return Switched(platform, before.since, None, tuple(sorted(names - own)), tuple(sorted(off)))
 
@@ -198,9 +204,23 @@ def _read_switches(client: Orchestrator, platform: str) -> tuple[list[Deployment
     """Everything that starts runs of a platform by itself, but for what must go on in a pause."""
     own = [one for one in client.read_deployments() if one.platform == platform]
     if not own:
-        raise KeepwellError(f"Nothing is registered for {platform}.", hint=f"Register it: `{REGISTER_COMMAND}`.")
+        raise KeepwellError(f"Nothing is registered for {platform}.", hint=f"Register it: {REGISTER_HINT}.")
     named = [one for one in client.read_automations() if one.name == expiry_name(platform)]
     return [one for one in own if one.procedure not in _STAYS], named
+
+
+def _holds(deployments: Sequence[Deployment]) -> bool:
+    """Whether backups really are paused."""
+    return all(one.paused for one in deployments if one.procedure == BACKUP)
+
+
+def _end(before: Pause, deployments: Sequence[Deployment], now: datetime) -> tuple[Span, ...]:
+    """The pauses that are over now. One that somebody ended otherwise is none: nobody knows how long it held."""
+    recent = tuple(span for span in before.earlier if now - span.resumed_at < _REMEMBERED)
+    if before.since is None or not _holds(deployments):
+        return recent
+    others = (span for span in recent if span.since != before.since)
+    return (*others, Span(since=before.since, resumed_at=now))
 
 
 def expiry_name(platform: str) -> str:
@@ -216,7 +236,7 @@ def _plan_end(client: Orchestrator, platform: str, until: datetime | None) -> No
     if not found and until is not None:
         raise KeepwellError(
             f"Nothing is registered that could end the pause of {platform} by itself.",
-            hint=f"Register it: `{REGISTER_COMMAND}`. Without --until, it is paused until it is resumed.",
+            hint=f"Register it: {REGISTER_HINT}. Without --until, it is paused until it is resumed.",
         )
     for deployment in found:
         for run in client.read_open_runs(deployment):

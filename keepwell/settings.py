@@ -462,7 +462,7 @@ def load_platform(name: str | None = None) -> Platform:
     if name is None and len(files) == 1:
         return load_platform_file(files[0])
     # By their names alone: what is wrong with one platform, a secret that is missing, is no other one's trouble.
-    described = _name_files(files)
+    described = name_files(files)
     known = ", ".join(sorted(described))
     if name is None:
         raise ConfigurationError("There are several platforms.", hint=f"Name one with --platform: {known}.")
@@ -480,11 +480,20 @@ def read_platform_names() -> tuple[str, ...]:
     Raises:
         ConfigurationError: No file, one without a proper name, or two of the same name.
     """
-    return tuple(sorted(_name_files(_config_files())))
+    return tuple(sorted(name_files(_config_files())))
 
 
-def _name_files(files: Iterable[Path]) -> dict[str, Path]:
-    """Platform files by the names that they give."""
+def platform_files(folder: Path) -> list[Path]:
+    """The files of a folder that describe platforms, sorted: none where there is no folder."""
+    return sorted(file for file in folder.glob("*.toml") if file.name != SCHEDULES_FILE)
+
+
+def name_files(files: Iterable[Path]) -> dict[str, Path]:
+    """Platform files by the names that they give, in their order; nothing else of them is read.
+
+    Raises:
+        ConfigurationError: One is without a proper name, or two are of the same name.
+    """
     described: dict[str, Path] = {}
     for file in files:
         name = os.environ.get(f"{_PREFIX}NAME") or _read_name(file)
@@ -530,7 +539,7 @@ def configuration_place() -> Path:
 def _config_files() -> Iterator[Path]:
     place = configuration_place()
     if place.is_dir():
-        found = sorted(file for file in place.glob("*.toml") if file.name != SCHEDULES_FILE)
+        found = platform_files(place)
         if not found:
             raise ConfigurationError(f"{place} holds no platform file.", hint="Write one with `keepwell init`.")
         yield from found

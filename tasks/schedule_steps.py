@@ -12,14 +12,18 @@ from prefect.client.schemas.filters import (
     FlowFilterName,
     FlowRunFilter,
     FlowRunFilterExpectedStartTime,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    FlowRunFilterTags,
 )
-from prefect.client.schemas.objects import DeploymentSchedule, FlowRun
+from prefect.client.schemas.objects import DeploymentSchedule, FlowRun, StateType
 from prefect.exceptions import ObjectNotFound, PrefectException
 from prefect.server.schemas.schedules import SCHEDULE_TYPES
 from pydantic import TypeAdapter
 
-from keepwell.backup.freshness import RunFacts, ScheduleFacts, Unanswered
+from keepwell.backup.freshness import ENDED_STATES, RunFacts, ScheduleFacts, Unanswered
 from keepwell.errors import KeepwellError
+from keepwell.orchestrator import PLATFORM_TAG
 from keepwell.pausing import parse_pause, variable_name
 from tasks import platforms
 from tasks.retries import MINUTE_SECONDS, step
@@ -68,6 +72,7 @@ def _read(client: SyncPrefectClient, platform: str, now: datetime) -> ScheduleFa
         expected=tuple(moment for moment in due if moment <= now),
         next_at=next((moment for moment in due if moment > now), None),
         runs=tuple(_describe(run) for run in _read_runs(client, now) if _concerns(run, platform)),
+        ever_ended=_has_ended(client, platform),
     )
 
 
@@ -82,6 +87,16 @@ def _read_runs(client: SyncPrefectClient, now: datetime) -> Iterator[FlowRun]:
         if len(page) < _PAGE:
             return
         offset += _PAGE
+
+
+def _has_ended(client: SyncPrefectClient, platform: str) -> bool:
+    """Whether a run ever ended; a run bears its deployment's tags, also once that deployment is gone."""
+    ended = FlowRunFilter(
+        tags=FlowRunFilterTags.model_validate({"all_": [f"{PLATFORM_TAG}{platform}"]}),
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType(state) for state in ENDED_STATES])),
+    )
+    flow = FlowFilter(name=FlowFilterName(any_=[PROCEDURE]))
+    return bool(client.read_flow_runs(flow_filter=flow, flow_run_filter=ended, limit=1))
 
 
 def _due(schedule: DeploymentSchedule, now: datetime) -> Iterator[datetime]:

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +224,10 @@ class Composed:
         )
         assert ended.returncode == 0, f"{arguments}: {ended.stdout}\n{ended.stderr}\n{self.describe()}"
         return ended.stdout
+
+    def with_overlays(self, *files: str, **settings: str) -> "Composed":
+        """The same stack with more files and settings."""
+        return replace(self, files=(*self.files, *files), settings={**self.settings, **settings})
 
     def containers(self, service: str | None = None) -> list[Container]:
         """Of the stack, or of one of its services."""

@@ -29,10 +29,12 @@ _PROGRAMS = (
 _CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 # How this machine reaches the package registry, where it is told so.
 _REGISTRY = ("PIP_INDEX_URL", "UV_INDEX_URL", "UV_DEFAULT_INDEX", "HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy")
+# Not where this checkout has it: /tmp, say, is empty in every container.
+_REDIS_PLACE = Path("/usr/local/bin/redis-server")
 _ATTEMPTS = 2
 _FOR_ROOT = "/usr/bin:/bin:/usr/sbin:/sbin"
 # The official image's client, for what a health check asks.
-_REDIS_CLIENT = r"""#!/bin/bash
+_REDIS_CLIENT = r"""#!/usr/bin/bash
 exec 3<> /dev/tcp/127.0.0.1/6379
 printf 'AUTH %s\r\n%s\r\n' "$REDISCLI_AUTH" "$1" >&3
 read -r _ <&3 && read -r answer <&3 && echo "${answer#+}"
@@ -72,17 +74,21 @@ def _base_recipe(binaries: Binaries) -> Recipe:
     extensions = tuple((standard / "lib-dynload").glob("*.so"))
     redis = packaged_program()
     assert redis is not None
-    trees = {standard: standard, standard / "ensurepip": standard / "ensurepip", _CERTIFICATES: _CERTIFICATES}
+    trees = {
+        standard: standard,
+        standard / "ensurepip": standard / "ensurepip",
+        _CERTIFICATES: _CERTIFICATES,
+        redis: _REDIS_PLACE,
+    }
     wheels = Path("/usr/share/python-wheels")
     registry = " ".join(f"{name}={os.environ[name]}" for name in _REGISTRY if name in os.environ)
     return Recipe(
         BASE,
-        (*postgres.programs, python, redis, *map(_find, _PROGRAMS)),
-        needing=extensions,
+        (*postgres.programs, python, *map(_find, _PROGRAMS)),
+        needing=(*extensions, redis),
         trees={**postgres.trees, **trees, **({wheels: wheels} if wheels.is_dir() else {})},
         texts={
             "usr/local/bin/python3": f'#!/bin/sh\nexec {python} "$@"\n',
-            "usr/local/bin/redis-server": f'#!/bin/sh\nexec {redis} "$@"\n',
         },
         instructions=(
             "ENV PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
@@ -100,11 +106,10 @@ def build_others(client: docker.DockerClient, binaries: Binaries) -> None:
         client,
         Recipe(
             REDIS,
-            (redis, *map(_find, ("bash", "sh", "cat", "grep"))),
-            texts={
-                "usr/local/bin/redis-server": f'#!/bin/sh\nexec {redis} "$@"\n',
-                "usr/local/bin/redis-cli": _REDIS_CLIENT,
-            },
+            tuple(map(_find, ("bash", "sh", "cat", "grep"))),
+            needing=(redis,),
+            trees={redis: _REDIS_PLACE},
+            texts={"usr/local/bin/redis-cli": _REDIS_CLIENT},
             owned={"data": 998},
             instructions=("ENV PATH=/usr/local/bin:/usr/bin:/bin", "WORKDIR /data"),
         ),

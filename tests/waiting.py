@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 def wait_until(
     happened: Callable[[], bool],
-    limit_seconds: float = 60,
+    limit_seconds: float = 300,
     *,
     poll_seconds: float = 0.05,
     told: str = "it did not happen",

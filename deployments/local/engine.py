@@ -225,7 +225,9 @@ def _bridges(folder: Path) -> list[str]:
         pool = ipaddress.ip_network((folder / _POOL_FILE).read_text())
         # As in: 5: br-29e4f1f5d1ab    inet 10.208.16.1/24 brd …
         shown = [line.split()[:4] for line in _ip("-4", "-oneline", "address").splitlines()]
-        return [name for _, name, _, address in shown if ipaddress.ip_interface(address).ip in pool]
+        ours = [name for _, name, _, address in shown if ipaddress.ip_interface(address).ip in pool]
+        # Docker's names; an interface of somebody else may have an address that we chose.
+        return [name for name in ours if name.startswith("br-")]
     return []
 
 

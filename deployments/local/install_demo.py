@@ -89,8 +89,13 @@ def _install_missing() -> None:
     clusters.parent.mkdir(parents=True, exist_ok=True)
     clusters.write_text("create_main_cluster = false\n")
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    for words in (("update", "-qq"), ("install", "-qq", "-y", "--no-install-recommends", *wanted)):
-        subprocess.run(["apt-get", *words], check=True, env=environment, stdout=subprocess.DEVNULL)
+    for words in (("update", "-qq"), ("install", "-qq", "-y", "--no-remove", "--no-install-recommends", *wanted)):
+        try:
+            subprocess.run(["apt-get", *words], check=True, env=environment, stdout=subprocess.DEVNULL)
+        except subprocess.CalledProcessError as error:
+            raise ConfigurationError(
+                f"apt-get could not install {', '.join(wanted)}.", hint="Read what it said, and install them yourself."
+            ) from error
 
 
 @dataclass

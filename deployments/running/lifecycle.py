@@ -242,7 +242,7 @@ def _supervisor_environment() -> dict[str, str]:
 def _retry_failed_parts(state: StateFolder) -> None:
     supervisor = state.recorded_processes().get(SUPERVISOR)
     states = [part["state"] for part in state.read_document(STATUS_DOCUMENT).get("parts", [])]
-    if supervisor is not None and PartState.FAILED in states:
+    if supervisor is not None and not {PartState.FAILED, PartState.BACKING_OFF}.isdisjoint(states):
         os.kill(supervisor.pid, signal.SIGHUP)
         _wait_while(lambda: _any_failed(state), 2)
 

@@ -19,6 +19,7 @@ from deployments.running.postgres_cluster import SUPERUSER
 from deployments.running.probes import answers_http, has_worker
 from deployments.running.state import StateFolder, write_private
 from keepwell.command import Command
+from keepwell.errors import ConfigurationError
 from keepwell.settings import CONFIG_VARIABLE
 
 DATABASE_PART, DATABASE = "orchestrator-database", "prefect"
@@ -84,7 +85,6 @@ def orchestrator_parts(state: StateFolder, ports: Mapping[str, int], wanted: Orc
         REGISTRATION,
         lambda: Command((sys.executable, "-m", "deployments.register"), client_environment(state, port, wanted)),
         needs=(SERVER,),
-        start_limit_seconds=120,
         again_on_reload=True,
     )
     return [server, registration, *(_worker(state, port, wanted, number) for number in range(len(wanted.workers)))]
@@ -115,8 +115,17 @@ def login_file(state: StateFolder) -> Path:
 
 
 def read_login(state: StateFolder) -> str:
-    """That login."""
-    return login_file(state).read_text().strip()
+    """That login.
+
+    Raises:
+        ConfigurationError: The file holds none: with an empty one, Prefect lets in whoever sends an empty one.
+    """
+    login = login_file(state).read_text().strip()
+    if not login.partition(":")[2]:
+        raise ConfigurationError(
+            f"{login_file(state)} holds no login.", hint="Remove it and start again: another one is made."
+        )
+    return login
 
 
 def ui_url(port: int, host: str = HOST) -> str:

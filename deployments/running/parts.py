@@ -41,7 +41,7 @@ class Part:
     stop_signal: signal.Signals = signal.SIGTERM
     death_signal: signal.Signals = signal.SIGKILL
     grace_seconds: float = 5
-    start_limit_seconds: float = 90
+    start_limit_seconds: float = 300
     check_seconds: float = 0
     again_on_reload: bool = False
 

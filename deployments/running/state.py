@@ -179,4 +179,7 @@ def write_private(path: Path, text: str) -> None:
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w") as stream:
         stream.write(text)
+        stream.flush()
+        # After a power cut, a name without a content would be an empty password.
+        os.fsync(stream.fileno())
     partial.replace(path)

@@ -103,10 +103,11 @@ class Supervisor:
             self._settled_seconds = round(time.time() - self._began_at, 1)
 
     def _reload(self) -> None:
-        """Try again what was given up, and do again what depends on the configuration."""
+        """Try again at once what failed, and do again what depends on the configuration."""
         self._reloading = False
         for one in self._supervised.values():
-            if one.state is PartState.FAILED or (one.state is PartState.DONE and one.part.again_on_reload):
+            failed = one.state in {PartState.FAILED, PartState.BACKING_OFF}
+            if failed or (one.state is PartState.DONE and one.part.again_on_reload):
                 one.again()
 
     def _names(self, *states: PartState) -> set[str]:

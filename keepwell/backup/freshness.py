@@ -13,6 +13,7 @@ from statistics import median
 from keepwell.backup.catalogue import BackupEntry
 from keepwell.backup.manifest import Manifest
 from keepwell.evidence import Evidence
+from keepwell.orchestrator import REGISTER_HINT
 from keepwell.pausing import Pause
 from keepwell.settings import Platform, ProofLevel
 from keepwell.verdict import Finding, Verdict, worst
@@ -21,7 +22,7 @@ from keepwell.verdict import Finding, Verdict, worst
 _CLOCK_TOLERANCE = timedelta(minutes=5)
 # A scheduled run is created for the second it is due; anything this near is that run.
 _SAME_TIME = timedelta(seconds=59)
-_ENDED_STATES = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+ENDED_STATES = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,7 @@ class ScheduleFacts:
         expected: When runs were due in the window that was looked at, oldest first.
         next_at: When the next one is due; None when none is.
         runs: Of that window, any order, also those started by hand.
+        ever_ended: Whether a run ever ended, well or badly, as far as the orchestrator remembers.
     """
 
     deployed: bool
@@ -115,6 +117,7 @@ class ScheduleFacts:
     expected: tuple[datetime, ...] = ()
     next_at: datetime | None = None
     runs: tuple[RunFacts, ...] = ()
+    ever_ended: bool = False
 
 
 @dataclass(frozen=True)
@@ -179,11 +182,12 @@ def describe_sets(entries: Sequence[BackupEntry], proven_level: ProofLevel) -> l
 def find_first_due(sets: Sequence[SetFacts], schedule: "ScheduleFacts | Unanswered") -> datetime | None:
     """When the first backup of a new platform is due, as long as that is nothing but waited for.
 
-    Where a backup has ended already, well or badly, and there is no set, something is wrong: nobody waits then.
+    Where a backup has ended already, well or badly and however long ago, and there is no set, something is wrong:
+    nobody waits then.
     """
-    if sets or isinstance(schedule, Unanswered) or not schedule.active:
+    if sets or isinstance(schedule, Unanswered) or not schedule.active or schedule.ever_ended:
         return None
-    return None if any(run.state in _ENDED_STATES for run in schedule.runs) else schedule.next_at
+    return None if any(run.state in ENDED_STATES for run in schedule.runs) else schedule.next_at
 
 
 def judge_backups(
@@ -310,7 +314,7 @@ def judge_schedule(facts: ScheduleFacts | Unanswered, limits: FreshnessLimits, n
                 name="backup schedule",
                 verdict=Verdict.ALERT,
                 message="The backup is not deployed, so nothing starts it.",
-                hint="Register it: python -m deployments.register",
+                hint=f"Register it: {REGISTER_HINT}.",
             ),
         )
     active = _judge_pause(facts.paused, limits, now) if facts.paused else _judge_active(facts, limits.platform)
@@ -479,7 +483,7 @@ def _judge_runs(facts: ScheduleFacts, limits: FreshnessLimits, now: datetime) ->
             message=f"A backup {'; one '.join(said)}.",
             hint=f"Are the server's scheduler and a worker of the pool up? Then: {limits.run_command}.",
         )
-    ended = [run for run in facts.runs if run.state in _ENDED_STATES]
+    ended = [run for run in facts.runs if run.state in ENDED_STATES]
     if not ended:
         return Finding(name="backup runs", verdict=Verdict.WARN, message="None has ended yet in the time looked at.")
     last = max(ended, key=lambda run: run.started_at or run.expected_at)

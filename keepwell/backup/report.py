@@ -212,8 +212,8 @@ def build_first_message(
         title=f"{platform}: backups are proven",
         cause=(
             f"The {'first ' if is_oldest else ''}backup ({manifest.rows:,} rows of {database_word(manifest)} "
-            f"{describe_names(manifest)}) was read back from the store, restored and proven {proof.reached}. From now on you hear of failures only. "
-            f"{silence}"
+            f"{describe_names(manifest)}) was read back from the store, restored and proven {proof.reached}. From now "
+            f"on you hear of failures only. {silence}"
         ),
         still_safe=f"the data as of {describe_snapshots(manifest)}; {_restore_time(proof)}.",
         next_command="nothing to do." if is_watched else "set notify.dead_mans_switch_url_file, then: keepwell doctor",

@@ -4,9 +4,11 @@
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from keepwell.verdict import Finding
 
 SECRETS, KEYS = "secrets", "keys"
+_UNCHANGED = "Nothing was changed. `keepwell platform list`."
 # Secrets that somebody has to give: key, question, and where else they may be told.
 _SECRETS = {
     "bucket.access_key_id": ("Access key id of the bucket (empty: found by AWS's own rules)", "AWS_ACCESS_KEY_ID"),
@@ -66,20 +69,21 @@ def adopt(
         directory: Made for its owner only, unless it is there.
         given: Values of flags: `section.key`, and `name`; they count more than what is found.
         wanted: Which keys; None where `given` holds [sealing] already.
-        project: Which one, by its compose project, where several run.
+        project: Which one, by its compose project or its container's name, where several run.
         ask: Whether there is somebody to ask for what is missing.
 
     Raises:
-        PreconditionFailed: There is such a file already, or nothing that could be taken runs here.
-        ConfigurationError: Something that is needed was not told, or a file cannot be written.
+        PreconditionFailed: There is such a platform already, or nothing that could be taken runs here.
+        ConfigurationError: Something that is needed was not told or cannot be meant, or a file cannot be written.
     """
     from keepwell.verdict import worst
 
+    told = given.get("name") or _environment("name")
+    if told:
+        _require_new(directory, told)
     with console.working("Looking at what runs here"):
         candidate = _choose(project, given)
-    output = directory / f"{given.get('name') or candidate.name}.toml"
-    if output.exists():
-        raise PreconditionFailed(f"{output} is there already.", hint="Nothing was changed. `keepwell platform list`.")
+    output = _require_new(directory, told or candidate.name)
     adopted = _complete(candidate, given, ask=ask)
     if wanted is not None:
         wanted = ask_for_keys(wanted) if ask else wanted
@@ -94,6 +98,24 @@ def adopt(
     )
 
 
+def _require_new(directory: Path, name: str) -> Path:
+    """The file of a platform that the folder does not hold yet, by any file's name or by what one says in it."""
+    from keepwell.settings import PLATFORM_NAME, SCHEDULES_FILE, name_files, platform_files
+
+    output = directory / f"{name}.toml"
+    if not re.fullmatch(PLATFORM_NAME, name) or output.name == SCHEDULES_FILE:
+        raise ConfigurationError(
+            f"No platform can be called {name!r}.",
+            hint="Nothing was changed. Such as esn: a-z, 0-9 and dashes, and not the name of another file there.",
+        )
+    given = name_files(platform_files(directory)).get(name)
+    if given is not None and given != output:
+        raise PreconditionFailed(f"{given} describes a platform {name} already.", hint=_UNCHANGED)
+    if output.exists():
+        raise PreconditionFailed(f"{output} is there already.", hint=_UNCHANGED)
+    return output
+
+
 def _choose(project: str | None, given: Mapping[str, Any]) -> "Candidate":
     from keepwell.discovery.judgement import find_candidates, find_ended
     from keepwell.discovery.machine import read_machine
@@ -102,12 +124,16 @@ def _choose(project: str | None, given: Mapping[str, Any]) -> "Candidate":
     found = find_candidates(machine)
     wanted = project or given.get("name")
     fitting = [one for one in found if wanted in (one.name, one.database.contained.project)]
+    fitting = (
+        fitting if len(fitting) == 1 else [one for one in found if wanted == one.database.contained.name] or fitting
+    )
     chosen = fitting if project or fitting else found
     if len(chosen) == 1:
         return chosen[0]
     if len(chosen) > 1:
-        names = ", ".join(one.database.contained.project or one.name for one in chosen)
-        raise PreconditionFailed(f"Several platforms run here: {names}.", hint="Name one with --project.")
+        raise PreconditionFailed(
+            f"Several platforms run here: {', '.join(_tell_apart(chosen))}.", hint="Name one with --project."
+        )
     ended = ", ".join(one.name for one in find_ended(machine))
     told = [
         *machine.unread,
@@ -120,6 +146,14 @@ def _choose(project: str | None, given: Mapping[str, Any]) -> "Candidate":
     )
 
 
+def _tell_apart(candidates: "Sequence[Candidate]") -> Iterator[str]:
+    """What --project takes for each: its project, or its container's name where the project has several or is none."""
+    projects = Counter(one.database.contained.project for one in candidates)
+    for one in candidates:
+        project = one.database.contained.project
+        yield project if project and projects[project] == 1 else one.database.contained.name
+
+
 def _complete(candidate: "Candidate", given: Mapping[str, Any], *, ask: bool) -> Adopted:
     """What is found, overridden by what was given, completed by what is asked for; and the ways in, measured."""
     from keepwell.verdict import Finding
@@ -129,9 +163,9 @@ def _complete(candidate: "Candidate", given: Mapping[str, Any], *, ask: bool) ->
     answers |= {key: value for key, value in given.items() if value is not None}
     secrets = _find_secrets(answers, ask=ask)
     findings: list[Finding] = [*candidate.findings]
-    password = _database_password(candidate.database, answers, ask=ask)
+    database = _logged_in(candidate.database, answers, ask=ask)
     with console.working("Measuring the ways into its servers"):
-        findings += _take_database(candidate.database, password, answers, secrets)
+        findings += _take_database(database, answers, secrets)
         if candidate.cache is not None:
             findings += _take_cache(candidate.cache, answers, secrets)
     for key, (question, default) in _QUESTIONS.items():
@@ -145,17 +179,15 @@ def _complete(candidate: "Candidate", given: Mapping[str, Any], *, ask: bool) ->
     return Adopted(answers, secrets, tuple(findings))
 
 
-def _take_database(
-    found: "FoundServer", password: str, answers: dict[str, Any], secrets: dict[str, str]
-) -> "Iterable[Finding]":
+def _take_database(found: "FoundServer", answers: dict[str, Any], secrets: dict[str, str]) -> "Iterable[Finding]":
     from keepwell.discovery.ways import Way, measure_database
 
-    measured = measure_database(found, password)
+    measured = measure_database(found, found.password)
     if not isinstance(measured, Way):
         raise PreconditionFailed(measured.message, hint=measured.hint)
     _fill(answers, "database", measured, {"name": found.name, "user": found.user})
-    if password and answers.get("database.password_file") is None:
-        secrets["database.password"] = password
+    if found.password and answers.get("database.password_file") is None:
+        secrets["database.password"] = found.password
     return [measured.finding]
 
 
@@ -177,7 +209,19 @@ def _fill(answers: dict[str, Any], section: str, way: "Way", more: Mapping[str, 
         answers.setdefault(f"{section}.{key}", value)
 
 
+def _logged_in(found: "FoundServer", answers: Mapping[str, Any], *, ask: bool) -> "FoundServer":
+    """The server with the login that was told, as far as one was; what is measured is what the file will say."""
+    user, name = answers.get("database.user") or found.user, answers.get("database.name") or found.name
+    # The password that was found is the found role's, and nobody else's.
+    known = found.password if user == found.user else ""
+    told = replace(found, user=user, name=name, password=known)
+    return replace(told, password=_database_password(told, answers, ask=ask))
+
+
 def _database_password(found: "FoundServer", answers: Mapping[str, Any], *, ask: bool) -> str:
+    """By the same precedence as at every load: the environment, a file, what is found."""
+    if told := _environment("database.password"):
+        return told
     named = answers.get("database.password_file")
     if named is not None:
         try:

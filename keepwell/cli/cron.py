@@ -87,7 +87,7 @@ def _carry_out(
 
     # Of a crontab that cannot be read nothing is known, and none left to retire would be no truth.
     verdict = Verdict.UNKNOWN if unread else Verdict.OK
-    data = {"plan": planned.digest, "changes": planned.changes, "unread": unread}
+    data = {"plan": planned.digest, "changes": planned.shown, "unread": unread}
     if plan or not planned.changes:
         hint = f"Apply it: keepwell cron {command} --approve {planned.digest}" if planned.changes else ""
         return Outcome(verdict, data=data, hint=hint, show=lambda screen: _show(screen, planned, unread))
@@ -110,5 +110,5 @@ def _show(screen: "Console", planned: "CronPlan", unread: tuple[str, ...]) -> No
         console.print_plain(screen, sentence)
     if not planned.changes:
         console.print_plain(screen, "No crontab line that could be read is to be changed.")
-    for change in planned.changes:
+    for change in planned.shown:
         console.print_plain(screen, f"{change.file}, line {change.number}:\n- {change.before}\n+ {change.after}")

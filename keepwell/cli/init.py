@@ -33,7 +33,10 @@ def init(  # noqa: PLR0917 - each flag is a parameter; typer passes them by name
         ),
     ] = None,
     project: Annotated[
-        str | None, typer.Option("--project", metavar="TEXT", help="Compose project, where several run here.")
+        str | None,
+        typer.Option(
+            "--project", metavar="TEXT", help="Compose project, or database container, where several run here."
+        ),
     ] = None,
     name: Annotated[str | None, typer.Option("--name", metavar="TEXT", help="Short name of the platform.")] = None,
     database_host: Text = None,

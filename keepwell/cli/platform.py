@@ -25,11 +25,11 @@ app = console.group("List the platforms that are configured, and add others that
 @console.command("platform.list")
 def list_platforms() -> Outcome:
     """List the platforms that are configured, each with its file and whether that loads."""
-    from keepwell.settings import configuration_place
+    from keepwell.settings import configuration_place, platform_files
     from keepwell.verdict import Verdict, worst
 
     place = configuration_place()
-    rows = [_describe(path) for path in (sorted(place.glob("*.toml")) if place.is_dir() else [place])]
+    rows = [_describe(path) for path in (platform_files(place) if place.is_dir() else [place])]
     if not rows or not any(row["file"].exists() for row in rows):
         raise ConfigurationError(f"No platform is configured in {place}.", hint="Write one with `keepwell init`.")
     verdict = worst([Verdict.ALERT if row["fault"] else Verdict.OK for row in rows])
@@ -42,7 +42,8 @@ def add(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Short name of the platform.")],
     *,
     project: Annotated[
-        str | None, typer.Option("--project", metavar="TEXT", help="Its compose project; NAME by default.")
+        str | None,
+        typer.Option("--project", metavar="TEXT", help="Its compose project, or database container; NAME by default."),
     ] = None,
     like: Annotated[
         str | None, typer.Option("--like", metavar="NAME", help="Whose bucket, keys and messages; the first one's.")
@@ -64,9 +65,14 @@ def add(
 
 def _read_shared(place: Path, like: str | None) -> dict[str, Any]:
     """What is taken over, as `section.key`: names of secrets' files, never secrets."""
-    for path in sorted(place.glob("*.toml")):
-        values = tomllib.loads(path.read_text())
-        if like in (None, values.get("name")):
+    from keepwell.itself.source import NAME
+    from keepwell.settings import name_files, platform_files
+
+    described = name_files(platform_files(place))
+    # What Keepwell itself takes was another one's; it is shared only where somebody says so.
+    for name, path in described.items():
+        if name == like or (like is None and name != NAME):
+            values = tomllib.loads(path.read_text())
             shared = {section: values.get(section, {}) for section in _SHARED}
             return {f"{section}.{key}": value for section, table in shared.items() for key, value in table.items()}
     raise ConfigurationError(

@@ -88,7 +88,7 @@ def choose_deployment(wanted: str, platform: str | None, deployments: "Sequence[
     Raises:
         ConfigurationError: There is none, or there are several; the hint names the nearest.
     """
-    from keepwell.orchestrator import REGISTER_COMMAND
+    from keepwell.orchestrator import REGISTER_HINT
 
     procedures = sorted({one.procedure for one in deployments})
     found = [one for one in deployments if one.procedure == wanted]
@@ -100,12 +100,12 @@ def choose_deployment(wanted: str, platform: str | None, deployments: "Sequence[
     elif procedures:
         hint = f"There are: {', '.join(procedures)}."
     else:
-        hint = f"The server has no deployment at all: register them with `{REGISTER_COMMAND}`."
+        hint = f"The server has no deployment at all. Register them: {REGISTER_HINT}."
     raise ConfigurationError(f"No procedure {wanted!r} is registered.", hint=hint)
 
 
 def _choose_platform(wanted: str, platform: str | None, found: "Sequence[Deployment]") -> "Deployment":
-    from keepwell.orchestrator import REGISTER_COMMAND
+    from keepwell.orchestrator import REGISTER_HINT
 
     fitting = [one for one in found if platform is None or one.platform in (platform, None)]
     if len(fitting) == 1:
@@ -114,7 +114,7 @@ def _choose_platform(wanted: str, platform: str | None, found: "Sequence[Deploym
     if not fitting:
         raise ConfigurationError(
             f"{wanted} is not registered for {platform}, only for: {names}.",
-            hint=f"Register it: `{REGISTER_COMMAND}`; `keepwell schedules` shows what is registered.",
+            hint=f"Register it: {REGISTER_HINT}. `keepwell schedules` shows what is registered.",
         )
     raise ConfigurationError(f"{wanted} is registered for: {names}.", hint="Name one of them with --platform.")
 

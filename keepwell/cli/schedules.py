@@ -88,10 +88,10 @@ def describe(client: "Orchestrator", deployment: "Deployment") -> Scheduled:
 def judge(found: "list[Scheduled]", deployments: "list[Deployment]", names: "list[str]") -> "list[Finding]":
     """Platforms without a deployment, schedules without a next run, and rules that were not registered."""
     from keepwell.doctor.schedules import find_differences
-    from keepwell.orchestrator import REGISTER_COMMAND
+    from keepwell.orchestrator import REGISTER_HINT
     from keepwell.verdict import Finding, Verdict
 
-    hint = f"It takes effect with a registration: `{REGISTER_COMMAND}`."
+    hint = f"It takes effect with a registration: {REGISTER_HINT}."
     findings = []
     for name in names:
         if not any(one.platform == name for one in found):

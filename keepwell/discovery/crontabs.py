@@ -9,7 +9,7 @@ import os
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -21,9 +21,17 @@ PLACES = (Path("/etc/crontab"), Path("/etc/cron.d"), Path("/var/spool/cron/cront
 _DUMPS = re.compile(r"\bpg_dump(all)?\b")
 _RETIRED = re.compile(r"^# keepwell retired this line on \S+: ")
 _SETTING = re.compile(r"^\w+\s*=")
+# What variables, options and connection words that are called like a secret hold, and a password in an address.
+_CALLED_SO = r"\w*(?:PASSWORD|PASSWD|PASSPHRASE|SECRET|TOKEN|ACCESS_KEY)\w*="
+_QUOTED_WITH_ITS_NAME = re.compile(rf"""(["'])({_CALLED_SO})(?:(?!\1).)+""", re.IGNORECASE)
+_SECRET_VALUE = re.compile(
+    rf"""({_CALLED_SO})(?!…)(?:(?:'[^']*'|"(?:\\.|[^"\\])*"|\\.|[^\s'"\\])+|["'].*)""", re.IGNORECASE
+)
+_SECRET_IN_ADDRESS = re.compile(r"(://[^\s:/@]*:)\S+(?=@)")
 _LARGEST_SCRIPT_BYTES = 100_000
-# A name that cron passes over, in both kinds of folder.
-_TEMPORARY = "tmp.keepwell.{}"
+# A name that every cron passes over, in both kinds of folder: Debian's takes no dot at all, cronie none in front.
+_TEMPORARY = ".keepwell.{}"
+_LEFT_BY_PACKAGES = ".dpkg-"
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,20 @@ class CronPlan:
         told = "\n".join(f"{change.file}:{change.number}:{change.before}" for change in self.changes)
         return hashlib.sha256(told.encode()).hexdigest()[:12]
 
+    @property
+    def shown(self) -> tuple[Change, ...]:
+        """The changes as people may see them."""
+        return tuple(
+            replace(change, before=hide_secrets(change.before), after=hide_secrets(change.after))
+            for change in self.changes
+        )
+
+
+def hide_secrets(text: str) -> str:
+    """A line with an ellipsis where it holds a password; for showing only."""
+    text = _QUOTED_WITH_ITS_NAME.sub(r"\1\2…", text)
+    return _SECRET_IN_ADDRESS.sub(r"\1…", _SECRET_VALUE.sub(r"\1…", text))
+
 
 def read_crontabs(places: Iterable[Path] = PLACES) -> tuple[list[CronLine], list[str]]:
     """Every line of this machine's crontabs that starts something.
@@ -70,13 +92,21 @@ def read_crontabs(places: Iterable[Path] = PLACES) -> tuple[list[CronLine], list
     unread = []
     for place in places:
         try:
-            files = sorted(path for path in place.iterdir() if path.is_file()) if place.is_dir() else [place]
-            for file in files:
-                if file.exists():
-                    lines += _read_lines(file)
+            for file in _files_in(place):
+                lines += _read_lines(file)
         except OSError as error:
             unread.append(f"The crontabs in {place} cannot be read: {error.strerror}.")
     return lines, unread
+
+
+def _files_in(place: Path) -> list[Path]:
+    """Those that cron heeds: neither hidden ones, as ours are while they are written, nor what a package left."""
+    found = sorted(place.iterdir()) if place.is_dir() else [place]
+    return [
+        file
+        for file in found
+        if file.is_file() and not file.name.startswith(".") and _LEFT_BY_PACKAGES not in file.name
+    ]
 
 
 def _read_lines(file: Path) -> Iterator[CronLine]:
@@ -104,7 +134,7 @@ def choose_dumping(lines: Iterable[CronLine], names: Sequence[str]) -> list[Cron
 
     Args:
         lines: Of any crontab.
-        names: What the platform's container, service, project and database are called; a line must name one of them.
+        names: What the platform's container, project and database are called; a line must name one of them.
     """
     words = re.compile("|".join(rf"(?<![\w-]){re.escape(name)}(?![\w-])" for name in names if name) or r"(?!)")
     told = ((line, f"{line.text}\n{line.script}") for line in lines)
@@ -141,9 +171,8 @@ def plan_return(places: Iterable[Path] = PLACES) -> CronPlan:
     changes: list[Change] = []
     for place in places:
         try:
-            for file in sorted(place.iterdir()) if place.is_dir() else [place]:
-                if file.is_file():
-                    changes += _retired_in(file)
+            for file in _files_in(place):
+                changes += _retired_in(file)
         except OSError as error:
             raise _unreadable(place, error) from error
     return CronPlan(tuple(changes))
@@ -167,8 +196,22 @@ def apply_plan(plan: CronPlan, approved: str) -> None:
             f"The plan {approved} is not what there is to do now; that is {plan.digest}.",
             hint="Look at it with --plan, and approve that one.",
         )
-    for file in dict.fromkeys(change.file for change in plan.changes):
+    files = dict.fromkeys(change.file for change in plan.changes)
+    for folder in dict.fromkeys(file.parent for file in files):
+        _sweep(folder)
+    for file in files:
         _rewrite(file, [change for change in plan.changes if change.file == file])
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what a killed one of us left half written; what another one writes just now stays."""
+    try:
+        for path in folder.glob(_TEMPORARY.format("*")):
+            number = path.name.rpartition(".")[2]
+            if number.isdigit() and (int(number) == os.getpid() or not Path("/proc", number).exists()):
+                path.unlink(missing_ok=True)
+    except OSError as error:
+        raise _unreadable(folder, error) from error
 
 
 def _rewrite(file: Path, changes: Sequence[Change]) -> None:

@@ -154,7 +154,7 @@ def _judge(machine: Machine, server: Contained) -> Candidate:
             *of_cache,
             *of_uploads,
             *_tell_addresses(addresses),
-            *_tell_earlier(lines, machine.dump_folders),
+            *_tell_earlier(lines, machine),
             *(_unknown("machine", message) for message in machine.unread),
         ),
     )
@@ -230,13 +230,16 @@ def _tell_addresses(addresses: Sequence[str]) -> Iterator[Finding]:
         yield _unknown("addresses", "No container of it publishes a port, and none tells a public address.")
 
 
-def _tell_earlier(lines: Sequence[CronLine], folders: Sequence[DumpFolder]) -> Iterator[Finding]:
+def _tell_earlier(lines: Sequence[CronLine], machine: Machine) -> Iterator[Finding]:
     for line in lines:
         hint = "Once a backup is proven, retire it: keepwell cron retire"
         yield _ok("cron line", f"{line.file}, line {line.number}, dumps it already.", hint)
-    if not lines:
+    if not lines and machine.unread:
         yield _unknown("cron line", "No crontab that can be read dumps it.")
-    for folder in folders:
+    elif not lines:
+        message = "No crontab of this machine dumps it, so there is none to retire."
+        yield Finding(name="cron line", verdict=Verdict.NOT_APPLICABLE, message=message)
+    for folder in machine.dump_folders:
         count = f"{folder.count} {'dump' if folder.count == 1 else 'dumps'}"
         written = f"{folder.newest_at:%Y-%m-%d %H:%M} UTC, {describe_bytes(folder.newest_size_bytes)}"
         message = f"{folder.folder} holds {count}; the newest: {written}."

@@ -14,13 +14,13 @@ from keepwell.doctor.protection import examine_protection
 from keepwell.doctor.schedules import find_differences
 from keepwell.errors import KeepwellError, PreconditionFailed
 from keepwell.keyring import judge_keys
-from keepwell.orchestrator import REGISTER_COMMAND, WORK_POOL, Deployment, Orchestrator, Queue, Worker
+from keepwell.orchestrator import REGISTER_HINT, WORK_POOL, Deployment, Orchestrator, Queue, Worker
 from keepwell.settings import SCHEDULES_FILE, Platform
 from keepwell.verdict import Finding
 
 _LOOKED_AT_FILES = 10_000
 _BAD_STATES = {"FAILED", "CRASHED", "CANCELLED"}
-_REGISTER = f"Register pool and deployments: `{REGISTER_COMMAND}`."
+_REGISTER = f"Register pool and deployments: {REGISTER_HINT}."
 
 
 def examine_keys(platform: Platform) -> Iterator[Finding]:
@@ -162,7 +162,7 @@ def _judge_schedules(deployments: Sequence[Deployment], platform: str) -> Iterat
     """Whether what `schedules.toml` says was registered."""
     differences = find_differences(deployments, platform)
     if differences:
-        hint = f"It takes effect with a registration: `{REGISTER_COMMAND}`."
+        hint = f"It takes effect with a registration: {REGISTER_HINT}."
         yield warn(SCHEDULES_FILE, f"{'; '.join(differences)}.", hint=hint)
 
 

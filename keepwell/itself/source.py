@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,11 +63,13 @@ def ensure_role(own: DatabaseSettings) -> Path:
 
     Raises:
         ServiceUnavailable: The database does not answer.
+        PreconditionFailed: Something else than a file is in that one's place.
     """
     file = _secrets_folder() / PASSWORD_FILE
     if not file.exists():
         write_secret(file, f"{secrets.token_urlsafe(24)}\n")
-        give_to_owner_of(file.parent, file)
+    # Whoever was killed before this left a file that only root reads.
+    give_to_owner_of(file.parent, file)
     password = file.read_text(encoding="utf-8").strip()
     role = sql.Identifier(ROLE)
     with connect(own) as connection, translated(f"making the role {ROLE}"), connection.transaction():
@@ -139,10 +142,34 @@ def drafted(itself: Platform, like: str, place: Path) -> Iterator[Path]:
 
 
 def give_to_owner_of(folder: Path, file: Path) -> None:
-    """A file that root makes in somebody's folder is that one's, who must read it at night."""
-    if os.geteuid() == 0:
-        facts = folder.stat()
-        os.chown(file, facts.st_uid, facts.st_gid)
+    """A file that root makes in somebody's folder is that one's, who must read it at night.
+
+    Whose folder it is may put something else in its place, and must not be given that: no link is followed.
+
+    Raises:
+        PreconditionFailed: It is a link, or no file.
+    """
+    if os.geteuid() != 0:
+        return
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise _not_given(file) from error
+    try:
+        facts, owner = os.fstat(descriptor), folder.stat()
+        # A second name of it may lie in a folder of another's.
+        if not stat.S_ISREG(facts.st_mode) or facts.st_nlink != 1:
+            raise _not_given(file)
+        os.fchown(descriptor, owner.st_uid, owner.st_gid)
+    finally:
+        os.close(descriptor)
+
+
+def _not_given(file: Path) -> PreconditionFailed:
+    return PreconditionFailed(
+        f"{file} is a link or no file: it is not given to the owner of its folder.",
+        hint="See who put it there, move it away, and try again.",
+    )
 
 
 def _secrets_folder() -> Path:

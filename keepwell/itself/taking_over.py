@@ -3,10 +3,12 @@
 The server keeps running: its sessions are ended, both databases are renamed in one go, and it logs in to the other.
 """
 
+import time
 from dataclasses import dataclass
 from datetime import datetime
 
 import psycopg
+from psycopg import errors as pg
 from psycopg import sql
 
 from keepwell.errors import PreconditionFailed
@@ -15,6 +17,9 @@ from keepwell.postgres.connection import connect, translated
 from keepwell.settings import DatabaseSettings
 
 _MAINTENANCE = "postgres"
+_TRIES = 10
+# Whoever waited for the lock of a try that failed is logged in by then, and can be ended.
+_BETWEEN_TRIES_SECONDS = 0.5
 _LOST = "The machine that it ran on was lost."
 
 
@@ -37,33 +42,28 @@ class TakenOver:
 def exchange(own: DatabaseSettings, restored: str, before: str) -> None:
     """Give a restored database the name of the served one, and the served one another; all of it or nothing.
 
+    Nothing but the names is ever changed, so that a kill at any moment leaves both databases open under a name.
+
     Args:
         own: The served database, as its superuser.
         restored: Name of the restored one.
         before: Free name for the served one.
 
     Raises:
-        PreconditionFailed: There is no database of the first name, or one of the second.
+        PreconditionFailed: There is no database of the first name, or one of the second, or somebody
+            logged in again at every try.
     """
     with connect(own, dbname=_MAINTENANCE) as connection:
         _require_names(connection, restored, before)
-        try:
-            # Nobody comes back between the end of the sessions and the change of names.
-            _allow_connections(connection, own.name, allowed=False)
-            with translated("ending the orchestrator's sessions"):
-                connection.execute(
-                    "SELECT pg_catalog.pg_terminate_backend(pid, 10000) FROM pg_catalog.pg_stat_activity "
-                    "WHERE datname = ANY(%s)",
-                    ([own.name, restored],),
-                )
-            with translated("exchanging the databases"), connection.transaction():
-                for name, new_name in ((own.name, before), (restored, own.name)):
-                    connection.execute(
-                        sql.SQL("ALTER DATABASE {} RENAME TO {}").format(sql.Identifier(name), sql.Identifier(new_name))
-                    )
-        finally:
-            for name in (own.name, before):
-                _allow_connections(connection, name, allowed=True)
+        for _ in range(_TRIES):
+            in_use = _try_exchange(connection, own.name, restored, before)
+            if in_use is None:
+                return
+            time.sleep(_BETWEEN_TRIES_SECONDS)
+    raise PreconditionFailed(
+        f"{in_use}; somebody logs in again each time. The names are as they were.",
+        hint=f"See who uses {own.name} or {restored} in pg_stat_activity, end that, and try again.",
+    )
 
 
 def end_lost_runs(client: Orchestrator, before: datetime) -> int:
@@ -91,13 +91,24 @@ def _require_names(connection: psycopg.Connection, restored: str, before: str) -
         )
 
 
-def _allow_connections(connection: psycopg.Connection, name: str, *, allowed: bool) -> None:
-    """Where there is a database of that name."""
-    with translated(f"closing or opening {name}"):
-        known = connection.execute("SELECT FROM pg_catalog.pg_database WHERE datname = %s", (name,)).fetchone()
-        if known is not None:
-            connection.execute(
-                sql.SQL("ALTER DATABASE {} WITH ALLOW_CONNECTIONS {}").format(
-                    sql.Identifier(name), sql.Literal(allowed)
-                )
-            )
+def _try_exchange(connection: psycopg.Connection, served: str, restored: str, before: str) -> str | None:
+    """Both renames or none; what the server says where somebody came back in between."""
+    with translated("exchanging the databases"):
+        try:
+            with connection.transaction():
+                _end_sessions(connection, served, restored)
+                for name, new_name in ((served, before), (restored, served)):
+                    connection.execute(
+                        sql.SQL("ALTER DATABASE {} RENAME TO {}").format(sql.Identifier(name), sql.Identifier(new_name))
+                    )
+        except pg.ObjectInUse as error:
+            return error.diag.message_primary or "a database is in use"
+    return None
+
+
+def _end_sessions(connection: psycopg.Connection, *names: str) -> None:
+    """Tell all of them to end. The rename awaits that, for seconds, under a lock that lets nobody else in."""
+    connection.execute(
+        "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity WHERE datname = ANY(%s)",
+        (list(names),),
+    )

@@ -3,6 +3,7 @@
 from keepwell.orchestrator.client import (
     PLATFORM_TAG,
     REGISTER_COMMAND,
+    REGISTER_HINT,
     WORK_POOL,
     Automation,
     Deployment,
@@ -20,6 +21,7 @@ from keepwell.orchestrator.client import (
 __all__ = [
     "PLATFORM_TAG",
     "REGISTER_COMMAND",
+    "REGISTER_HINT",
     "WORK_POOL",
     "Automation",
     "Deployment",

@@ -30,6 +30,8 @@ from keepwell.settings import OrchestratorSettings
 WORK_POOL = "keepwell"
 # What makes the pool, its queues, the deployments and the automations; it lies in a layer above this one.
 REGISTER_COMMAND = "python -m deployments.register"
+# How people get to it: where Keepwell serves itself, the address of its server is known to it alone.
+REGISTER_HINT = f"`keepwell serve reload`; with a server of your own: `{REGISTER_COMMAND}`"
 # What a deployment is tagged with, before its platform's name.
 PLATFORM_TAG = "platform:"
 API_VARIABLE = "PREFECT_API_URL"

@@ -60,7 +60,7 @@ class Api:
         body = {"parameters": found["parameters"] | parameters, "state": {"type": "SCHEDULED"}}
         return str(self.post(f"/deployments/{found['id']}/create_flow_run", **body)["id"])
 
-    def wait(self, run_id: str, limit_seconds: float = 120) -> dict[str, Any]:
+    def wait(self, run_id: str, limit_seconds: float = 300) -> dict[str, Any]:
         """The run once it has ended."""
         wait_until(lambda: self.read(run_id)["state"]["type"] in FINAL, limit_seconds)
         return self.read(run_id)

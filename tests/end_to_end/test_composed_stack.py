@@ -1,15 +1,25 @@
 """The production compose files themselves, on an engine of the tests', by both generations of compose."""
 
+import json
 import os
 import re
 import signal
 import socket
+import ssl
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
 
 import httpx
 import pytest
 from compose_programs import fetch_second_generation, find_first_generation
 from composed_stack import Composed, Maintained, composed_stack, maintained_platform, wait_for
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from docker_engine import running_engine
 from production_images import IMAGE, build_keepwell, build_others
 from real_servers import installation
@@ -17,6 +27,7 @@ from runs import FINAL, Api, impatient_automation
 
 from deployments.local.engine import RunningEngine
 from deployments.local.objectstore import RunningObjectStore
+from deployments.running.ports import find_free_port
 from keepwell.backup.catalogue import read_catalogue
 from keepwell.holding import hold_platform
 from keepwell.interlock import Procedure
@@ -27,10 +38,11 @@ pytestmark = [
     pytest.mark.docker,
     pytest.mark.long,
     pytest.mark.major(15),
-    pytest.mark.timeout(900),
+    pytest.mark.timeout(1800),
 ]
 SILENT = "keepwell: a silent run is dead"
-BACKUP = "backup-and-verify"
+BACKUP, EXPIRY = "backup-and-verify", "expire-backups"
+CONFINED = "no files but its own, no other processes, no network, empty environment"
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +102,9 @@ def proven(maintained: Maintained) -> set[str]:
 
 def test_a_backup_is_proven_through_the_stack_of_compose_1(first: Composed, maintained: Maintained) -> None:
     back_up(first, maintained)
+    # The console is at hand there, and needs to be told nothing.
+    said = first.compose("exec", "-T", "worker", "keepwell", "backup", "list", "--json")
+    assert json.loads(said)["verdict"] == "ok"
 
 
 def test_a_backup_is_proven_through_the_stack_of_compose_2(second: Composed, maintained: Maintained) -> None:
@@ -229,3 +244,91 @@ def kill(stack: Composed, service: str) -> None:
         return bool(container.attrs["State"]["Running"] and container.attrs["State"]["StartedAt"] != started)
 
     wait_for(is_another, stack)
+
+
+def test_everything_comes_back_after_a_restart_of_the_engine(
+    first: Composed, engine: RunningEngine, maintained: Maintained
+) -> None:
+    login, deployments = first.read_login(), api_of(first).post("/deployments/count")
+    engine.restart()
+    wait_for(first.serves, first)
+    assert first.read_login() == login
+    assert api_of(first).post("/deployments/count") == deployments
+    back_up(first, maintained)
+
+
+def test_up_a_second_time_changes_nothing(first: Composed) -> None:
+    before = {container.id for container in first.containers()}
+    first.compose("up", "-d")
+    wait_for(first.serves, first)
+    assert {container.id for container in first.containers()} == before
+
+
+def test_several_servers_behind_tls_and_a_confined_worker(
+    second: Composed, maintained: Maintained, tmp_path: Path
+) -> None:
+    """What was brought up plain becomes it, with its history."""
+    api = api_of(second)
+    back_up(second, maintained)
+    expiries = len(api.runs(EXPIRY))
+    assert isolation_of(proven(maintained), maintained) == {"this user, a socket only, empty environment"}
+    certificate = make_certificate(tmp_path)
+    grown = second.with_overlays(
+        *("compose.scaled.yaml", "compose.tls.yaml", "compose.confined.yaml"),
+        STACK_PORT=f"{second.port}-{second.port + 1}",
+        STACK_TLS_PORT=str(find_free_port()),
+        STACK_CERTIFICATES=str(tmp_path),
+    )
+    grown.compose("up", "--detach", "--scale", "server=2")
+    wait_for(grown.serves, grown)
+    # One process of all does what must be done once; the servers only answer, each the same.
+    login, runs = grown.read_login(), len(api.runs(BACKUP))
+    addresses = [f"http://{address}:4200/api" for address in addresses_of(grown, "server")]
+    assert len(addresses) == 2
+    assert [len(Api(address, login).runs(BACKUP)) for address in addresses] == [runs, runs]
+    before = proven(maintained)
+    back_up(grown, maintained)
+    assert isolation_of(proven(maintained) - before, maintained) == {CONFINED}
+    wait_for(lambda: len(Api(addresses[0], login).runs(EXPIRY)) > expiries, grown)
+    require_tls(grown, certificate, login)
+
+
+def addresses_of(stack: Composed, service: str) -> list[str]:
+    """Of each container of a service, in the network that the worker is in too."""
+    networks = [container.attrs["NetworkSettings"]["Networks"] for container in stack.containers(service)]
+    return [found[f"{stack.settings['COMPOSE_PROJECT_NAME']}_front"]["IPAddress"] for found in networks]
+
+
+def isolation_of(backup_ids: set[str], maintained: Maintained) -> set[str | None]:
+    """How the scratch servers that proved them were kept apart."""
+    entries = read_catalogue(open_store(maintained.platform))
+    return {entry.proof.isolation for entry in entries if entry.proof and entry.backup_id in backup_ids}
+
+
+def require_tls(stack: Composed, certificate: ssl.SSLContext, login: str) -> None:
+    """The certificate counts, nothing goes without it, and pages and API are there behind it."""
+    address = f"https://127.0.0.1:{stack.settings['STACK_TLS_PORT']}"
+    user, _, password = login.partition(":")
+    with httpx.Client(base_url=address, verify=certificate, timeout=30) as client:
+        answer = client.get("/api/admin/version", auth=(user, password))
+        assert (answer.status_code, answer.json()) == (200, "3.8.8")
+        assert answer.headers["Strict-Transport-Security"] == "max-age=31536000"
+        assert client.get("/api/admin/version", auth=(user, "wrong")).status_code == 401
+        assert "<title>" in client.get("/v2/").text
+    with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
+        httpx.get(address, timeout=30)
+    assert httpx.get(address.replace("https", "http"), timeout=30).status_code == 400
+
+
+def make_certificate(folder: Path) -> ssl.SSLContext:
+    """A certificate for loopback that nobody knows, and what believes it; in a folder that nginx's user gets into."""
+    folder.chmod(0o755)
+    key = ec.generate_private_key(ec.SECP256R1())
+    name, now = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "keepwell")]), datetime.now(UTC)
+    places = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
+    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+    builder = builder.not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=1))
+    certificate = builder.add_extension(places, critical=False).sign(key, hashes.SHA256())
+    (folder / "certificate.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
+    (folder / "key.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return ssl.create_default_context(cafile=folder / "certificate.pem")

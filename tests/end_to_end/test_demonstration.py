@@ -8,7 +8,7 @@ import pytest
 from deployments.running.processes import find_by_variable
 from deployments.running.state import MARKER_VARIABLE, StateFolder
 
-LIMIT_SECONDS = 240
+LIMIT_SECONDS = 600
 
 
 @pytest.mark.long

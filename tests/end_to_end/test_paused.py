@@ -34,7 +34,7 @@ def is_paused(api: Api) -> bool:
 def test_a_pause_is_told_and_ends_by_itself(stack: "Stack", api: Api, store: Store, people: People) -> None:
     assert api.wait(api.start("backup-and-verify"))["state"]["type"] == "COMPLETED"
     told = len(people.told)
-    keepwell(stack, "pause", "--until", "2m")
+    keepwell(stack, "pause", "--until", "4m")
     try:
         assert is_paused(api)
         check = api.wait(api.start("check-backups"))
@@ -44,7 +44,7 @@ def test_a_pause_is_told_and_ends_by_itself(stack: "Stack", api: Api, store: Sto
         assert "it ends by itself then" in evidence.summary
         print(evidence.summary)  # noqa: T201 - words for the manual
         # A worker has taken the run that was planned for its end.
-        wait_until(lambda: not is_paused(api), 400)
+        wait_until(lambda: not is_paused(api), 600)
     finally:
         keepwell(stack, "resume")
     assert api.wait(api.start("check-backups"))["state"]["name"] == "Completed"

@@ -46,8 +46,8 @@ def test_no_secret_is_stored_or_logged(
     failed = api.start("verify-backups", which="one", backup_id=MARKER)
     assert api.wait(failed)["state"]["type"] == "FAILED"
     # The failure is reported by the automation: its run's log and evidence count as well.
-    wait_until(lambda: any(MARKER in message["message"] for message in people.told), 60)
-    wait_until(lambda: all(run["state"]["type"] == "COMPLETED" for run in api.runs("report-failure")), 60)
+    wait_until(lambda: any(MARKER in message["message"] for message in people.told))
+    wait_until(lambda: all(run["state"]["type"] == "COMPLETED" for run in api.runs("report-failure")))
 
     state = StateFolder.at(stack.state)
     dump = tmp_path / "dump"

@@ -175,7 +175,7 @@ def test_a_run_goes_on_when_its_server_is_killed(served: Served, platform: Platf
         killed = served.state.recorded_processes()[SERVER]
         os.kill(killed.pid, signal.SIGKILL)
         wait_until(lambda: not is_alive(killed))
-        wait_until(lambda: served.part(SERVER)["state"] == "ready", 120)
+        wait_until(lambda: served.part(SERVER)["state"] == "ready")
         assert find_process(run_id) is not None
     ended = api.wait(run_id, 240)
     assert ended["state"]["type"] == "COMPLETED", ended["state"]["message"]

@@ -99,7 +99,7 @@ def test_with_its_worker_dead_people_hear_of_a_backup_that_does_not_begin_from_a
     ):
         run_id = api.start("backup-and-verify")
         try:
-            wait_until(lambda: api.read(run_id)["state"]["name"] == "Late", 60)
+            wait_until(lambda: api.read(run_id)["state"]["name"] == "Late")
             # With the only worker dead, nobody is told; this is what the second one is for.
             assert people.told == []
             with watch_worker(stack, tmp_path):

@@ -18,7 +18,7 @@ from deployments.running.state import MARKER_VARIABLE, StateFolder
 from keepwell.postgres.connection import connect
 from keepwell.settings import load_platform
 
-LIMIT_SECONDS = 120
+LIMIT_SECONDS = 400
 
 
 @pytest.fixture

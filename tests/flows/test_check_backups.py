@@ -230,13 +230,37 @@ class TestTheScheduleOfARealServer:
         monkeypatch.setattr(platforms, "load_platform", lambda name: None)
         monkeypatch.setattr(platforms.redaction, "hide", lambda platform: None)
         register(["esn", "other"])
+
+        def count(platform: str) -> int:
+            facts = schedule_steps.read_schedule.fn(platform)
+            assert isinstance(facts, ScheduleFacts)
+            return len(facts.runs)
+
+        before = count("esn"), count("other")
         with get_client(sync_client=True) as client:
             deployment = client.read_deployment_by_name("backup-and-verify/other")
             client.create_flow_run_from_deployment(deployment.id)
-        mine, others = schedule_steps.read_schedule.fn("esn"), schedule_steps.read_schedule.fn("other")
-        assert isinstance(mine, ScheduleFacts)
-        assert isinstance(others, ScheduleFacts)
-        assert len(others.runs) == len(mine.runs) + 1
+        assert (count("esn"), count("other")) == (before[0], before[1] + 1)
+
+    def test_that_a_run_ended_is_known_for_long(self, schedule: object, monkeypatch: pytest.MonkeyPatch) -> None:
+        from prefect.client.orchestration import get_client
+        from prefect.states import Failed
+
+        from deployments.register import register
+
+        monkeypatch.undo()
+        register(["esn", "other"])
+        with get_client(sync_client=True) as client:
+            deployment = client.read_deployment_by_name("backup-and-verify/other")
+            run = client.create_flow_run_from_deployment(deployment.id)
+            later = datetime.now(UTC) + timedelta(days=3)
+            assert not schedule_steps._read(client, "other", later).ever_ended
+            client.set_flow_run_state(run.id, Failed(), force=True)
+            facts = schedule_steps._read(client, "other", later)
+            assert facts.ever_ended
+            assert facts.runs == ()
+            assert not schedule_steps._read(client, "esn", later).ever_ended
+            client.delete_flow_run(run.id)
 
     def test_a_server_that_is_away_is_an_answer_too(self, schedule: object, monkeypatch: pytest.MonkeyPatch) -> None:
         import httpx

@@ -47,6 +47,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         for name in ("blog", "shop"):
             if client.read_variable_by_name(pausing.variable_name(name)):
                 client.delete_variable_by_name(pausing.variable_name(name))
+            for automation in client.read_automations_by_name(pausing.expiry_name(name)):
+                client.delete_automation(automation.id)
         for one in client.read_deployments():
             if f"platform:{one.name}" in one.tags and one.name in ("blog", "shop"):
                 client.delete_deployment(one.id)
@@ -181,6 +183,60 @@ def test_the_check_knows_of_it_and_owes_no_night_to_it(
     facts = read("shop")
     assert isinstance(facts, ScheduleFacts)
     assert (facts.active, facts.paused) == (True, None)
+
+
+def test_a_pause_that_was_ended_in_prefect_s_own_pages_hides_no_missed_night(
+    orchestrator: Orchestrator, prefect: SyncPrefectClient
+) -> None:
+    now = datetime.now(UTC)
+    pausing.pause(orchestrator, "shop", until=None, now=now)
+    prefect.resume_deployment(prefect.read_deployment_by_name("backup-and-verify/shop").id)
+    later = now + timedelta(days=3)
+    assert len(schedule_steps._read(prefect, "shop", later).expected) >= 2
+    # Nor does a new pause or its end say afterwards that it held all the time.
+    assert pausing.pause(orchestrator, "shop", until=None, now=later).since == later
+    prefect.resume_deployment(prefect.read_deployment_by_name("backup-and-verify/shop").id)
+    pausing.resume(orchestrator, "shop", now=later)
+    assert len(schedule_steps._read(prefect, "shop", later).expected) >= 2
+
+
+def test_a_pause_that_was_refused_hides_no_missed_night(orchestrator: Orchestrator, prefect: SyncPrefectClient) -> None:
+    now = datetime.now(UTC)
+    prefect.delete_deployment(prefect.read_deployment_by_name("resume-platform/shop").id)
+    with pytest.raises(KeepwellError, match="could end the pause of shop"):
+        pausing.pause(orchestrator, "shop", until=now + timedelta(hours=3), now=now)
+    assert paused(prefect) == set()
+    assert not pausing.read_pause(orchestrator, "shop").is_on
+    assert len(schedule_steps._read(prefect, "shop", now + timedelta(days=3)).expected) >= 2
+
+
+def test_an_end_that_was_cut_short_still_owes_no_night_of_the_pause(
+    orchestrator: Orchestrator, prefect: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: object, **__: object) -> None:
+        raise ConnectionResetError
+
+    now = datetime.now(UTC)
+    pausing.pause(orchestrator, "shop", until=None, now=now)
+    with monkeypatch.context() as killed:
+        killed.setattr(Orchestrator, "switch_automation", die)
+        with pytest.raises(ConnectionResetError):
+            pausing.resume(orchestrator, "shop", now=now + timedelta(days=3))
+    assert paused(prefect) == set()
+    pausing.resume(orchestrator, "shop", now=now + timedelta(days=4))
+    record = pausing.read_pause(orchestrator, "shop")
+    assert not record.is_on
+    assert [record.covers(now + timedelta(days=days)) for days in (2, 3.5)] == [True, False]
+
+
+def test_a_registration_takes_no_pause_over_that_does_not_hold(
+    orchestrator: Orchestrator, prefect: SyncPrefectClient
+) -> None:
+    pausing.pause(orchestrator, "shop", until=None, now=datetime.now(UTC))
+    prefect.resume_deployment(prefect.read_deployment_by_name("backup-and-verify/shop").id)
+    prefect.delete_deployment(prefect.read_deployment_by_name("verify-backups/shop").id)
+    register()
+    assert paused(prefect) == {"expire-backups"}
 
 
 def test_a_registration_ends_no_pause(orchestrator: Orchestrator, prefect: SyncPrefectClient) -> None:

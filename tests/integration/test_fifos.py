@@ -21,7 +21,7 @@ from keepwell.postgres.fifos import (
     restore_through_fifos,
 )
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(300)
 # As pg_dump does it: the folder first, then, a moment later, its files.
 BEGIN = 'mkdir "$1"; sleep 0.2; cd "$1"; '
 

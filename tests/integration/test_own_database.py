@@ -1,5 +1,9 @@
 """Keepwell's own database on a real server: a role that reads and no more, and databases that change places."""
 
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +15,7 @@ from typer.testing import CliRunner, Result
 
 from keepwell.cli.main import app
 from keepwell.errors import PreconditionFailed
-from keepwell.itself import source
+from keepwell.itself import source, taking_over
 from keepwell.itself.taking_over import exchange
 from keepwell.keyring import write_secret
 from keepwell.postgres.connection import connect
@@ -19,6 +23,23 @@ from keepwell.served import STATE_VARIABLE, Served, render_served, serve_folder,
 from keepwell.settings import CONFIG_VARIABLE, DatabaseSettings, load_platform
 
 RESTORED, BEFORE = "prefect_restored_1", "prefect_before_1"
+# Ended by SIGKILL before one of its statements; how many it lives through is its first argument.
+KILLED = """
+import os, signal, sys
+import psycopg
+from keepwell.itself import source, taking_over
+
+own, execute, left = source.find_own_database(), psycopg.Connection.execute, [int(sys.argv[1])]
+
+def counted(*words, **named):
+    if not left[0]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    left[0] -= 1
+    return execute(*words, **named)
+
+psycopg.Connection.execute = counted
+taking_over.exchange(own, sys.argv[2], sys.argv[3])
+"""
 
 
 @pytest.fixture
@@ -89,6 +110,18 @@ def test_adding_it_again_keeps_the_password_and_removing_it_takes_role_and_file_
     assert "There was nothing to remove" in run("remove").stdout
 
 
+def test_a_password_that_a_killed_run_of_root_left_is_given_to_who_serves(
+    own: DatabaseSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = serve_folder() / "secrets" / source.PASSWORD_FILE
+    write_secret(left, "left by a run that was killed\n")
+    given: list[int] = []
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(os, "fchown", lambda file, *_: given.append(os.fstat(file).st_ino))
+    assert source.ensure_role(own) == left
+    assert given == [left.stat().st_ino]
+
+
 def test_a_login_that_does_not_work_leaves_no_platform_file(
     own: DatabaseSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,3 +166,73 @@ def test_an_exchange_that_cannot_be_done_changes_nothing(own: DatabaseSettings, 
     ):
         exchange(own, RESTORED, BEFORE)
     assert is_open(server, source.DATABASE)
+
+
+def test_killed_before_any_of_its_statements_both_databases_stay_open(own: DatabaseSettings, server: Server) -> None:
+    with fresh_database(server, RESTORED):
+        lived_through = 0
+        while True:
+            words = (sys.executable, "-c", KILLED, str(lived_through), RESTORED, BEFORE)
+            done = subprocess.run(words, capture_output=True, text=True, check=False)
+            if done.returncode != -signal.SIGKILL:
+                break
+            assert is_open(server, source.DATABASE)
+            assert is_open(server, RESTORED)
+            lived_through += 1
+        assert (done.returncode, done.stderr) == (0, "")
+        # At least: the names that there are, the sessions, and either rename.
+        assert lived_through >= 4
+        assert is_open(server, BEFORE)
+        exchange(own, BEFORE, RESTORED)
+
+
+@pytest.fixture
+def came() -> Iterator[list[psycopg.Connection]]:
+    """Sessions of whoever came back."""
+    sessions: list[psycopg.Connection] = []
+    yield sessions
+    for session in sessions:
+        session.close()
+
+
+def come_back(
+    came: list[psycopg.Connection], server: Server, name: str, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody logs in to that database whenever its sessions were ended, so many times."""
+    end_sessions = taking_over._end_sessions
+
+    def end_and_come_back(connection: psycopg.Connection, *names: str) -> None:
+        end_sessions(connection, *names)
+        if len(came) < times:
+            came.append(server.connect(name))
+
+    monkeypatch.setattr(taking_over, "_end_sessions", end_and_come_back)
+
+
+def test_who_comes_back_a_few_times_is_ended_again(
+    own: DatabaseSettings, server: Server, came: list[psycopg.Connection], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with fresh_database(server, RESTORED):
+        come_back(came, server, source.DATABASE, 2, monkeypatch)
+        exchange(own, RESTORED, BEFORE)
+        assert len(came) == 2
+        for session in came:
+            with pytest.raises(psycopg.OperationalError):
+                session.execute("SELECT 1")
+        with server.connect(BEFORE) as connection:
+            assert connection.execute("SELECT count(*) FROM deployment").fetchone() == (1,)
+        exchange(own, BEFORE, RESTORED)
+
+
+def test_a_second_rename_that_cannot_be_done_undoes_the_first(
+    own: DatabaseSettings, server: Server, came: list[psycopg.Connection], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(taking_over, "_TRIES", 1)
+    with fresh_database(server, RESTORED):
+        come_back(came, server, RESTORED, 1, monkeypatch)
+        with pytest.raises(PreconditionFailed, match="somebody logs in again") as refused:
+            exchange(own, RESTORED, BEFORE)
+        assert "pg_stat_activity" in refused.value.hint
+        assert came[0].execute("SELECT 1").fetchone() == (1,)
+        with server.connect(source.DATABASE) as connection:
+            assert connection.execute("SELECT count(*) FROM deployment").fetchone() == (1,)

@@ -3,8 +3,7 @@
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from backup_sets import back_up, back_up_and_prove, prove
 from docker_engine import running_engine
 from pydantic import SecretStr, ValidationError
 from real_servers import PASSWORD, bucket_settings, build_platform, installation
+from waiting import wait_until
 
 from deployments.local.engine import RunningEngine
 from deployments.local.images import Recipe, build_image, postgres_recipe, redis_recipe
@@ -101,13 +101,6 @@ def wait_until_it_serves(database: DatabaseSettings) -> None:
         return True
 
     wait_until(serves)
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 @pytest.fixture

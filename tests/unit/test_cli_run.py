@@ -10,7 +10,7 @@ from keepwell import orchestrator
 from keepwell.cli.main import app
 from keepwell.cli.run_flow import Watch, choose_deployment, parse_parameters, shorten
 from keepwell.errors import AccessDenied, ConfigurationError, ServiceUnavailable
-from keepwell.orchestrator import Deployment, Orchestrator
+from keepwell.orchestrator import REGISTER_HINT, Deployment, Orchestrator
 
 PLATFORM = """
 name = "esn"
@@ -250,7 +250,7 @@ def test_parameters_without_a_name_or_value(text: str) -> None:
 def test_no_deployment_at_all() -> None:
     with pytest.raises(ConfigurationError) as caught:
         choose_deployment("x", None, [])
-    assert "`python -m deployments.register`" in caught.value.hint
+    assert REGISTER_HINT in caught.value.hint
     with pytest.raises(ConfigurationError) as caught:
         choose_deployment("zzz", None, [Deployment(id="1", name="esn", procedure="backup-and-verify")])
     assert "There are: backup-and-verify." in caught.value.hint

@@ -99,6 +99,13 @@ def test_a_missing_password_names_who_makes_it(tmp_path: Path) -> None:
     assert "prepare" in raised.value.hint
 
 
+def test_an_empty_password_opens_nothing(passwords: Passwords) -> None:
+    passwords.make_missing()
+    (passwords.folder / LOGIN).write_text("\n")
+    with pytest.raises(PreconditionFailed, match="is empty"):
+        passwords.read(LOGIN)
+
+
 def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="prefect-login cannot be written"):
         Passwords(tmp_path).make_missing()

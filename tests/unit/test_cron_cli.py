@@ -66,6 +66,19 @@ def test_what_was_approved_is_done_and_taken_back(crontab: Path) -> None:
     assert crontab.read_text() == OTHER + LINE
 
 
+def test_a_password_in_a_line_is_retired_with_it_and_never_shown(crontab: Path) -> None:
+    line = LINE.replace("pg_dump", "PGPASSWORD=geheim pg_dump")
+    crontab.write_text(line)
+    plan = json.loads(CliRunner().invoke(app, ["cron", "retire", "--plan", "--json"]).stdout)["data"]["plan"]
+    for words in (["retire", "--plan"], ["retire", "--approve", plan, "--unproven"], ["return", "--plan"]):
+        for flags in ([], ["--json"]) if "--plan" in words else ([],):
+            told = CliRunner().invoke(app, ["cron", *words, *flags])
+            assert told.exit_code == 0, told.output
+            assert "PGPASSWORD=… pg_dump" in told.output.replace("\\u2026", "…")
+            assert "geheim" not in told.output
+    assert crontab.read_text().endswith(f": {line}")
+
+
 def test_nobody_is_asked_without_a_terminal(crontab: Path) -> None:
     code, refused = run("retire")
     assert code == 1

@@ -1,6 +1,7 @@
 """Crontab lines that dump a platform: which, retired by an approved plan, and given back as they were."""
 
 import os
+import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from keepwell.discovery.crontabs import (
     apply_plan,
     choose_dumping,
     find_folders,
+    hide_secrets,
     plan_retirement,
     plan_return,
     read_crontabs,
@@ -113,6 +115,65 @@ def test_crontabs_that_cannot_be_read_are_told(tmp_path: Path, monkeypatch: pyte
     assert unread == [f"The crontabs in {tmp_path} cannot be read: Permission denied."]
     with pytest.raises(ConfigurationError, match="cannot be read or written"):
         plan_return([tmp_path])
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("0 2 * * * root PGPASSWORD=geheim pg_dump esn", "0 2 * * * root PGPASSWORD=… pg_dump esn"),
+        ("@daily root PGPASSWORD='ge heim'x pg_dump esn", "@daily root PGPASSWORD=… pg_dump esn"),
+        (
+            'docker exec -e "PGPASSWORD=ge heim" c sh -c "pg_dump esn"',
+            'docker exec -e "PGPASSWORD=…" c sh -c "pg_dump esn"',
+        ),
+        ('PGPASSWORD="ge\\"heim" pg_dump esn', "PGPASSWORD=… pg_dump esn"),
+        ('PGPASSWORD="ge heim', "PGPASSWORD=…"),
+        ("pg_dump 'host=h password=geheim dbname=esn'", "pg_dump 'host=h password=… dbname=esn'"),
+        ("AWS_SECRET_ACCESS_KEY=geheim sh -c x", "AWS_SECRET_ACCESS_KEY=… sh -c x"),
+        ("pg_dump postgresql://me:geheim@h:5432/esn > /b", "pg_dump postgresql://me:…@h:5432/esn > /b"),
+        ("pg_dump postgresql://me:ge@he/im@h/esn > /b", "pg_dump postgresql://me:…@h/esn > /b"),
+        ("PGPASSFILE=/root/.pgpass pg_dump -h db esn", "PGPASSFILE=/root/.pgpass pg_dump -h db esn"),
+        ("pg_dump postgresql://me@h:5432/esn", "pg_dump postgresql://me@h:5432/esn"),
+    ],
+)
+def test_a_secret_in_a_line_is_not_shown(text: str, shown: str) -> None:
+    assert hide_secrets(text) == shown
+
+
+def test_what_cron_passes_over_is_no_crontab(place: Path) -> None:
+    retired = f"# keepwell retired this line on 2026-11-29T10:00:00Z: {DUMPING}"
+    for name in (".keepwell.4711", ".hidden", "esn.dpkg-old"):
+        (place / name).write_text(DUMPING + retired)
+    assert [line.file.name for line in dumping(place)] == ["esn"]
+    assert plan_return([place]).changes == ()
+
+
+def test_a_killed_writing_leaves_nothing_that_cron_heeds_and_the_next_plan_sweeps_it(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        """Nothing after it runs, as after SIGKILL."""
+
+    def die(self: Path, *_: object, **__: object) -> None:
+        raise Killed
+
+    plan = plan_retirement(dumping(place), NOW)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", die)
+        patch.setattr(Path, "unlink", die)
+        with pytest.raises(Killed):
+            apply_plan(plan, plan.digest)
+    (left,) = (path for path in place.iterdir() if path.name != "esn")
+    assert left.name.startswith(".")
+    (place / ".keepwell.99999999").touch()  # above every process id that Linux gives
+    with subprocess.Popen(["sleep", "600"]) as other:
+        at_work = place / f".keepwell.{other.pid}"
+        at_work.touch()
+        try:
+            apply_plan(plan, plan.digest)
+        finally:
+            other.kill()
+    assert sorted(path.name for path in place.iterdir()) == [at_work.name, "esn"]
 
 
 def test_folders_with_dumps_are_told_by_their_newest(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from keepwell.discovery.facts import Contained, CronLine, DumpFolder, Machine, Mount
 from keepwell.discovery.judgement import find_candidates, find_cron_lines, find_ended
 from keepwell.settings import DatabaseSettings
-from keepwell.verdict import Verdict
+from keepwell.verdict import Verdict, worst
 
 PASSWORD = "secret-of-the-database"
 POSTGRES = Contained(
@@ -99,12 +99,17 @@ def test_a_password_that_the_server_does_not_tell_is_taken_from_the_application(
         (Machine((BACKEND, POSTGRES, REDIS, replace(REDIS, name="esn_cache2"))), "redis"),
         (Machine((replace(BACKEND, mounts=()), POSTGRES)), "uploads"),
         (Machine((replace(BACKEND, published={}, environment={}), POSTGRES)), "addresses"),
-        (Machine((BACKEND, POSTGRES, REDIS), ()), "cron line"),
+        (Machine((POSTGRES,), unread=("The crontabs in /etc/cron.d cannot be read: no.",)), "cron line"),
         (replace(WHOLE, unread=("The crontabs in /var/spool/cron cannot be read: Permission denied.",)), "machine"),
     ],
 )
 def test_what_cannot_be_told_is_unknown(machine: Machine, unknown: str) -> None:
     assert verdicts(machine)[unknown] is Verdict.UNKNOWN
+
+
+def test_without_a_line_in_crontabs_that_were_all_read_nothing_is_unknown() -> None:
+    told = verdicts(replace(WHOLE, cron_lines=()))
+    assert (told["cron line"], worst(told.values())) == (Verdict.NOT_APPLICABLE, Verdict.OK)
 
 
 def test_several_mounts_that_look_like_uploads_are_left_to_people() -> None:

@@ -297,7 +297,10 @@ def test_a_server_that_nothing_was_registered_with_gets_the_command_that_does_it
         platform = _platform(orchestrator=OrchestratorSettings(api_url=server.url))
         hints = {finding.name: finding.hint for finding in examine_orchestrator(platform)}
     for name in ("worker", "deployments"):
-        assert hints[name] == "Register pool and deployments: `python -m deployments.register`."
+        assert hints[name] == (
+            "Register pool and deployments: `keepwell serve reload`; with a server of your own: "
+            "`python -m deployments.register`."
+        )
 
 
 @pytest.mark.parametrize(

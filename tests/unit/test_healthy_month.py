@@ -114,7 +114,8 @@ class Month:
         following = [run.expected_at for run in self.runs if run.expected_at > now]
         next_at = min(following, default=now + DAY)
         expected = tuple(run.expected_at for run in window)
-        return ScheduleFacts(True, True, expected=expected, next_at=next_at, runs=tuple(shown))
+        ever_ended = any(end <= now for end in ends.values())
+        return ScheduleFacts(True, True, expected=expected, next_at=next_at, runs=tuple(shown), ever_ended=ever_ended)
 
 
 def in_utc(begins: datetime) -> Callable[[int], datetime]:
@@ -181,6 +182,15 @@ def test_a_bucket_that_was_emptied_is_no_new_platform() -> None:
     schedule = month._schedule(now)
     assert find_first_due([], schedule) is None
     assert judge_backups([], LIMITS, now, first_due=find_first_due([], schedule))[0].verdict == "alert"
+
+
+def test_a_bucket_that_was_emptied_between_weekly_backups_is_no_new_platform() -> None:
+    """Emptied on Wednesday, with the last run too long ago to be looked at, and the next on Sunday."""
+    wednesday = datetime(2026, 5, 6, 9, tzinfo=UTC)
+    schedule = ScheduleFacts(True, True, next_at=wednesday + 4 * DAY, ever_ended=True)
+    assert find_first_due([], schedule) is None
+    findings = judge_backups([], LIMITS, wednesday, first_due=find_first_due([], schedule))
+    assert findings[0].verdict == "alert"
 
 
 @pytest.mark.parametrize("state", ["FAILED", "CRASHED", "COMPLETED"])

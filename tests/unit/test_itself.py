@@ -1,6 +1,7 @@
 """Keepwell as one more platform: what its platform file says, and what it refuses."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from typer.testing import CliRunner, Result
 from deployments.running import orchestrator, postgres_cluster
 from keepwell.backup.platform_copy import render_without_secrets
 from keepwell.cli.main import app
+from keepwell.errors import PreconditionFailed
 from keepwell.itself import source
 from keepwell.served import STATE_VARIABLE, Served, render_served, serve_folder, served_file
 from keepwell.settings import CONFIG_VARIABLE, DatabaseSettings, load_platform, load_platform_file
@@ -108,3 +110,43 @@ def test_of_several_platforms_one_must_be_named(folder: Path) -> None:
     (folder / "other.toml").write_text(FILE.format(name="other"))
     refused = own("add")
     assert (refused.exit_code, "--like: esn, other" in refused.stderr) == (1, True)
+
+
+@pytest.fixture
+def given(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, int]]:
+    """As if root ran this: inode, owner and group of what it gives away."""
+    calls: list[tuple[int, int, int]] = []
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(os, "fchown", lambda file, owner, group: calls.append((os.fstat(file).st_ino, owner, group)))
+    monkeypatch.setattr(os, "chown", lambda file, owner, group: calls.append((Path(file).stat().st_ino, owner, group)))
+    return calls
+
+
+def test_root_gives_a_file_to_the_owner_of_its_folder(folder: Path, given: list[tuple[int, int, int]]) -> None:
+    file = folder / "password"
+    file.touch()
+    source.give_to_owner_of(folder, file)
+    assert given == [(file.stat().st_ino, folder.stat().st_uid, folder.stat().st_gid)]
+
+
+@pytest.mark.parametrize("kind", ["link", "link to nowhere", "second name", "folder", "pipe"])
+def test_root_gives_nothing_away_that_was_put_in_the_place_of_a_file(
+    folder: Path, tmp_path: Path, given: list[tuple[int, int, int]], kind: str
+) -> None:
+    """The owner of that folder would come by a file of another's."""
+    of_another, place = tmp_path / "shadow", folder / "password"
+    of_another.touch()
+    match kind:
+        case "link":
+            place.symlink_to(of_another)
+        case "link to nowhere":
+            place.symlink_to(tmp_path / "nowhere")
+        case "second name":
+            place.hardlink_to(of_another)
+        case "folder":
+            place.mkdir()
+        case _:
+            os.mkfifo(place)
+    with pytest.raises(PreconditionFailed, match="is not given to the owner"):
+        source.give_to_owner_of(folder, place)
+    assert given == []

@@ -1,5 +1,6 @@
 import io
 import json
+import os
 import stat
 import subprocess
 import tomllib
@@ -306,6 +307,17 @@ def test_a_rotation_keeps_the_file_private_and_behind_its_link(folder: Path) -> 
     assert len(read_identities(folder / "keys" / IDENTITIES)) == 2
     assert stat.S_IMODE((folder / "keys" / IDENTITIES).stat().st_mode) == 0o600
     assert sorted(path.name for path in (folder / "keys").iterdir()) == [IDENTITIES, SIGNING_KEY]
+
+
+@pytest.mark.parametrize("planted", ["link", "open file"])
+def test_what_lies_in_the_place_of_a_partial_file_gets_no_secret(tmp_path: Path, planted: str) -> None:
+    of_another, partial = tmp_path / "of another", tmp_path / f"key.{os.getpid()}.partial"
+    of_another.write_text("untouched")
+    partial.symlink_to(of_another) if planted == "link" else partial.hardlink_to(of_another)
+    write_secret(tmp_path / "key", "secret")
+    assert of_another.read_text() == "untouched"
+    assert (tmp_path / "key").read_text() == "secret"
+    assert not (tmp_path / "key").is_symlink()
 
 
 def test_the_offline_key_is_rotated_into_a_file_of_its_own(folder: Path) -> None:

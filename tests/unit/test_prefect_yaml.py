@@ -11,6 +11,7 @@ from prefect import Flow
 from prefect.cli.deploy._models import PrefectYamlModel
 from prefect.events.actions import RunDeployment
 from prefect.events.schemas.automations import EventTrigger
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.utilities.callables import parameter_schema
 
 from deployments import register
@@ -20,7 +21,7 @@ from deployments.upserts import build_schedules
 from deployments.wanted import plan_deployments
 from keepwell.errors import ConfigurationError
 from keepwell.guide import read_guide
-from keepwell.orchestrator import REGISTER_COMMAND, WORK_POOL
+from keepwell.orchestrator import REGISTER_COMMAND, REGISTER_HINT, WORK_POOL
 from keepwell.schedules import ScheduleFile
 
 ROOT = DEPLOYMENT_FILE.parent
@@ -153,7 +154,24 @@ def test_what_the_console_tells_people_to_type_registers(monkeypatch: pytest.Mon
     assert (interpreter, words[:2]) == ("python", ["-m", register.__name__])
     assert register.main(words[2:]) == 0
     assert registered == [[]]
+    assert f"`{REGISTER_COMMAND}`" in REGISTER_HINT
     assert WORK_POOL == POOL
+
+
+@pytest.mark.parametrize("arguments", [[], ["--plan"]])
+def test_without_a_server_s_name_nothing_is_registered_with_one_made_for_it(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def begin(**_: object) -> None:
+        raise AssertionError("Prefect's client would start a server of its own.")
+
+    monkeypatch.setattr(register, "get_client", begin)
+    with temporary_settings(restore_defaults={PREFECT_API_URL}):
+        assert register.main(arguments) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "register: PREFECT_API_URL names no server, so there is nothing to register with.",
+        "   hint: Where `keepwell serve` runs: `keepwell serve reload`. For a server of your own, set it.",
+    ]
 
 
 @pytest.mark.parametrize("folder", ["flows", "tasks", "deployments"])

@@ -62,6 +62,13 @@ class TestParts:
         prepare(state)
         assert orchestrator.read_login(state) == made
 
+    @pytest.mark.parametrize("holds", ["", "\n", "keepwell", "keepwell:"])
+    def test_a_login_without_a_password_opens_no_server(self, holds: str, state: StateFolder) -> None:
+        prepare(state)
+        orchestrator.login_file(state).write_text(holds)
+        with pytest.raises(ConfigurationError, match="holds no login"):
+            orchestrator.read_login(state)
+
     def test_everything_listens_on_loopback_unless_asked(self, state: StateFolder) -> None:
         parts = prepare(state)
         assert parts[orchestrator.SERVER].build().argv[-4:-2] == ("--host", HOST)

@@ -172,6 +172,14 @@ class TestReload:
         drive(supervisor, lambda: ones["register"].starts == 2 and ones["register"].state is PartState.DONE)
         assert ones["make"].starts == 1
 
+    def test_what_keeps_failing_is_tried_at_once(self, supervise: Supervise) -> None:
+        supervisor = supervise(Part("register", lambda: Command(("false",))), patience=UNATTENDED)
+        one = supervisor._supervised["register"]
+        drive(supervisor, lambda: one.state is PartState.BACKING_OFF)
+        one.next_start_at, starts = time.time() + 3600, one.starts
+        supervisor._reloading = True
+        drive(supervisor, lambda: one.starts > starts)
+
     def test_what_does_not_run_cannot_reload(self, state: StateFolder) -> None:
         with pytest.raises(PreconditionFailed, match="does not run"):
             lifecycle.reload(a_plan(), state)

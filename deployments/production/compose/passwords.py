@@ -38,13 +38,18 @@ class Passwords:
             PreconditionFailed: It is not there, or not for us to read.
         """
         try:
-            return (self.folder / name).read_text(encoding="utf-8").strip()
+            password = (self.folder / name).read_text(encoding="utf-8").strip()
         except OSError as error:
             raise PreconditionFailed(
                 f"{self.folder / name} cannot be read: {error.strerror}.",
                 hint="The service prepare makes it, and its volume must be laid over this container: "
                 "docker compose up -d prepare",
             ) from error
+        if not password:
+            raise PreconditionFailed(
+                f"{self.folder / name} is empty.", hint="Remove it, and the service prepare makes it anew."
+            )
+        return password
 
     def make_missing(self) -> list[str]:
         """Make each that is not there; one that is stays as it is.
