@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deployments.register import PlanSummary, Registered, apply, plan, render_plan, summarize
+from deployments.register import PlanSummary, Registered, RegistrationPlan, apply, plan, render_plan, summarize
 from keepwell.cli import console
 from keepwell.cli.console import Outcome
 from keepwell.errors import PreconditionFailed, VerificationFailed
@@ -56,7 +56,7 @@ def upgrade(
     begun go on, and the history stays. Undo it by registering from a checkout of the earlier release.
     """
     planned = plan()
-    found = UpgradePlan(metadata.version("keepwell"), _digest(summarize(planned)), summarize(planned))
+    found = UpgradePlan(metadata.version("keepwell"), digest_plan(planned), summarize(planned))
     text = f"Keepwell {found.release}\n{render_plan(planned)}"
     if only_plan:
         hint = f"Do it: keepwell upgrade --approve {found.plan}"
@@ -78,7 +78,7 @@ def _apply(approved: str) -> Outcome:
         VerificationFailed: Read back, something is still to be done.
     """
     planned = plan()
-    if _digest(summarize(planned)) != approved:
+    if digest_plan(planned) != approved:
         raise PreconditionFailed(
             f"The plan {approved} does not fit any more: something changed since it was made. Nothing was changed.",
             hint="Look at the new one: keepwell upgrade --plan",
@@ -107,8 +107,14 @@ def _show(screen: "Console", registered: Registered) -> None:
     )
 
 
-def _digest(summary: PlanSummary) -> str:
-    return hashlib.sha256(json.dumps(asdict(summary), sort_keys=True).encode()).hexdigest()[:12]
+def digest_plan(planned: RegistrationPlan) -> str:
+    """What is approved: everything that is made, updated and removed, and how each deployment will be."""
+    wanted = [
+        (one.full_name, one.queue, one.tags, one.parameters, [rule.model_dump() for rule in one.schedules])
+        for one in planned.wanted
+    ]
+    document = json.dumps([asdict(summarize(planned)), wanted], sort_keys=True)
+    return hashlib.sha256(document.encode()).hexdigest()[:12]
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ Whoever reaches it may start runs and change what deployments run, which is to s
 """
 
 import ipaddress
+import os
 import socket
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from keepwell.served import Served, read_served
 from keepwell.verdict import Finding
 
 LOGIN, CSRF, LISTENERS = "orchestrator login", "orchestrator CSRF", "orchestrator listeners"
+# Told by the compose stack, whose containers see no socket of the machine: where it publishes the server.
+PUBLISHED_VARIABLE = "ORCHESTRATOR_PUBLISHED"
 _TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
 _LISTENING = "0A"
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -69,6 +72,9 @@ def _examine_listeners(api_url: str) -> Finding:
     parts = urlsplit(api_url)
     host, port = parts.hostname or "", parts.port or _DEFAULT_PORTS[parts.scheme]
     if not _is_here(host):
+        published = os.environ.get(PUBLISHED_VARIABLE)
+        if published:
+            return judge_published(published)
         if parts.scheme == "http":
             message = f"The Prefect server is reached at {host} without TLS: the login can be read on the way."
             return warn(LISTENERS, message, hint="Put a proxy with TLS before it, and name https:// in api_url.")
@@ -77,6 +83,25 @@ def _examine_listeners(api_url: str) -> Finding:
     ours = served if served is not None and served.api_url.rstrip("/") == api_url else None
     ports = {"the Prefect server": port} if ours is None else ours.ports
     return judge_listeners(read_listeners(ports.values()), ports, ours)
+
+
+def judge_published(address: str) -> Finding:
+    """Where the compose stack publishes its server.
+
+    Args:
+        address: Of this machine, as the stack's settings have it.
+    """
+    try:
+        loopback = ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return not_checked(LISTENERS, f"The stack publishes the Prefect server on {address!r}, which is no address.")
+    if loopback:
+        return ok(LISTENERS, f"The stack publishes the Prefect server on {address} alone.")
+    return alert(
+        LISTENERS,
+        f"The stack publishes the Prefect server on {address}, where others reach it without TLS.",
+        hint="Set STACK_ADDRESS=127.0.0.1, and put compose.tls.yaml before it.",
+    )
 
 
 def judge_listeners(found: Iterable[Listener], ports: Mapping[str, int], served: Served | None) -> Finding:

@@ -443,7 +443,7 @@ def test_nothing_outside_is_read_through_a_folder_that_became_a_link(case: Case,
         (inside / "secret").unlink()
         inside.rmdir()
         inside.symlink_to(outside)
-        run = uploaded_files._Run(descriptor, case.store, None, 3, silent)  # type: ignore[arg-type]
+        run = uploaded_files._Run(descriptor, case.store, None, 3, silent, anew=False)  # type: ignore[arg-type]
         (stored,) = run.store_files(entries)
     finally:
         os.close(descriptor)

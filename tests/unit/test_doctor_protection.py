@@ -101,6 +101,16 @@ class TestListeners:
         assert f"0.0.0.0:{port}" in judged.message
         assert judge_listeners(found, PORTS, None).verdict is Verdict.ALERT
 
+    @pytest.mark.parametrize(
+        ("published", "verdict"),
+        [("127.0.0.1", Verdict.OK), ("0.0.0.0", Verdict.ALERT), ("10.0.0.7", Verdict.ALERT), ("here", Verdict.UNKNOWN)],
+    )
+    def test_within_a_container_the_stack_tells_where_it_publishes(
+        self, published: str, verdict: Verdict, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv(protection.PUBLISHED_VARIABLE, published)
+        assert protection._examine_listeners("http://server:4200/api").verdict is verdict
+
     def test_beyond_it_as_asked_is_a_warning(self) -> None:
         found = [Listener(ip_address("10.0.0.7"), 4200), Listener(LOOPBACK, 23_000)]
         assert judge_listeners(found, PORTS, served("10.0.0.7")).verdict is Verdict.WARN

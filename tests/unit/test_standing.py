@@ -5,7 +5,9 @@ from uuid import UUID, uuid4
 import pytest
 
 from deployments.deployment_file import read_deployment_file
-from deployments.standing import Inherited, Standing, StandingDeployment, find_gone, inherit, inherit_switched_off
+from deployments.register import RegistrationPlan
+from deployments.standing import Gone, Inherited, Standing, StandingDeployment, find_gone, inherit, inherit_switched_off
+from deployments.upgrade import digest_plan
 from deployments.wanted import WantedDeployment, plan_deployments, queue_limits
 from keepwell.pausing import expiry_name
 from keepwell.schedules import Rule, ScheduleFile
@@ -127,3 +129,13 @@ def test_what_comes_new_into_a_pause_begins_with_it() -> None:
     assert not inherit(named("check-backups/esn", "esn"), paused).paused
     assert not inherit(named("resume-platform/esn", "esn"), paused).paused
     assert not inherit(named("verify-backups/blog", "blog"), paused).paused
+
+
+def test_an_approved_upgrade_holds_for_these_schedules_alone() -> None:
+    def planned(file: ScheduleFile | None) -> RegistrationPlan:
+        return RegistrationPlan(("esn",), wanted("esn", file=file), ("backup-and-verify/esn",), Gone(), Standing())
+
+    later = ScheduleFile({}, {"esn": {"backup-and-verify": (Rule("30 3 * * *", "UTC"),)}})
+    digest = digest_plan(planned(None))
+    assert digest == digest_plan(planned(ScheduleFile()))
+    assert digest != digest_plan(planned(later))
