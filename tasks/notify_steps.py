@@ -1,5 +1,7 @@
 """Telling people, and the watcher that watches us."""
 
+from dataclasses import replace
+
 from prefect import get_run_logger
 
 from keepwell.backup.first_proven import tell_first_proven
@@ -83,11 +85,13 @@ def ping(platform: str) -> bool:
 
 
 def _clean(message: Message) -> Message:
-    return Message(
+    """Without secrets; a field that a message gains later comes along, rather than being lost on the way."""
+    return replace(
+        message,
         title=redact(message.title),
         cause=redact(message.cause),
         still_safe=redact(message.still_safe),
         next_command=redact(message.next_command),
-        verdict=message.verdict,
+        since=redact(message.since),
         details=tuple(map(redact, message.details)),
     )

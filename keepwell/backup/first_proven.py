@@ -1,7 +1,8 @@
 """The one success that people hear of: a platform's first proven backup. From then on, silence has a meaning.
 
 It is told once, and a mark in the store remembers that. The mark is written behind the message, so a run that is killed
-in between tells twice rather than never; and where no channel took the message, the next proven backup tells it.
+in between tells twice rather than never; and where no channel took the message, the next proven backup tells it. Where
+there are sets already, such as those of a release that told nobody, the message calls none the first.
 """
 
 from collections.abc import Callable
@@ -58,6 +59,7 @@ def tell_first_proven(
         proof,
         platform=platform.name,
         is_watched=platform.notify.dead_mans_switch_url is not None,
+        is_oldest=not any(name < proof.backup_id for name in store.list_folders(layout.BACKUPS)),
     )
     delivery = sender(platform.notify, message)
     if any(outcome.delivered for outcome in delivery.outcomes):

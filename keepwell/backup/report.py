@@ -191,7 +191,9 @@ def build_failure_message(facts: FailureFacts) -> Message:
     )
 
 
-def build_first_message(manifest: Manifest, proof: Proof, *, platform: str, is_watched: bool) -> Message:
+def build_first_message(
+    manifest: Manifest, proof: Proof, *, platform: str, is_watched: bool, is_oldest: bool
+) -> Message:
     """What people are told of the first proven set, and once: that all of it works, and what silence means now.
 
     Args:
@@ -199,6 +201,7 @@ def build_first_message(manifest: Manifest, proof: Proof, *, platform: str, is_w
         proof: Of the set, by which it is proven.
         platform: Its name.
         is_watched: Whether a dead-man's switch hears of each proven backup.
+        is_oldest: Whether there is no older set, so that it may be called the first backup.
     """
     silence = (
         "The dead-man's switch tells you when all of this falls silent."
@@ -208,9 +211,9 @@ def build_first_message(manifest: Manifest, proof: Proof, *, platform: str, is_w
     return Message(
         title=f"{platform}: backups are proven",
         cause=(
-            f"The first backup ({manifest.rows:,} rows of {database_word(manifest)} {describe_names(manifest)}) was "
-            f"read back from the store, restored and proven {proof.reached}. From now on you hear of failures only. "
-            f"{silence}"
+            f"The {'first ' if is_oldest else ''}backup ({manifest.rows:,} rows of {database_word(manifest)} "
+            f"{describe_names(manifest)}) was read back from the store, restored and proven {proof.reached}. From now "
+            f"on you hear of failures only. {silence}"
         ),
         still_safe=f"the data as of {describe_snapshots(manifest)}; {_restore_time(proof)}.",
         next_command="nothing to do." if is_watched else "set notify.dead_mans_switch_url_file, then: keepwell doctor",

@@ -24,11 +24,13 @@ class DatabaseReach:
         name: Its name.
         owner: Its owner.
         open_to_all: Whether every role may log in to it (CONNECT for PUBLIC), as PostgreSQL has it by default.
+        let_in: Roles that may log in to it by name, sorted.
     """
 
     name: str
     owner: str
     open_to_all: bool
+    let_in: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,21 @@ class Ownership:
 
 
 @dataclass(frozen=True)
+class HeldMembership:
+    """One role's membership in another, as it is.
+
+    Attributes:
+        member: Who is the member.
+        role: Of which.
+        grantor: By whose grant, where the server tells several such grants apart (from 16 on); else empty.
+    """
+
+    member: str
+    role: str
+    grantor: str = ""
+
+
+@dataclass(frozen=True)
 class RoleFacts:
     """A server's roles, its databases, and the platform's among them.
 
@@ -61,7 +78,9 @@ class RoleFacts:
         roles: Every role's name.
         databases: Every database that takes logins, sorted by name.
         ownerships: Of the platform's databases, the main one first.
-        closed: What comments of ours on roles say was closed to everybody: database to the roles that were let in.
+        closed: What a comment of ours on a role says was closed to everybody for its sake: the role to databases, and
+            each of these to the roles that were let in.
+        memberships: Every one on the server.
     """
 
     server_major: int
@@ -70,7 +89,8 @@ class RoleFacts:
     roles: frozenset[str]
     databases: tuple[DatabaseReach, ...]
     ownerships: tuple[Ownership, ...]
-    closed: Mapping[str, tuple[str, ...]]
+    closed: Mapping[str, Mapping[str, tuple[str, ...]]]
+    memberships: tuple[HeldMembership, ...]
 
 
 @dataclass(frozen=True)
@@ -140,6 +160,7 @@ def read_role_facts(database: DatabaseSettings) -> RoleFacts:
             databases=tuple(_read_databases(connection)),
             ownerships=tuple(ownerships),
             closed=_read_closed(connection),
+            memberships=tuple(_read_memberships(connection)),
         )
 
 
@@ -241,27 +262,43 @@ def _read_databases(connection: psycopg.Connection) -> list[DatabaseReach]:
                    EXISTS (
                        SELECT FROM pg_catalog.aclexplode(coalesce(datacl, pg_catalog.acldefault('d', datdba))) a
                        WHERE a.grantee = 0 AND a.privilege_type = 'CONNECT'
-                   ) AS open_to_all
+                   ) AS open_to_all,
+                   ARRAY(
+                       SELECT DISTINCT r.rolname::text
+                       FROM pg_catalog.aclexplode(datacl) a JOIN pg_catalog.pg_roles r ON r.oid = a.grantee
+                       WHERE a.privilege_type = 'CONNECT' ORDER BY 1
+                   ) AS let_in
             FROM pg_catalog.pg_database WHERE datallowconn AND NOT datistemplate ORDER BY 1
             """
         ).fetchall()
 
 
-def _read_closed(connection: psycopg.Connection) -> dict[str, tuple[str, ...]]:
+def _read_memberships(connection: psycopg.Connection) -> list[HeldMembership]:
+    # Before 16 the grantor means nothing to REVOKE, and may be gone.
+    told_apart = connection.info.server_version >= 160_000
+    with translated("reading memberships"), connection.cursor(row_factory=class_row(HeldMembership)) as cursor:
+        return cursor.execute(
+            """
+            SELECT pg_catalog.pg_get_userbyid(member)::text AS member, pg_catalog.pg_get_userbyid(roleid)::text AS role,
+                   CASE WHEN %s THEN pg_catalog.pg_get_userbyid(grantor)::text ELSE '' END AS grantor
+            FROM pg_catalog.pg_auth_members ORDER BY 1, 2, 3
+            """,
+            (told_apart,),
+        ).fetchall()
+
+
+def _read_closed(connection: psycopg.Connection) -> dict[str, dict[str, tuple[str, ...]]]:
     rows = _rows(
         connection,
         """
-        SELECT pg_catalog.substr(said, pg_catalog.length(%s) + 1)
+        SELECT r.rolname::text, pg_catalog.substr(said, pg_catalog.length(%s) + 1)
         FROM pg_catalog.pg_roles r, LATERAL pg_catalog.shobj_description(r.oid, 'pg_authid') AS said
         WHERE pg_catalog.starts_with(said, %s)
         ORDER BY r.rolname
         """,
         (MARK, MARK),
     )
-    closed: dict[str, tuple[str, ...]] = {}
-    for (said,) in rows:
-        closed |= read_mark(said)
-    return closed
+    return {role: read_mark(said) for role, said in rows}
 
 
 def render_mark(closed: Mapping[str, Sequence[str]]) -> str:

@@ -6,14 +6,14 @@ person, and run by a superuser: Keepwell's own roles could not make themselves.
 
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from keepwell.errors import ConfigurationError
-from keepwell.postgres.role_facts import RoleFacts, render_mark
+from keepwell.postgres.role_facts import DatabaseReach, HeldMembership, RoleFacts, render_mark
 
 # The first major with a predefined role, and a privilege, to vacuum what one does not own.
 _MAINTAIN_MAJOR = 17
@@ -62,6 +62,7 @@ class PlannedRole:
         attributes: Such as NOSUPERUSER; plain words of SQL.
         settings: Of its sessions, name to value.
         memberships: Where its privileges come from.
+        strays: Memberships that it has and is not to have; none of a role that is made anew.
         login_to: Databases that it must be let in to by name.
         large_objects_in: Databases whose large objects it must be granted one by one.
         schemas_in: Schemas that it must be let into, by database.
@@ -75,6 +76,7 @@ class PlannedRole:
     settings: Mapping[str, str]
     memberships: tuple[Membership, ...]
     login_to: tuple[str, ...]
+    strays: tuple[HeldMembership, ...] = ()
     large_objects_in: tuple[str, ...] = ()
     schemas_in: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     why: tuple[str, ...] = ()
@@ -91,7 +93,9 @@ class RolePlan:
         impossible: Purposes that no role short of a superuser could serve on this server, each with the reason.
         notes: What the operator should know.
         closing: Databases that every role could log in to, and now only those named can; none without a backup role.
-        closed: The same with what was closed before: what `--undo` opens again.
+        closed: What its backup role needs closed, of what scripts of ours closed, this one and those before, for any
+            platform: what the role's mark is to say.
+        opening: What `--undo` opens again: of what the role's mark says now, all that no other platform's needs.
         databases: The platform's, the main one first.
     """
 
@@ -102,6 +106,7 @@ class RolePlan:
     notes: tuple[str, ...]
     closing: Mapping[str, tuple[str, ...]]
     closed: Mapping[str, tuple[str, ...]]
+    opening: Mapping[str, tuple[str, ...]]
     databases: tuple[str, ...]
 
 
@@ -149,18 +154,15 @@ def plan_roles(
     for purpose in purposes:
         planned = planners[purpose](facts, name_role(platform, purpose), login_to, jobs)
         if isinstance(planned, PlannedRole):
-            roles.append(planned)
+            roles.append(replace(planned, strays=tuple(_find_strays(planned, facts))))
         else:
             impossible[purpose] = planned
+    strange = tuple(one for one in facts.databases if one.name not in (*ours, maintenance))
     closing: dict[str, tuple[str, ...]] = {}
     if any(role.purpose is Purpose.BACKUP for role in roles):
-        names = {name_role(platform, purpose) for purpose in Purpose}
-        let_in = tuple(login for login in facts.logins if login not in names)
-        closing = {
-            one.name: tuple(login for login in let_in if login != one.owner)
-            for one in facts.databases
-            if one.open_to_all and one.name not in (*ours, maintenance)
-        }
+        closing = _plan_closing(facts, platform, strange)
+    own, others = _read_marks(facts, name_role(platform, Purpose.BACKUP))
+    shared = {one.name: others[one.name] for one in strange if one.name in others}
     return RolePlan(
         platform=platform,
         server_major=facts.server_major,
@@ -168,19 +170,48 @@ def plan_roles(
         impossible=impossible,
         notes=tuple(_note(facts, roles)),
         closing=closing,
-        closed=_still_there(facts) | closing,
+        closed=_merge(own, shared, closing),
+        opening={name: logins for name, logins in own.items() if name not in others},
         databases=ours,
     )
 
 
-def _still_there(facts: RoleFacts) -> dict[str, tuple[str, ...]]:
-    """What was closed before, without databases and roles that are gone since."""
-    there = {one.name for one in facts.databases}
+def _find_strays(role: PlannedRole, facts: RoleFacts) -> Iterator[HeldMembership]:
+    """Powers that somebody gave it, or that an older server took, or that an owner of before left behind."""
+    wanted = {membership.role for membership in role.memberships}
+    return (held for held in facts.memberships if held.member == role.name and held.role not in wanted)
+
+
+def _plan_closing(facts: RoleFacts, platform: str, strange: Sequence[DatabaseReach]) -> dict[str, tuple[str, ...]]:
+    """Databases to close, and whom to let in by name; not who is let in already, whose right is not ours to take."""
+    names = {name_role(platform, purpose) for purpose in Purpose}
+    logins = tuple(login for login in facts.logins if login not in names)
     return {
-        name: tuple(login for login in logins if login in facts.roles)
-        for name, logins in facts.closed.items()
-        if name in there
+        one.name: tuple(login for login in logins if login not in (one.owner, *one.let_in))
+        for one in strange
+        if one.open_to_all
     }
+
+
+def _read_marks(facts: RoleFacts, role: str) -> tuple[dict[str, tuple[str, ...]], dict[str, tuple[str, ...]]]:
+    """What one role's mark says, and those of all others together; without databases and roles that are gone since."""
+    there = {one.name for one in facts.databases}
+    marks = {
+        marked: {
+            name: tuple(login for login in logins if login in facts.roles)
+            for name, logins in closed.items()
+            if name in there
+        }
+        for marked, closed in facts.closed.items()
+    }
+    return marks.pop(role, {}), _merge(*marks.values())
+
+
+def _merge(*marks: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    merged: dict[str, tuple[str, ...]] = {}
+    for name, logins in (item for mark in marks for item in mark.items()):
+        merged[name] = tuple(dict.fromkeys((*merged.get(name, ()), *logins)))
+    return merged
 
 
 def _closed_among(names: Sequence[str], facts: RoleFacts) -> tuple[str, ...]:
@@ -337,7 +368,8 @@ def render_undo_script(plan: RolePlan) -> str:
         plan: Of `plan_roles`, from what the server says now; only roles that exist are dropped.
 
     Returns:
-        What they own, if anything, goes to whoever runs it; databases that were closed for their sake are open again.
+        What they own, if anything, goes to whoever runs it; databases that were closed for their sake are open again,
+        unless another platform's role needs them closed.
 
     Raises:
         ConfigurationError: A database has a name that psql cannot be told.
@@ -358,7 +390,7 @@ def render_undo_script(plan: RolePlan) -> str:
             parts += [_text(sql.SQL("DROP OWNED BY {};").format(name))]
     parts += ["", "BEGIN;"]
     if any(role.purpose is Purpose.BACKUP for role in existing):
-        parts += [_text(statement) for statement in _open_again(plan.closed)]
+        parts += [_text(statement) for statement in _open_again(plan.opening)]
     parts += [_text(sql.SQL("DROP ROLE {};").format(sql.Identifier(role.name))) for role in existing]
     return "\n".join([*parts, "COMMIT;"]) + "\n"
 
@@ -379,6 +411,9 @@ def _make_role(role: PlannedRole, verifier: str | None) -> Iterator[sql.Composab
     yield sql.SQL("{} {} WITH {};").format(verb, name, sql.SQL(" ".join(role.attributes)))
     for setting, value in role.settings.items():
         yield sql.SQL("ALTER ROLE {} SET {} = {};").format(name, sql.Identifier(setting), sql.Literal(value))
+    for stray in role.strays:
+        grantor = sql.SQL(" GRANTED BY {}").format(sql.Identifier(stray.grantor)) if stray.grantor else sql.SQL("")
+        yield sql.SQL("REVOKE {} FROM {}{};").format(sql.Identifier(stray.role), name, grantor)
     for membership in role.memberships:
         options = sql.SQL(f" WITH {membership.options}" if membership.options else "")
         yield sql.SQL("GRANT {} TO {}{};").format(sql.Identifier(membership.role), name, options)

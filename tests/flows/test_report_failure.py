@@ -1,3 +1,4 @@
+import re
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
@@ -12,6 +13,7 @@ from flows.report_failure import report_failure
 from keepwell.backup.freshness import ScheduleFacts
 from keepwell.backup.report import FailureFacts
 from keepwell.errors import ServiceUnavailable, VerificationFailed
+from keepwell.notify import render_body
 from keepwell.verdict import Verdict
 from tasks import check_steps, evidence_steps, failure_steps
 
@@ -37,6 +39,12 @@ def test_says_what_happened_what_is_safe_and_what_to_do(engine: Engine) -> None:
     assert safe in message.still_safe
     assert "12.5 s" in message.still_safe
     assert message.next_command == "keepwell run backup-and-verify --platform esn"
+
+
+def test_the_body_that_is_delivered_says_since_when(engine: Engine) -> None:
+    assert report(a_failed_run(engine)).is_completed()
+    (message,) = engine.sent
+    assert re.search(r"^Since: \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC$", render_body(message), re.MULTILINE)
 
 
 def test_leaves_evidence_for_what_the_run_was_to_answer(engine: Engine) -> None:

@@ -340,13 +340,26 @@ def test_a_script_that_is_there_is_not_written_over_and_no_password_is_made_for_
     assert [file.name for file in tmp_path.iterdir()] == ["roles.sql"]
 
 
+def read_memberships(made: Place, role: str) -> list[str]:
+    query = (
+        'SELECT pg_get_userbyid(roleid)::text COLLATE "C" FROM pg_auth_members'
+        " WHERE pg_get_userbyid(member) = %s ORDER BY 1"
+    )
+    with made.server.connect() as connection:
+        return [name for (name,) in connection.execute(query, (role,)).fetchall()]
+
+
 def test_scripts_may_be_made_anew_and_undone_and_leave_everything_as_it_was(
     made: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The last, since nothing of what the others need is there afterwards."""
+    with made.server.connect() as connection:
+        connection.execute(f"GRANT pg_write_all_data TO {BACKUP}; GRANT visitor TO {RESTORE}")
     again = make_roles(made, tmp_path, monkeypatch)  # plans from what is there: nothing is closed twice
     assert again["data"]["closing"] == {}
     made.connect(BACKUP).close()
+    assert read_memberships(made, BACKUP) == ["pg_read_all_data"]  # and no more than that again
+    assert read_memberships(made, RESTORE) == ["App owner", "reporting"]
 
     undo = tmp_path / "undo.sql"
     call_roles(made, monkeypatch, "--undo", "--output", str(undo))

@@ -1,10 +1,10 @@
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from backup_documents import a_manifest, a_proof
 from memory_store import MemoryStore
-from stored_sets import documents
+from stored_sets import documents, put_set
 
 from keepwell.backup import layout
 from keepwell.backup.first_proven import FirstProven, tell_first_proven
@@ -49,6 +49,17 @@ def test_it_is_told_once_and_the_store_remembers_it(store: MemoryStore) -> None:
     mark = FirstProven.from_json(store.objects[layout.FIRST_PROVEN])
     assert mark.backup_id == a_manifest(AT).backup_id
     assert json.loads(store.objects[layout.FIRST_PROVEN])["format_version"] == 1
+
+
+def test_a_set_with_older_ones_beside_it_is_not_called_the_first(store: MemoryStore) -> None:
+    """After an upgrade from a release that told nobody."""
+    put_set(store, AT + timedelta(days=1))
+    alone, upgraded = Channels(False), Channels(True)
+    tell(store, alone)
+    put_set(store, AT - timedelta(days=90))
+    tell(store, upgraded)
+    causes = [message.cause for channels in (alone, upgraded) for message in channels.messages]
+    assert [cause.partition(" (")[0] for cause in causes] == ["The first backup", "The backup"]
 
 
 @pytest.mark.parametrize(("taken", "again"), [((), True), ((False,), True), ((False, True), False)])

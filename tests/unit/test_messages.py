@@ -64,8 +64,12 @@ def messages() -> Iterator[tuple[str, Message]]:
     for watched, told in ((True, "watched"), (False, "not watched")):
         yield (
             f"the first proven backup, {told}",
-            build_first_message(MANIFEST, PROOF, platform="esn", is_watched=watched),
+            build_first_message(MANIFEST, PROOF, platform="esn", is_watched=watched, is_oldest=True),
         )
+    yield (
+        "the first proven backup, with older sets",
+        build_first_message(MANIFEST, PROOF, platform="esn", is_watched=True, is_oldest=False),
+    )
     denied = PreconditionFailed(
         "The role reader may not read public.events.", hint='GRANT pg_read_all_data TO "reader".'
     )

@@ -1,11 +1,12 @@
 """What is planned for a server, and what its script says: facts in, SQL out."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from keepwell.errors import ConfigurationError
-from keepwell.postgres.role_facts import DatabaseReach, Ownership, RoleFacts, read_mark, render_mark
+from keepwell.postgres.role_facts import DatabaseReach, HeldMembership, Ownership, RoleFacts, read_mark, render_mark
 from keepwell.postgres.roles import Purpose, RolePlan, plan_roles, render_role_script, render_undo_script
 
 BACKUP, VACUUM, RESTORE = "keepwell_backup_esn", "keepwell_vacuum_esn", "keepwell_restore_esn"
@@ -20,6 +21,7 @@ def facts(**changes: Any) -> RoleFacts:
         "databases": (DatabaseReach("esn_db", "app", True), DatabaseReach("postgres", "postgres", True)),
         "ownerships": (Ownership("esn_db", ("app",), 0, (), ()),),
         "closed": {},
+        "memberships": (),
     }
     return RoleFacts(**usual | changes)
 
@@ -67,7 +69,7 @@ def test_databases_of_others_are_closed_but_to_whoever_could_log_in_and_opened_a
     applied = facts(
         databases=(*facts().databases, DatabaseReach("shop", "app", False)),
         roles=frozenset({"app", "other", BACKUP, VACUUM, RESTORE}),
-        closed={"shop": ("other", "gone since"), "dropped since": ("other",)},
+        closed={BACKUP: {"shop": ("other", "gone since"), "dropped since": ("other",)}},
     )
     second = plan(applied)
     assert (second.closing, second.closed) == ({}, {"shop": ("other",)})
@@ -76,10 +78,41 @@ def test_databases_of_others_are_closed_but_to_whoever_could_log_in_and_opened_a
     assert undo.count("DROP ROLE") == 3
 
 
+def test_the_undo_opens_what_no_other_platforms_role_needs_closed_and_the_last_one_opens_the_rest() -> None:
+    theirs = "keepwell_backup_shop"
+    names = ("esn_db", "shop", "wiki", "notes")
+    databases = tuple(DatabaseReach(name, "app", open_to_all=False) for name in names)
+    marks = {BACKUP: {"shop": ("other",), "wiki": ("other",)}, theirs: {"wiki": ("other",), "notes": ("other",)}}
+    both = facts(databases=databases, roles=frozenset({"app", "other", BACKUP, theirs}), closed=marks)
+    undo = render_undo_script(plan(both))
+    assert 'GRANT CONNECT ON DATABASE "shop" TO PUBLIC;\nREVOKE CONNECT ON DATABASE "shop" FROM "other";' in undo
+    assert ('"wiki"' in undo, '"notes"' in undo) == (False, False)
+    alone = facts(databases=databases, roles=both.roles - {theirs}, closed={BACKUP: marks[BACKUP]})
+    assert 'GRANT CONNECT ON DATABASE "wiki" TO PUBLIC;' in render_undo_script(plan(alone))
+
+
+def test_a_role_remembers_what_it_needs_closed_whoever_closed_it() -> None:
+    """Or another platform's undo would open it to this one's role."""
+    theirs = {"keepwell_backup_shop": {"wiki": ("other",), "esn_db": ("other",)}}
+    databases = (DatabaseReach("esn_db", "app", False), DatabaseReach("wiki", "app", False))
+    found = plan(facts(databases=databases, roles=frozenset({"app", "other"}), closed=theirs))
+    assert (found.closing, found.closed, found.opening) == ({}, {"wiki": ("other",)}, {})
+
+
+def test_what_was_never_closed_and_who_was_let_in_by_somebody_else_is_left_alone() -> None:
+    shop = DatabaseReach("shop", "app", open_to_all=True, let_in=("granted",))
+    roles = frozenset({"app", "other", "granted", BACKUP})
+    found = facts(databases=(*facts().databases, shop), logins=("app", "granted", "other"), roles=roles)
+    assert '"shop"' not in render_undo_script(plan(found))
+    assert plan(found).closing == {"shop": ("other",)}  # the undo takes no right away that was there before
+    reopened = replace(found, closed={BACKUP: {"shop": ("granted",)}})  # it was ours, before somebody opened the door
+    assert plan(reopened).closed == {"shop": ("granted", "other")}
+
+
 def test_the_role_that_restores_alone_closes_nothing_and_opens_nothing() -> None:
     databases = (*facts().databases, DatabaseReach("shop", "app", True))
     assert plan(facts(databases=databases), Purpose.RESTORE).closing == {}
-    undone = plan(facts(roles=frozenset({RESTORE}), closed={"postgres": ("app",)}), Purpose.RESTORE)
+    undone = plan(facts(roles=frozenset({RESTORE}), closed={BACKUP: {"postgres": ("app",)}}), Purpose.RESTORE)
     assert "TO PUBLIC" not in render_undo_script(undone)
 
 
@@ -95,6 +128,22 @@ def test_a_role_that_is_there_is_put_right_and_not_made_again() -> None:
     script = render_role_script(plan(facts(roles=frozenset({BACKUP})), Purpose.BACKUP))
     assert f'ALTER ROLE "{BACKUP}" WITH LOGIN' in script
     assert "CREATE ROLE" not in script
+
+
+def test_a_role_that_is_there_loses_what_it_is_not_to_be_a_member_of_before_it_is_given_the_rest() -> None:
+    held = (
+        HeldMembership(VACUUM, "app"),  # as it was made on 15
+        HeldMembership(VACUUM, 'wr"iter', "po stgres"),
+        HeldMembership(VACUUM, "pg_maintain"),
+        HeldMembership("app", "wheel"),
+    )
+    script = render_role_script(plan(facts(roles=frozenset({VACUUM, "app"}), memberships=held), Purpose.VACUUM))
+    lines = [line for line in script.splitlines() if line.startswith(("REVOKE", "GRANT"))]
+    assert lines == [
+        f'REVOKE "app" FROM "{VACUUM}";',
+        f'REVOKE "wr""iter" FROM "{VACUUM}" GRANTED BY "po stgres";',
+        f'GRANT "pg_maintain" TO "{VACUUM}";',
+    ]
 
 
 def test_names_are_quoted_and_never_end_a_comment() -> None:
