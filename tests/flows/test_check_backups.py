@@ -254,12 +254,13 @@ class TestTheScheduleOfARealServer:
             deployment = client.read_deployment_by_name("backup-and-verify/other")
             run = client.create_flow_run_from_deployment(deployment.id)
             later = datetime.now(UTC) + timedelta(days=3)
+            another_s = schedule_steps._read(client, "esn", later).ever_ended
             assert not schedule_steps._read(client, "other", later).ever_ended
             client.set_flow_run_state(run.id, Failed(), force=True)
             facts = schedule_steps._read(client, "other", later)
             assert facts.ever_ended
             assert facts.runs == ()
-            assert not schedule_steps._read(client, "esn", later).ever_ended
+            assert schedule_steps._read(client, "esn", later).ever_ended is another_s
             client.delete_flow_run(run.id)
 
     def test_a_server_that_is_away_is_an_answer_too(self, schedule: object, monkeypatch: pytest.MonkeyPatch) -> None:
