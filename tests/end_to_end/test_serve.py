@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-from runs import FINAL, Api, find_process, last_evidence, wait_for_its_turn, wait_until
+from runs import Api, find_process, last_evidence, wait_for_its_turn, wait_until
 from screenshot import photograph
 
 from deployments.production.footprint import measure_memory_bytes
@@ -196,7 +196,8 @@ def test_it_takes_little_memory(served: Served) -> None:
 
 
 def test_stopped_nothing_is_left_and_started_again_its_history_and_login_are_there(served: Served) -> None:
-    runs, login = len(served.api.runs("backup-and-verify")), served.login
+    run_id, login = served.api.start("check-backups"), served.login
+    ended = served.api.wait(run_id)["state"]["name"]
     recorded = served.state.recorded_processes()
     assert served.ask("serve", "stop")["exit_code"] == 0
     assert not any(is_alive(process) for process in recorded.values())
@@ -212,8 +213,7 @@ def test_stopped_nothing_is_left_and_started_again_its_history_and_login_are_the
             wait_until(lambda: served.ask("serve", "status")["verdict"] == "ok", 240)
             assert served.state.recorded_processes()["supervisor"].pid == foreground.pid
             assert served.login == login
-            assert len([run for run in served.api.runs("backup-and-verify") if run["state"]["type"] in FINAL]) > 0
-            assert len(served.api.runs("backup-and-verify")) >= runs
+            assert served.api.read(run_id)["state"]["name"] == ended
         finally:
             foreground.send_signal(signal.SIGTERM)
             said = foreground.communicate(timeout=120)[0]
