@@ -35,7 +35,10 @@ ROWS = 30_000
 @pytest.fixture(autouse=True)
 def some_rows(server: Server, platform: Platform) -> None:
     with server.connect(platform.database.name) as connection:
-        connection.execute(f"CREATE TABLE people AS SELECT n AS id, md5(n::text) FROM generate_series(1, {ROWS}) n")
+        # Several megabytes, more than pipes and sockets hold: a COPY that is read slowly then lasts.
+        connection.execute(
+            f"CREATE TABLE people AS SELECT n AS id, repeat(md5(n::text), 4) AS sums FROM generate_series(1, {ROWS}) n"
+        )
         connection.execute("CREATE TABLE notes AS SELECT 'note' AS note; SELECT lo_from_bytea(0, 'large object')")
 
 
@@ -148,8 +151,8 @@ def test_a_stream_that_was_foreseen_and_never_came_is_no_backup(
 
 def test_rows_are_taken_no_faster_than_asked(platform: Platform) -> None:
     began = time.monotonic()
-    manifest = back_up(changed(platform, most_bytes_per_second=500_000))
-    assert time.monotonic() - began > manifest.content_bytes / 500_000 * 0.6
+    manifest = back_up(changed(platform, most_bytes_per_second=1_000_000))
+    assert time.monotonic() - began > manifest.content_bytes / 1_000_000 * 0.6
 
 
 # Locks: a change of the schema waits behind the dump, and everybody else behind the change.
@@ -209,7 +212,7 @@ def test_a_backup_that_may_keep_others_waiting_says_for_how_long_it_did(
 ) -> None:
     """Whoever waits gives up before the backup hashes that table, which would have to queue behind it."""
     begin, _ = migration
-    patient = changed(platform, most_bytes_per_second=100_000, blocking_limit_seconds=0)
+    patient = changed(platform, most_bytes_per_second=400_000, blocking_limit_seconds=0)
 
     def watch(step: Step) -> None:
         if step.stage == "dumping and storing":
