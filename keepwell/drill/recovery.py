@@ -207,7 +207,8 @@ def judge_drill(
     findings: Sequence[Finding],
 ) -> Verdict:
     """The worst of everything. A drill that damaged nothing shows nothing of the checker, and is not fine."""
-    verdicts = [one.verdict for one in (*rehearsals, *targets)] + [one.verdict for one in (*damages, *findings)]
+    verdicts = [rehearsal.verdict for rehearsal in rehearsals] + [outcome.verdict for outcome in damages]
+    verdicts += [target.verdict for target in targets] + [finding.verdict for finding in findings]
     tried = any(outcome.verdict is not Verdict.NOT_APPLICABLE for outcome in damages)
     return worst([Verdict.OK if tried else Verdict.UNKNOWN, *verdicts])
 
