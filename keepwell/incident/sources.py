@@ -23,6 +23,7 @@ from keepwell.orchestrator import Deployment, FlowRun, connect
 from keepwell.postgres.server_state import DatabaseState, ServerState, read_server_state
 from keepwell.quantities import describe_bytes, describe_seconds
 from keepwell.settings import ContainedSettings, Platform
+from keepwell.smoke import ask_application, judge_answers, smoke_paths
 from keepwell.verdict import Verdict, worst
 
 # How far back something may have to do with what is wrong now.
@@ -49,6 +50,7 @@ def build_sources(platform: Platform, store: Store, now: datetime) -> tuple[Sour
         now: Aware.
     """
     return (
+        Source("application", partial(_look_at_application, platform, now)),
         Source("database", partial(_look_at_database, platform, now)),
         Source("redis", partial(_look_at_redis, platform, now)),
         Source("containers", partial(_look_at_containers, platform, now)),
@@ -71,6 +73,28 @@ def _say_unread(name: str, hint: str, now: datetime) -> Iterable[Observation]:
     yield Observation(
         at=now, source=name, verdict=Verdict.UNKNOWN, message=f"Keepwell does not read {name}.", hint=hint
     )
+
+
+def _look_at_application(platform: Platform, now: datetime) -> Iterator[Observation]:
+    """Each page is asked once: what it answers just now is what people get."""
+    if platform.restore.base_url is None:
+        yield Observation(
+            at=now,
+            source="application",
+            verdict=Verdict.NOT_APPLICABLE,
+            message="The platform file does not say where the application answers.",
+            hint="restore.base_url and restore.smoke_paths say it.",
+        )
+        return
+    answers = ask_application(platform.restore.base_url, smoke_paths(platform.restore), wait_seconds=0)
+    for finding in judge_answers(answers):
+        yield Observation(
+            at=now,
+            source="application",
+            verdict=finding.verdict,
+            message=f"{finding.name}: {finding.message}",
+            hint=finding.hint,
+        )
 
 
 def _look_at_database(platform: Platform, now: datetime) -> Iterator[Observation]:

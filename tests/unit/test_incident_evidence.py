@@ -26,11 +26,23 @@ from keepwell.settings import (
     OrchestratorSettings,
     Platform,
     RedisSettings,
+    RestoreSettings,
 )
 from keepwell.verdict import Verdict, worst
 
 NOW = datetime.now(UTC)
-NAMES = ["database", "redis", "containers", "backups", "at work", "maintenance", "runs", "logs", "deploys"]
+NAMES = [
+    "application",
+    "database",
+    "redis",
+    "containers",
+    "backups",
+    "at work",
+    "maintenance",
+    "runs",
+    "logs",
+    "deploys",
+]
 
 
 def a_platform(**changes: object) -> Platform:
@@ -39,6 +51,7 @@ def a_platform(**changes: object) -> Platform:
         "database": DatabaseSettings(name="esn_db", user="esn", port=1),
         "redis": None,
         "backup": BackupSettings(),
+        "restore": RestoreSettings(),
         "orchestrator": OrchestratorSettings(),
     }
     return Platform.model_construct(**(plain | changes))
@@ -111,16 +124,28 @@ class TestGathering:
         def away(*_: object, **__: object) -> Any:
             raise ServiceUnavailable("It is away.")
 
-        for asked in ("read_server_state", "read_cache", "connect", "open_engine"):
+        for asked in ("ask_application", "read_server_state", "read_cache", "connect", "open_engine"):
             monkeypatch.setattr(sources, asked, away)
         monkeypatch.setattr(sources, "find_address", lambda: "unix:///nowhere")
         platform = a_platform(
-            database=DatabaseSettings(name="esn_db", user="esn", container="esn_postgres"), redis=RedisSettings()
+            database=DatabaseSettings(name="esn_db", user="esn", container="esn_postgres"),
+            redis=RedisSettings(),
+            restore=RestoreSettings(base_url="http://127.0.0.1:1"),
         )
         gone: Any = Gone()
         found = gather(build_sources(platform, gone, NOW), limit_seconds=60, now=NOW)
         assert [one.source for one in found] == NAMES
         assert {one.verdict for one in found} == {Verdict.UNKNOWN}
+
+
+def test_an_application_that_does_not_answer_is_red_and_one_that_nobody_named_is_not_asked() -> None:
+    (found,) = look("application", a_platform(restore=RestoreSettings(base_url="http://127.0.0.1:1")))
+    assert (found.verdict, found.message) == (
+        Verdict.ALERT,
+        "GET /health: The application did not answer: ConnectError.",
+    )
+    (found,) = look("application")
+    assert found.verdict is Verdict.NOT_APPLICABLE
 
 
 class TestDatabase:
