@@ -15,6 +15,7 @@ from keepwell.backup.manifest import Manifest
 from keepwell.backup.pins import Pin
 from keepwell.backup.proof import Proof
 from keepwell.drill.documents import Drill
+from keepwell.drill.offline_key import OfflineKeyTrial
 from keepwell.evidence import Evidence
 from keepwell.incident.documents import Case, Entry
 
@@ -27,6 +28,7 @@ PUBLISHED: dict[str, type[BaseModel]] = {
     "expiring-1": Expiring,
     "first-proven-1": FirstProven,
     "drill-1": Drill,
+    "offline-key-trial-1": OfflineKeyTrial,
     "incident-case-1": Case,
     "incident-entry-1": Entry,
 }

@@ -187,7 +187,7 @@ def judge_targets(recovery: Recovery, settings: DrillSettings) -> tuple[Target, 
 
 def _judge_target(name: str, limit: float, measured: float | None) -> Target:
     if measured is None:
-        verdict, told = Verdict.UNKNOWN, "it could not be measured"
+        verdict, told = Verdict.UNKNOWN, "Not measured, against the target"
     else:
         verdict = Verdict.OK if measured <= limit else Verdict.ALERT
         told = f"{describe_seconds(measured)}, {'within' if verdict is Verdict.OK else 'beyond'} the target"
@@ -196,7 +196,7 @@ def _judge_target(name: str, limit: float, measured: float | None) -> Target:
         limit_seconds=limit,
         measured_seconds=measured,
         verdict=verdict,
-        message=f"{name}: {told} of {describe_seconds(limit)}.",
+        message=f"{told} of {describe_seconds(limit)}.",
     )
 
 

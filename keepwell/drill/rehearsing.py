@@ -13,7 +13,17 @@ from keepwell.backup.catalogue import read_catalogue
 from keepwell.backup.verify import climb_ladder, keep_proof
 from keepwell.drill.checker import try_damages
 from keepwell.drill.choosing import ChosenSets, choose_sets
-from keepwell.drill.documents import Chosen, DamageOutcome, Drill, Kind, Rehearsal, keep_drill, new_drill_id
+from keepwell.drill.documents import (
+    Chosen,
+    DamageOutcome,
+    Drill,
+    Kind,
+    Rehearsal,
+    keep_drill,
+    new_drill_id,
+    read_history,
+)
+from keepwell.drill.offline_key import judge_offline_key, read_trials
 from keepwell.drill.recovery import (
     describe_rehearsal,
     failed_rehearsal,
@@ -145,7 +155,7 @@ def conclude_drill(
         now=plan.started_at,
     )
     targets = judge_targets(recovery, platform.drill)
-    findings = (*findings, *asked)
+    findings = (*findings, *asked, look_at_offline_key(platform, store, plan.started_at))
     drill = Drill(
         drill_id=plan.drill_id,
         platform=platform.name,
@@ -163,6 +173,17 @@ def conclude_drill(
         flow_run=flow_run,
     )
     return keep_drill(store, drill)
+
+
+def look_at_offline_key(platform: Platform, store: Store, now: datetime) -> Finding:
+    """How it stands with the key that lies elsewhere; its first quarter begins with the first drill.
+
+    Raises:
+        KeepwellError: The store cannot be read.
+    """
+    drills = read_history(store).drills
+    since = drills[0].started_at if drills else now
+    return judge_offline_key(read_trials(store), sealed=platform.sealing.mode == "age", since=since, now=now)
 
 
 def without_live_server(platform: Platform) -> Platform:
