@@ -6,8 +6,6 @@ The Prefect server brings its own database up to date when it starts. What remai
 automations. A registration makes them what this release wants; an upgrade shows beforehand what that is, and asks.
 """
 
-import hashlib
-import json
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deployments.register import PlanSummary, Registered, RegistrationPlan, apply, plan, render_plan, summarize
+from keepwell import approval
 from keepwell.cli import console
 from keepwell.cli.console import Outcome
 from keepwell.errors import PreconditionFailed, VerificationFailed
@@ -113,8 +112,7 @@ def digest_plan(planned: RegistrationPlan) -> str:
         (one.full_name, one.queue, one.tags, one.parameters, [rule.model_dump() for rule in one.schedules])
         for one in planned.wanted
     ]
-    document = json.dumps([asdict(summarize(planned)), wanted], sort_keys=True)
-    return hashlib.sha256(document.encode()).hexdigest()[:12]
+    return approval.digest_plan([asdict(summarize(planned)), wanted])
 
 
 if __name__ == "__main__":

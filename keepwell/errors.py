@@ -3,7 +3,8 @@
 KeepwellError(message, *, hint)
 ├─ ConfigurationError     settings are wrong                       never retried
 ├─ PreconditionFailed     a gate said no; nothing was changed      never retried
-│   └─ Busy               another procedure holds the interlock
+│   ├─ Busy               another procedure holds the interlock
+│   └─ Refused            a person was asked and said no
 ├─ TransientError         the same call may succeed later          retried
 │   ├─ ServiceUnavailable
 │   ├─ LockTimeout
@@ -56,6 +57,10 @@ class PreconditionFailed(KeepwellError):
 
 class Busy(PreconditionFailed):
     """Another procedure that may not overlap is at work on this platform."""
+
+
+class Refused(PreconditionFailed):
+    """A person was asked for approval and said no."""
 
 
 class TransientError(KeepwellError):

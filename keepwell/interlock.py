@@ -26,6 +26,8 @@ class Procedure(StrEnum):
     EXPIRE = "expiry"
     VERIFY = "verification"
     CARRY = "copy"
+    SWAP = "swap"
+    DRILL = "drill"
 
     @property
     def named(self) -> str:
@@ -46,6 +48,11 @@ _COMPATIBLE = frozenset(
             {Procedure.CARRY, Procedure.BACKUP},
             {Procedure.CARRY, Procedure.RESTORE},
             {Procedure.CARRY, Procedure.VERIFY},
+            # It reads a set and restores it on a server of its own. A swap takes the live name, and is always alone.
+            {Procedure.DRILL, Procedure.BACKUP},
+            {Procedure.DRILL, Procedure.RESTORE},
+            {Procedure.DRILL, Procedure.VERIFY},
+            {Procedure.DRILL, Procedure.CARRY},
         ),
     )
 )

@@ -313,6 +313,54 @@ class BackupSettings(Section):
     smoke_queries: tuple[SmokeQuery, ...] = Field(default=(), description="Asked of the restored database.")
 
 
+class SmokePath(Section):
+    """A page of the application whose answer shows that it serves."""
+
+    path: str = Field(
+        pattern=r"^/[^\s]*$", description="Path below restore.base_url, with its query; asked without a login."
+    )
+    status: int = Field(default=200, ge=100, le=599, description="HTTP status that it must answer with.")
+    contains: str = Field(default="", description="Text that the answer must hold; empty when any will do.")
+
+
+class RestoreSettings(Section):
+    """How a restored database takes the live one's place."""
+
+    base_url: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^\s/@]+(/[^\s]*)?$",
+        examples=["http://127.0.0.1:3000"],
+        description="Where the application answers, asked after a swap: by loopback rather than by its public name.",
+    )
+    health_path: str = Field(default="/health", pattern=r"^/[^\s]*$", description="Asked first; it must answer 200.")
+    smoke_wait_seconds: int = Field(
+        default=60, ge=1, le=3600, description="How long the application may take to find its database again."
+    )
+    fence_seconds: int = Field(
+        default=30, ge=1, le=600, description="How long sessions may take to end, once nobody is let in any more."
+    )
+    flush_cache: bool = Field(
+        default=False, description="Empty the Redis beside it after a swap, which may hold answers of before."
+    )
+    keep_replaced_days: int | None = Field(
+        default=None,
+        ge=1,
+        le=3650,
+        examples=[30],
+        description="After how many days a replaced database may be dropped without being named; never by default.",
+    )
+    smoke_paths: tuple[SmokePath, ...] = Field(
+        default=(), description="Pages of the application that are asked for behind it."
+    )
+
+    @model_validator(mode="after")
+    def _paths_have_an_address(self) -> Self:
+        if self.smoke_paths and self.base_url is None:
+            message = "smoke_paths are given without base_url; say where the application answers"
+            raise ValueError(message)
+        return self
+
+
 class RetentionSettings(Section):
     """Which backup sets are kept. Only proven ones count, and the newest of those stay whatever their age."""
 
@@ -380,6 +428,17 @@ class NotifySettings(Section):
     dead_mans_switch_url_file: Path | None = Field(default=None, description="File that holds the switch's address.")
 
 
+class IncidentSettings(Section):
+    """How an incident is led: how evidence is gathered, and how people hear of it."""
+
+    look_seconds: int = Field(
+        default=30,
+        ge=1,
+        le=600,
+        description="How long all sources of evidence together may take; late ones are unknown.",
+    )
+
+
 class OrchestratorSettings(Section):
     """The Prefect server."""
 
@@ -404,8 +463,10 @@ class Platform(BaseSettings):
     uploads: UploadsSettings | None = None
     backup: BackupSettings = BackupSettings()
     retention: RetentionSettings = RetentionSettings()
+    restore: RestoreSettings = RestoreSettings()
     sealing: SealingSettings = SealingSettings()
     notify: NotifySettings = NotifySettings()
+    incident: IncidentSettings = IncidentSettings()
     orchestrator: OrchestratorSettings = OrchestratorSettings()
 
     @model_validator(mode="after")

@@ -5,14 +5,13 @@ proven sets count: they alone fill the places of a rule, whatever lies beside th
 goes at all. Sets are ordered by when they were taken, never by their names.
 """
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
+from keepwell.approval import digest_plan
 from keepwell.backup.proof import reaches
 from keepwell.backup.unneeded import NOTHING_UNNEEDED, Unneeded
 from keepwell.settings import ProofLevel, RetentionSettings
@@ -20,7 +19,6 @@ from keepwell.verdict import Finding, Verdict, worst
 
 # Clocks may be this far apart; more than that and a set's age means nothing.
 _CLOCK_TOLERANCE = timedelta(hours=1)
-_DIGEST_SIGNS = 12
 
 
 class Standing(StrEnum):
@@ -159,7 +157,7 @@ class RetentionPlan:
         ]
         if self.unneeded.remove:
             going.append(self.unneeded.digest)
-        return hashlib.sha256(json.dumps(going).encode()).hexdigest()[:_DIGEST_SIGNS]
+        return digest_plan(going)
 
 
 def plan_retention(

@@ -4,7 +4,21 @@ from typing import Annotated
 
 import typer
 
-from keepwell.cli import backup, bucket, console, cron, itself, keys, notify, platform, retention, second, serve, stack
+from keepwell.cli import (
+    backup,
+    bucket,
+    console,
+    cron,
+    incident,
+    itself,
+    keys,
+    notify,
+    platform,
+    retention,
+    second,
+    serve,
+    stack,
+)
 from keepwell.cli.doctor import doctor
 from keepwell.cli.guide import guide
 from keepwell.cli.init import init
@@ -47,6 +61,7 @@ backup.app.command()(second.prepare_second)
 app.add_typer(backup.app, name="backup")
 app.add_typer(bucket.app, name="bucket")
 app.add_typer(cron.app, name="cron")
+app.add_typer(incident.app, name="incident")
 app.add_typer(keys.app, name="keys")
 app.add_typer(itself.app, name="self")
 app.add_typer(platform.app, name="platform")

@@ -4,7 +4,6 @@ A line is commented out where it stands, with everything else of its file as it 
 comment holds the line itself, so that taking it back needs nothing but the file.
 """
 
-import hashlib
 import os
 import re
 import shlex
@@ -13,6 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
+from keepwell.approval import digest_plan
 from keepwell.discovery.facts import CronLine
 from keepwell.errors import ConfigurationError, KeepwellError, PreconditionFailed
 
@@ -64,8 +64,7 @@ class CronPlan:
     @property
     def digest(self) -> str:
         """What is approved: it stands for these lines as they are now."""
-        told = "\n".join(f"{change.file}:{change.number}:{change.before}" for change in self.changes)
-        return hashlib.sha256(told.encode()).hexdigest()[:12]
+        return digest_plan([(str(change.file), change.number, change.before) for change in self.changes])
 
     @property
     def shown(self) -> tuple[Change, ...]:

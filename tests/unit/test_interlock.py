@@ -10,6 +10,7 @@ from keepwell.interlock import Holder, Procedure, acquire, find_conflicts
 
 SINCE = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 BACKUP, RESTORE, EXPIRE, VERIFY = Procedure.BACKUP, Procedure.RESTORE, Procedure.EXPIRE, Procedure.VERIFY
+CARRY, SWAP, DRILL = Procedure.CARRY, Procedure.SWAP, Procedure.DRILL
 
 
 def held(procedure: Procedure, token: str = "other") -> Holder:
@@ -27,6 +28,11 @@ def held(procedure: Procedure, token: str = "other") -> Holder:
         *((EXPIRE, [held(other)], ["other"]) for other in Procedure),
         *((other, [held(EXPIRE)], ["other"]) for other in Procedure),
         (VERIFY, [held(BACKUP, "a"), held(RESTORE, "b"), held(VERIFY, "c")], []),
+        *((SWAP, [held(other)], ["other"]) for other in Procedure),
+        *((other, [held(SWAP)], ["other"]) for other in Procedure),
+        (DRILL, [held(other, other) for other in (BACKUP, RESTORE, VERIFY, CARRY)], []),
+        (DRILL, [held(DRILL)], ["other"]),
+        *((other, [held(DRILL)], []) for other in (BACKUP, RESTORE, VERIFY, CARRY)),
         (BACKUP, [held(VERIFY)], []),
         (RESTORE, [held(VERIFY)], []),
         (BACKUP, [held(RESTORE, "mine")], []),
@@ -76,7 +82,7 @@ def test_it_waits_until_the_way_is_free_and_tells_once(monkeypatch: pytest.Monke
 
 def test_locks_keep_their_numbers() -> None:
     """Another release may be at work on the same platform: a procedure's place in the list is its lock's number."""
-    assert list(Procedure)[:4] == [BACKUP, RESTORE, EXPIRE, VERIFY]
+    assert list(Procedure)[:7] == [BACKUP, RESTORE, EXPIRE, VERIFY, CARRY, SWAP, DRILL]
 
 
 def test_procedures_have_their_article() -> None:

@@ -70,6 +70,8 @@ def test_secret_files_are_read_at_every_load(folder: Path, monkeypatch: pytest.M
         ("[retention]\nkeep_newest = 0", "retention.keep_newest", ""),
         ("[retention]\nkeep_days = 0", "keeps nothing but the newest", ""),
         ("[retention]\nkeep_day = 3", "retention.keep_day", "keep_days"),
+        ('[restore]\nsmoke_paths = [{path = "/x"}]', "smoke_paths are given without base_url", ""),
+        ('[restore]\nbase_url = "http://me:pw@127.0.0.1"', "restore.base_url", ""),
         ("[backup", "is not TOML", ""),
     ],
 )

@@ -1,0 +1,92 @@
+"""The application is asked over loopback: what counts as serving, what does not, and how long is waited for it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Event, Thread
+
+import pytest
+
+from deployments.running.ports import find_free_port
+from keepwell.settings import RestoreSettings, SmokePath
+from keepwell.smoke import ask_application, judge_answers, smoke_paths
+from keepwell.verdict import Verdict
+
+PAGES = {"/health": (200, b'{"status":"ok"}'), "/events?page=1": (200, "Fête".encode()), "/gone": (410, b"")}
+
+
+@contextmanager
+def application(answer: Callable[[str], tuple[int, bytes]]) -> Iterator[str]:
+    """An application on loopback, which answers what it is told to."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            status, content = answer(self.path)
+            self.send_response(status)
+            self.send_header("Location", "/health")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *arguments: object) -> None:
+            del arguments
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        serving = Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+        serving.start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+        serving.join()
+
+
+def pages(path: str) -> tuple[int, bytes]:
+    return PAGES.get(path, (404, b""))
+
+
+def test_each_page_is_asked_the_health_address_first() -> None:
+    asked = RestoreSettings(
+        base_url="http://127.0.0.1:1",
+        smoke_paths=(SmokePath(path="/events?page=1", contains="Fête"), SmokePath(path="/gone", status=410)),
+    )
+    with application(pages) as url:
+        answers = ask_application(url, smoke_paths(asked), wait_seconds=30)
+    assert [(one.path, one.fault) for one in answers] == [("/health", ""), ("/events?page=1", ""), ("/gone", "")]
+    assert {finding.verdict for finding in judge_answers(answers)} == {Verdict.OK}
+
+
+@pytest.mark.parametrize(
+    ("path", "fault"),
+    [
+        (SmokePath(path="/nowhere"), "answered 404 Not Found, not 200"),
+        (SmokePath(path="/health", contains="degraded"), "answered without “degraded”"),
+        (SmokePath(path="/moved"), "answered 302 Found, not 200"),
+    ],
+)
+def test_a_wrong_answer_turns_red(path: SmokePath, fault: str) -> None:
+    with application(lambda asked: (302, b"") if asked == "/moved" else pages(asked)) as url:
+        answers = ask_application(url, [path], wait_seconds=0)
+    (finding,) = judge_answers(answers)
+    assert (answers[0].fault, finding.verdict) == (fault, Verdict.ALERT)
+    assert fault in finding.message
+
+
+def test_an_application_that_is_down_is_a_finding_and_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    answers = ask_application(f"http://127.0.0.1:{find_free_port()}", [SmokePath(path="/health")], wait_seconds=0)
+    assert answers[0].fault == "did not answer: ConnectError"
+
+
+def test_one_that_never_answers_is_waited_for_only_so_long() -> None:
+    asked = Event()
+    with application(lambda path: (asked.wait(), pages(path))[1]) as url:
+        answers = ask_application(url, [SmokePath(path="/health")], wait_seconds=0, answer_seconds=0.2)
+        asked.set()
+    assert answers[0].fault == "did not answer in time"
+
+
+def test_an_application_that_finds_its_database_again_is_waited_for() -> None:
+    asked = iter([503, 500])
+    with application(lambda _: (next(asked, 200), b"")) as url:
+        answers = ask_application(url, [SmokePath(path="/health")], wait_seconds=120)
+    assert answers[0].fault == ""
+    assert answers[0].seconds >= 1
