@@ -445,6 +445,9 @@ class OrchestratorSettings(Section):
     api_url: str | None = Field(default=None, pattern=r"^https?://", description="Its API; PREFECT_API_URL otherwise.")
     auth_string: SecretStr | None = Field(default=None, description="Secret. user:password of basic authentication.")
     auth_string_file: Path | None = Field(default=None, description="File that holds user:password.")
+    approval_hours: float = Field(
+        default=12, gt=0, le=168, description="How long a run waits for an approval before it fails."
+    )
 
 
 class Platform(BaseSettings):
