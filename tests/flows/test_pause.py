@@ -242,7 +242,7 @@ def test_a_registration_takes_no_pause_over_that_does_not_hold(
     prefect.resume_deployment(prefect.read_deployment_by_name("backup-and-verify/shop").id)
     prefect.delete_deployment(prefect.read_deployment_by_name("verify-backups/shop").id)
     register()
-    assert paused(prefect) == {"expire-backups"}
+    assert paused(prefect) == OFF - {"backup-and-verify", "verify-backups"}
 
 
 def test_a_registration_ends_no_pause(orchestrator: Orchestrator, prefect: SyncPrefectClient) -> None:
