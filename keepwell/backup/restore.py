@@ -95,7 +95,7 @@ def restore_into(
     sweep_restores(platform)
     manifest = _require_restorable(platform, store, backup_id, allow_unproven=allow_unproven)
     database = choose_database(manifest, source)
-    binaries, server_major = _require_target(platform, manifest, database, name)
+    binaries, server_major = require_target(platform, manifest, database, name)
     require_space(spool_place(platform), estimate_working_bytes(1), "the run")
     with open_spool(platform) as folder:
         parts = manifest.parts_with(database)
@@ -201,7 +201,17 @@ def choose_database(manifest: Manifest, name: str | None) -> Database:
     return found
 
 
-def _require_target(platform: Platform, manifest: Manifest, database: Database, name: str) -> tuple[Binaries, int]:
+def require_target(platform: Platform, manifest: Manifest, database: Database, name: str) -> tuple[Binaries, int]:
+    """Look whether the platform's server can take a database of a set under a new name; nothing is changed.
+
+    Returns:
+        Whose programs restore it, and the server's major version.
+
+    Raises:
+        PreconditionFailed: The name is taken or too long, the server is older, or roles are missing or out of reach.
+        ConfigurationError: No client tools here fit.
+        ServiceUnavailable: The server does not answer.
+    """
     source, restorer = database.source, platform.database.for_restoring
     wanted_roles = tuple(dict.fromkeys((*source.roles, *(source.owners or ()), source.owner)))
     owners = (*(source.roles if source.owners is None else source.owners), source.owner)

@@ -4,7 +4,21 @@ from typing import Annotated
 
 import typer
 
-from keepwell.cli import backup, bucket, console, cron, itself, keys, notify, platform, retention, second, serve, stack
+from keepwell.cli import (
+    backup,
+    bucket,
+    console,
+    cron,
+    itself,
+    keys,
+    notify,
+    platform,
+    restore,
+    retention,
+    second,
+    serve,
+    stack,
+)
 from keepwell.cli.doctor import doctor
 from keepwell.cli.guide import guide
 from keepwell.cli.init import init
@@ -45,6 +59,7 @@ backup.app.command()(retention.unpin)
 backup.app.command()(second.copy)
 backup.app.command()(second.prepare_second)
 app.add_typer(backup.app, name="backup")
+app.add_typer(restore.app, name="restore")
 app.add_typer(bucket.app, name="bucket")
 app.add_typer(cron.app, name="cron")
 app.add_typer(keys.app, name="keys")
