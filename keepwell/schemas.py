@@ -15,6 +15,7 @@ from keepwell.backup.manifest import Manifest
 from keepwell.backup.pins import Pin
 from keepwell.backup.proof import Proof
 from keepwell.evidence import Evidence
+from keepwell.incident.documents import Case, Entry
 
 # Name and format version; an old version's file is never changed again once it was released.
 PUBLISHED: dict[str, type[BaseModel]] = {
@@ -24,6 +25,8 @@ PUBLISHED: dict[str, type[BaseModel]] = {
     "pin-1": Pin,
     "expiring-1": Expiring,
     "first-proven-1": FirstProven,
+    "incident-case-1": Case,
+    "incident-entry-1": Entry,
 }
 
 

@@ -428,6 +428,17 @@ class NotifySettings(Section):
     dead_mans_switch_url_file: Path | None = Field(default=None, description="File that holds the switch's address.")
 
 
+class IncidentSettings(Section):
+    """How an incident is led: how evidence is gathered, and how people hear of it."""
+
+    look_seconds: int = Field(
+        default=30,
+        ge=1,
+        le=600,
+        description="How long all sources of evidence together may take; late ones are unknown.",
+    )
+
+
 class OrchestratorSettings(Section):
     """The Prefect server."""
 
@@ -455,6 +466,7 @@ class Platform(BaseSettings):
     restore: RestoreSettings = RestoreSettings()
     sealing: SealingSettings = SealingSettings()
     notify: NotifySettings = NotifySettings()
+    incident: IncidentSettings = IncidentSettings()
     orchestrator: OrchestratorSettings = OrchestratorSettings()
 
     @model_validator(mode="after")

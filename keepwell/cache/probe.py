@@ -30,10 +30,12 @@ class CacheFacts:
     Attributes:
         version: As it reports it, such as `7.2.4`.
         persistent: Whether it keeps an append-only file, or has saved a snapshot without an error.
+        up_seconds: Since its start.
     """
 
     version: str
     persistent: bool
+    up_seconds: int = 0
 
 
 def read_facts(settings: RedisSettings, *, timeout_seconds: float = 5) -> CacheFacts:
@@ -59,6 +61,7 @@ def read_facts(settings: RedisSettings, *, timeout_seconds: float = 5) -> CacheF
     return CacheFacts(
         version=str(info.get("valkey_version") or info.get("redis_version", "")),
         persistent=bool(info.get("aof_enabled")) or info.get("rdb_last_bgsave_status") == "ok",
+        up_seconds=int(info.get("uptime_in_seconds") or 0),
     )
 
 

@@ -9,6 +9,7 @@ from keepwell.cli import (
     bucket,
     console,
     cron,
+    incident,
     itself,
     keys,
     notify,
@@ -62,6 +63,7 @@ app.add_typer(backup.app, name="backup")
 app.add_typer(restore.app, name="restore")
 app.add_typer(bucket.app, name="bucket")
 app.add_typer(cron.app, name="cron")
+app.add_typer(incident.app, name="incident")
 app.add_typer(keys.app, name="keys")
 app.add_typer(itself.app, name="self")
 app.add_typer(platform.app, name="platform")

@@ -73,22 +73,39 @@ def read_time(text: str, now: datetime) -> datetime:
         ConfigurationError: It is none of these, or it is past.
     """
     span = re.fullmatch(r"(\d{1,6})([mhd])", text.strip())
-    at = now + int(span[1]) * _UNITS[span[2]] if span else _read_moment(text.strip(), now)
+    at = now + int(span[1]) * _UNITS[span[2]] if span else read_moment(text.strip(), now)
     if at <= now:
         raise ConfigurationError(f"--until {text} is past: it is {now:%Y-%m-%d %H:%M} UTC.", hint="Name a later time.")
     return at
 
 
-def _read_moment(text: str, now: datetime) -> datetime:
+def read_moment(text: str, now: datetime, *, past: bool = False) -> datetime:
+    """A date and time, or a time of the day: the next of now, or the last.
+
+    Args:
+        text: As typed; without an offset it is UTC.
+        now: Aware.
+        past: Whether a time of the day is the last one before now.
+
+    Raises:
+        ConfigurationError: It is no time.
+    """
     only_time = re.match(r"\d\d:\d\d", text) is not None
     try:
         said = datetime.fromisoformat(f"{now:%Y-%m-%d}T{text}" if only_time else text)
     except ValueError:
         raise ConfigurationError(
-            f"--until {text!r} is no time.", hint="Such as 2026-12-01T06:00, 06:00, 90m, 3h or 2d; UTC."
+            f"{text!r} is no time.",
+            hint="Such as 2026-12-01T06:00 or 06:00; UTC."
+            if past
+            else "Such as 2026-12-01T06:00, 06:00, 90m, 3h or 2d; UTC.",
         ) from None
     at = (said if said.tzinfo else said.replace(tzinfo=UTC)).astimezone(UTC)
-    return at + timedelta(days=1) if only_time and at <= now else at
+    if not only_time:
+        return at
+    if past:
+        return at - timedelta(days=1) if at > now else at
+    return at + timedelta(days=1) if at <= now else at
 
 
 def _for_each(platform: str | None, act: "Callable[[Orchestrator, str], Switched]") -> "list[Switched]":

@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from http import HTTPStatus
@@ -275,6 +275,18 @@ class Orchestrator:
         }
         found = _parse(FlowRun, self._ask("POST", "/flow_runs/filter", wanted))
         return found[0] if found else None
+
+    def read_last_runs(self, deployments: Sequence[Deployment], *, since: datetime, limit: int) -> list[FlowRun]:
+        """The newest runs of several deployments that began since a time, the newest first."""
+        wanted = {
+            "flow_runs": {
+                "deployment_id": {"any_": [one.id for one in deployments]},
+                "start_time": {"after_": since.isoformat()},
+            },
+            "sort": "START_TIME_DESC",
+            "limit": limit,
+        }
+        return _parse(FlowRun, self._ask("POST", "/flow_runs/filter", wanted)) if deployments else []
 
     def read_next_run(self, deployment: Deployment) -> FlowRun | None:
         """The next run that the server made by a schedule and that has not begun; None when there is none."""

@@ -1,0 +1,353 @@
+"""`keepwell incident`: a disaster from the first look to the post-mortem, without the orchestrator."""
+
+# ruff: noqa: PLC0415 - heavy imports happen when a command needs them, so that the console starts fast
+
+import getpass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from keepwell.cli import console
+from keepwell.cli.console import Outcome
+from keepwell.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import Console
+
+    from keepwell.incident.documents import Entry, Observation
+    from keepwell.incident.journal import Incident
+    from keepwell.incident.timeline import Event
+    from keepwell.settings import Platform
+
+app = console.group("Lead an incident: evidence, people, restore, post-mortem.")
+
+CaseOption = Annotated[
+    str | None, typer.Option("--case", help="Which case; the only open one by default.", metavar="ID")
+]
+By = Annotated[str | None, typer.Option("--by", help="Your name; the login's by default.", metavar="NAME")]
+_EVENTS_SHOWN = 25
+
+
+@app.callback()
+def incident() -> None:
+    """Lead an incident: evidence, people, restore, post-mortem."""
+
+
+@app.command("open")
+@console.command("incident.open")
+def open_incident(
+    *,
+    title: Annotated[str, typer.Argument(help="What is wrong, a few words.", metavar="TITLE")],
+    impact: Annotated[str, typer.Option("--impact", help="What people notice of it.", metavar="TEXT")] = "",
+    since: Annotated[
+        str | None,
+        typer.Option("--since", help="Since when: 2026-12-01T06:00 or 06:00, in UTC or with +01:00.", metavar="TIME"),
+    ] = None,
+    drill: Annotated[bool, typer.Option("--drill", help="An exercise: whatever is told says so.")] = False,
+    another: Annotated[bool, typer.Option("--another", help="Although a case is open.")] = False,
+    platform: console.PlatformName = None,
+) -> Outcome:
+    """Open a case and gather its evidence, before anything is changed. Nobody is told yet."""
+    from keepwell.incident.identify import identify
+    from keepwell.incident.journal import open_case
+    from keepwell.incident.sources import build_sources
+    from keepwell.objectstore.bucket import open_store
+    from keepwell.verdict import Verdict
+
+    settings, now = console.load_platform(platform), datetime.now(UTC)
+    store = open_store(settings)
+    began = None if since is None else read_past(since, now)
+    opened = open_case(settings, store, title, now=now, impact=impact, since=began, drill=drill, another=another)
+    with console.working("Gathering evidence"):
+        evidence = identify(
+            store, opened, build_sources(settings, store, now), limit_seconds=settings.incident.look_seconds, now=now
+        )
+    hint = (
+        f"Case {opened.case.case_id}. Next: keepwell incident status. What you see and decide: keepwell incident note."
+    )
+    data = {"case": opened.case, "evidence": evidence}
+    # Whatever it found: a case was to be opened, and is.
+    return Outcome(
+        Verdict.OK, data=data, hint=hint, show=lambda screen: _show_observations(screen, evidence.observations)
+    )
+
+
+@app.command("identify")
+@console.command("incident.identify")
+def look_again(case: CaseOption = None, platform: console.PlatformName = None) -> Outcome:
+    """Gather a case's evidence again: after a first look that was cut short, or when much has changed."""
+    from keepwell.incident.identify import identify
+    from keepwell.incident.sources import build_sources
+    from keepwell.verdict import Verdict
+
+    settings, store, found = _choose(platform, case)
+    now = datetime.now(UTC)
+    with console.working("Gathering evidence"):
+        evidence = identify(
+            store, found, build_sources(settings, store, now), limit_seconds=settings.incident.look_seconds, now=now
+        )
+    return Outcome(
+        Verdict.OK,
+        data={"case": found.case, "evidence": evidence},
+        show=lambda screen: _show_observations(screen, evidence.observations),
+    )
+
+
+@app.command("look")
+@console.command("incident.look")
+def look(platform: console.PlatformName = None) -> Outcome:
+    """Gather the same evidence without a case, and keep nothing: also where the bucket is away."""
+    from keepwell.incident.gathering import gather
+    from keepwell.incident.sources import build_sources
+    from keepwell.objectstore.bucket import open_store
+    from keepwell.verdict import worst
+
+    settings, now = console.load_platform(platform), datetime.now(UTC)
+    with console.working("Gathering evidence"):
+        found = gather(
+            build_sources(settings, open_store(settings), now),
+            limit_seconds=settings.incident.look_seconds,
+            now=now,
+        )
+    return Outcome(
+        worst(observation.verdict for observation in found),
+        data={"observations": found},
+        hint="Keep it: keepwell incident open TITLE",
+        show=lambda screen: _show_observations(screen, found),
+    )
+
+
+@app.command("list")
+@console.command("incident.list")
+def list_incidents(platform: console.PlatformName = None) -> Outcome:
+    """List the cases, the newest first."""
+    from keepwell.incident.journal import read_incidents
+    from keepwell.objectstore.bucket import open_store
+    from keepwell.verdict import Verdict
+
+    found = read_incidents(open_store(console.load_platform(platform)))
+    data = {"cases": [_summarise(one) for one in found]}
+    return Outcome(Verdict.OK, data=data, show=lambda screen: _show_list(screen, found))
+
+
+@app.command("status")
+@console.command("incident.status")
+def show_status(
+    case: CaseOption = None,
+    full: Annotated[bool, typer.Option("--all", help="The whole timeline, not only its end.")] = False,
+    platform: console.PlatformName = None,
+) -> Outcome:
+    """How a case stands, what happened when, and what to do next."""
+    from keepwell.incident.advice import advise
+    from keepwell.verdict import Verdict
+
+    settings, _, found = _choose(platform, case)
+    now = datetime.now(UTC)
+    overdue = found.standing.is_overdue(now)
+    events = found.timeline
+    data = _summarise(found) | {"steps": found.standing.steps, "timeline": events, "unreadable": found.unreadable}
+    shown = events if full else events[-_EVENTS_SHOWN:]
+    return Outcome(
+        Verdict.WARN if overdue or found.unreadable else Verdict.OK,
+        data=data,
+        hint=advise(found, now, several=_names_platform(settings)),
+        show=lambda screen: _show_status(screen, found, shown, len(events) - len(shown)),
+    )
+
+
+@app.command("note")
+@console.command("incident.note")
+def add_note(
+    *,
+    text: Annotated[str, typer.Argument(help="What you saw or did, a sentence.", metavar="TEXT")],
+    decision: Annotated[bool, typer.Option("--decision", help="Something that was decided.")] = False,
+    action: Annotated[bool, typer.Option("--action", help="Something to be done after the incident.")] = False,
+    at: Annotated[
+        str | None, typer.Option("--at", help="When it was, where not now; as for --since.", metavar="TIME")
+    ] = None,
+    by: By = None,
+    case: CaseOption = None,
+    platform: console.PlatformName = None,
+) -> Outcome:
+    """Write down what you see, decide, or want done later; it comes into the timeline and the post-mortem."""
+    from keepwell.incident.documents import Kind
+    from keepwell.incident.journal import note
+    from keepwell.verdict import Verdict
+
+    if decision and action:
+        raise ConfigurationError("--decision and --action are both given.", hint="One note says one thing.")
+    kind = Kind.DECISION if decision else Kind.ACTION if action else Kind.NOTE
+    now = datetime.now(UTC)
+    happened = None if at is None else read_past(at, now)
+    _, store, found = _choose(platform, case)
+    entry = note(store, found, text, by=_name(by), now=now, kind=kind, at=happened)
+    return _written(Verdict.OK, found, entry, f"Noted in {found.case.case_id}.")
+
+
+@app.command("done")
+@console.command("incident.done")
+def complete(
+    step: Annotated[str, typer.Argument(help="Which step: `keepwell incident status` names them.", metavar="STEP")],
+    how: Annotated[str, typer.Argument(help="How it was done, a sentence.", metavar="HOW")],
+    by: By = None,
+    case: CaseOption = None,
+    platform: console.PlatformName = None,
+) -> Outcome:
+    """Say that a step was done by hand."""
+    from keepwell.incident.journal import complete_step
+    from keepwell.verdict import Verdict
+
+    wanted = read_step(step)
+    _, store, found = _choose(platform, case)
+    entry = complete_step(store, found, wanted, how, by=_name(by), now=datetime.now(UTC))
+    return _written(Verdict.OK, found, entry, f"{wanted.value.capitalize()} is done.")
+
+
+@app.command("skip")
+@console.command("incident.skip")
+def skip(
+    step: Annotated[str, typer.Argument(help="Which step: `keepwell incident status` names them.", metavar="STEP")],
+    reason: Annotated[str, typer.Argument(help="Why, a sentence; the post-mortem tells it.", metavar="REASON")],
+    by: By = None,
+    case: CaseOption = None,
+    platform: console.PlatformName = None,
+) -> Outcome:
+    """Leave a step out, for a reason. Skipping `resolve` closes the case without telling anybody."""
+    from keepwell.incident.journal import skip_step
+    from keepwell.verdict import Verdict
+
+    wanted = read_step(step)
+    _, store, found = _choose(platform, case)
+    entry = skip_step(store, found, wanted, reason, by=_name(by), now=datetime.now(UTC))
+    return _written(Verdict.OK, found, entry, f"{wanted.value.capitalize()} is skipped.")
+
+
+def read_step(text: str) -> Any:
+    """A step by its name.
+
+    Raises:
+        ConfigurationError: There is none of that name.
+    """
+    from keepwell.incident.documents import Step
+
+    try:
+        return Step(text)
+    except ValueError:
+        raise ConfigurationError(
+            f"There is no step {text!r}.", hint=f"There are: {', '.join(step.value for step in Step)}."
+        ) from None
+
+
+def read_past(text: str, now: datetime) -> datetime:
+    """A time that is past, in UTC: a date and time, or a time of the last 24 hours.
+
+    Args:
+        text: As typed; without an offset it is UTC.
+        now: Aware.
+
+    Raises:
+        ConfigurationError: It is no time, or it is not past.
+    """
+    from keepwell.cli.pause import read_moment
+
+    at = read_moment(text.strip(), now, past=True)
+    if at > now:
+        raise ConfigurationError(f"{text} is not past: it is {now:%Y-%m-%d %H:%M} UTC.", hint="Name an earlier time.")
+    return at
+
+
+def _choose(platform: str | None, case: str | None) -> "tuple[Platform, Any, Incident]":
+    from keepwell.incident.journal import choose_incident
+    from keepwell.objectstore.bucket import open_store
+
+    settings = console.load_platform(platform)
+    store = open_store(settings)
+    return settings, store, choose_incident(store, case)
+
+
+def _names_platform(settings: "Platform") -> str:
+    """What a command needs beside its own words, where several platforms are configured."""
+    from keepwell.settings import read_platform_names
+
+    return f" --platform {settings.name}" if len(read_platform_names()) > 1 else ""
+
+
+def _name(by: str | None) -> str:
+    """Who acts, by their own account."""
+    return by or getpass.getuser()
+
+
+def _written(verdict: Any, found: "Incident", entry: "Entry", said: str) -> Outcome:
+    return Outcome(
+        verdict,
+        data={"case_id": found.case.case_id, "entry": entry},
+        show=lambda screen: console.print_plain(screen, said),
+    )
+
+
+def _summarise(found: "Incident") -> dict[str, Any]:
+    standing = found.standing
+    return {
+        "case": found.case,
+        "open": standing.is_open,
+        "next_step": standing.next_step,
+        "next_update_at": standing.next_update_at,
+        "resolved_at": standing.resolved_at,
+    }
+
+
+def _show_observations(screen: "Console", observations: "Sequence[Observation]") -> None:
+    from rich.text import Text
+
+    shown = console.table("verdict", "source", "at (UTC)", "found")
+    for one in observations:
+        found = Text(one.message)
+        if one.hint:
+            found.append(f"\n→ {one.hint}", style="cyan")
+        shown.add_row(console.styled(one.verdict), Text(one.source), _moment(one.at), found)
+    screen.print(shown)
+
+
+def _show_list(screen: "Console", found: "Sequence[Incident]") -> None:
+    from rich.text import Text
+
+    if not found:
+        screen.print("There is no case.", markup=False)
+        return
+    shown = console.table("case", "since (UTC)", "stands", "title")
+    for one in found:
+        standing = one.standing
+        step = standing.next_step
+        word = "resolved" if not standing.is_open else f"open, next: {step}" if step else "open"
+        title = f"DRILL: {one.case.title}" if one.case.drill else one.case.title
+        shown.add_row(one.case.case_id, _moment(one.case.since), word, Text(title))
+    screen.print(shown)
+
+
+def _show_status(screen: "Console", found: "Incident", events: "Sequence[Event]", left_out: int) -> None:
+    from rich.text import Text
+
+    case, standing = found.case, found.standing
+    title = f"{'DRILL: ' if case.drill else ''}{case.title} ({case.case_id}, since {_moment(case.since)} UTC)"
+    console.print_plain(screen, title)
+    steps = console.table("step", "stands", "at (UTC)", "said")
+    for step, state in standing.steps.items():
+        at = _moment(state.at) if state.at else ""
+        steps.add_row(step.value, str(state.outcome or "–"), at, Text(state.message))
+    screen.print(steps)
+    if left_out:
+        console.print_plain(screen, f"{left_out} earlier events are left out: --all shows them.")
+    shown = console.table("verdict", "at (UTC)", "source", "what")
+    for event in events:
+        by = f" ({event.by})" if event.by else ""
+        shown.add_row(console.styled(event.verdict), _moment(event.at), Text(event.source), Text(event.message + by))
+    screen.print(shown)
+    for key in found.unreadable:
+        console.print_plain(screen, f"{key} is damaged; the timeline lacks it.")
+
+
+def _moment(at: datetime) -> str:
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}"

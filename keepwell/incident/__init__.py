@@ -1,0 +1,1 @@
+"""A disaster from the first look to the post-mortem: one case, one journal, one timeline."""

@@ -1,0 +1,31 @@
+"""What to type next in a case. Pure."""
+
+from datetime import UTC, datetime
+
+from keepwell.incident.documents import Step
+from keepwell.incident.journal import Incident
+
+_NEXT = {
+    Step.IDENTIFY: "Gather the evidence before anything is changed: keepwell incident identify",
+    Step.COMMUNICATE: "Tell people what is down and when they hear again, then: keepwell incident done communicate HOW",
+    Step.RESTORE: "Restore, then: keepwell incident done restore HOW; or not: keepwell incident skip restore REASON",
+    Step.VERIFY: "See whether it serves again, then: keepwell incident done verify HOW",
+    Step.RESOLVE: "Tell people that it is over, then: keepwell incident done resolve HOW",
+    Step.POST_MORTEM: "Write it up while it is fresh, then: keepwell incident done post-mortem HOW",
+}
+
+
+def advise(incident: Incident, now: datetime, *, several: str = "") -> str:
+    """The next command of a case; empty when everything is done.
+
+    Args:
+        incident: As it stands.
+        now: Aware.
+        several: What each command needs beside its own words, such as ` --platform esn`.
+    """
+    standing = incident.standing
+    if standing.next_update_at is not None and standing.is_overdue(now):
+        due = standing.next_update_at.astimezone(UTC)
+        return f"People were promised an update by {due:%H:%M} UTC: keepwell incident update TEXT{several}"
+    step = standing.next_step
+    return "" if step is None else f"{_NEXT[step]}{several}"
