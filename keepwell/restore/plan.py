@@ -4,7 +4,7 @@ A plan only reads. What somebody approves of it (`subject`) is what it binds: th
 size. Ages, sessions and free space are shown, and change by themselves.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -203,13 +203,17 @@ def live_name(platform: Platform, database: Database) -> str:
     return platform.database.name if database.is_main else database.name
 
 
-def require_applicable(plan: RestorePlan) -> None:
+def require_applicable(plan: RestorePlan, *, ignoring: Collection[str] = ()) -> None:
     """Go on only with a plan that nothing forbids.
+
+    Args:
+        plan: Made just now.
+        ignoring: Names of findings that do not count.
 
     Raises:
         PreconditionFailed: Something does; nothing was changed.
     """
-    wrong = [finding for finding in plan.findings if finding.verdict is Verdict.ALERT]
+    wrong = [one for one in plan.findings if one.verdict is Verdict.ALERT and one.name not in ignoring]
     if wrong:
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
         raise PreconditionFailed(f"{wrong[0].message}{more} Nothing was changed.", hint=wrong[0].hint)
