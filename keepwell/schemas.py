@@ -14,6 +14,7 @@ from keepwell.backup.first_proven import FirstProven
 from keepwell.backup.manifest import Manifest
 from keepwell.backup.pins import Pin
 from keepwell.backup.proof import Proof
+from keepwell.drill.documents import Drill
 from keepwell.evidence import Evidence
 from keepwell.incident.documents import Case, Entry
 
@@ -25,6 +26,7 @@ PUBLISHED: dict[str, type[BaseModel]] = {
     "pin-1": Pin,
     "expiring-1": Expiring,
     "first-proven-1": FirstProven,
+    "drill-1": Drill,
     "incident-case-1": Case,
     "incident-entry-1": Entry,
 }

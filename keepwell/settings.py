@@ -396,6 +396,31 @@ class RetentionSettings(Section):
         return self
 
 
+DamageKind = Literal[
+    "bit flipped", "object dropped", "stream cut", "objects swapped", "row altered", "manifest forged", "wrong key"
+]
+
+
+class DrillSettings(Section):
+    """What a restore drill is measured against, and what it does to copies of a set."""
+
+    rpo_hours: float = Field(
+        default=26, gt=0, description="RPO: how much of the last work a disaster may cost at most, at any time."
+    )
+    rto_minutes: float = Field(
+        default=240, gt=0, description="RTO: how long until the restored database answers, from the start."
+    )
+    period_days: int = Field(
+        default=31, ge=1, le=366, description="How far back a drill looks for the worst gap between proven sets."
+    )
+    damages: tuple[DamageKind, ...] = Field(
+        default=get_args(DamageKind),
+        min_length=1,
+        description="How a drill damages copies of a set, to see the checker turn red. A cut stream and an altered row "
+        "cost a restore each; fewer kinds make a drill shorter, and prove less.",
+    )
+
+
 class SealingSettings(Section):
     """Who can open what is stored, and whose documents count."""
 
@@ -445,6 +470,9 @@ class OrchestratorSettings(Section):
     api_url: str | None = Field(default=None, pattern=r"^https?://", description="Its API; PREFECT_API_URL otherwise.")
     auth_string: SecretStr | None = Field(default=None, description="Secret. user:password of basic authentication.")
     auth_string_file: Path | None = Field(default=None, description="File that holds user:password.")
+    approval_hours: float = Field(
+        default=12, gt=0, le=168, description="How long a run waits for an approval before it fails."
+    )
 
 
 class Platform(BaseSettings):
@@ -463,6 +491,7 @@ class Platform(BaseSettings):
     uploads: UploadsSettings | None = None
     backup: BackupSettings = BackupSettings()
     retention: RetentionSettings = RetentionSettings()
+    drill: DrillSettings = DrillSettings()
     restore: RestoreSettings = RestoreSettings()
     sealing: SealingSettings = SealingSettings()
     notify: NotifySettings = NotifySettings()

@@ -5,6 +5,7 @@ told by the first three levels of a proof, which need no server: uploaded, reada
 """
 
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -78,6 +79,11 @@ class SetReader:
         progress: Told how far it is.
         parts: Which of the set's parts are read; None for all.
         nice: How far pg_restore stands back for others.
+
+    Attributes:
+        spooled_bytes: Rows that lay on a disk on their way.
+        index_seconds: How long pg_restore went on once it had the last row: indexes, constraints, views. None where
+            rows came over a disk, so that nobody knows when it had them.
     """
 
     def __init__(
@@ -97,7 +103,9 @@ class SetReader:
         self._reads: dict[str, PartReadBack] = {}
         self._lock = Lock()
         self._read_bytes = 0
+        self._fed_at = 0.0
         self.spooled_bytes = 0
+        self.index_seconds: float | None = 0.0
         for database in manifest.databases:
             (folder / database.folder).mkdir()
 
@@ -144,8 +152,11 @@ class SetReader:
             self._restore_from_files(call, folder, streams)
             return
         feeds = {name: self._feed_of(part) for name, part in streams.items()}
+        self._fed_at = time.monotonic()
         try:
             restore_through_fifos(call, folder, feeds, workers=jobs + _MORE_STREAMS, watch=_look_away)
+            if self.index_seconds is not None:
+                self.index_seconds += time.monotonic() - self._fed_at
         finally:
             for name in feeds:
                 (folder / name).unlink(missing_ok=True)
@@ -170,6 +181,7 @@ class SetReader:
 
     def _restore_from_files(self, call: Command, folder: Path, streams: Mapping[str, Part]) -> None:
         """The way over a disk: every stream is fetched whole, and gone again afterwards."""
+        self.index_seconds = None
         content_bytes = sum(part.content_size_bytes for part in streams.values())
         require_space(folder, content_bytes, "rows on their way, which this pg_restore does not take from a stream,")
         try:
@@ -230,6 +242,7 @@ class SetReader:
 
             if not self._read(part, deliver).sound:
                 raise PartDamaged(f"{_told(self._manifest, part)} is not what was stored.", hint=_DAMAGED_HINT)
+            self._fed_at = time.monotonic()
 
         return feed
 

@@ -17,7 +17,7 @@ from keepwell.backup.catalogue import read_manifest_and_digest
 from keepwell.backup.database import Database
 from keepwell.backup.locks import judge_lock
 from keepwell.backup.manifest import Manifest, describe_snapshots
-from keepwell.backup.proof import LEVELS, LevelOutcome, Proof
+from keepwell.backup.proof import LEVELS, LevelOutcome, Proof, reaches
 from keepwell.backup.read_back import SetReader
 from keepwell.backup.rehearsal import Target
 from keepwell.backup.scratch_restore import Copy, ScratchRestore
@@ -55,20 +55,80 @@ def verify_backup(
         VerificationFailed: The manifest itself is damaged.
         TransientError: The store does not answer.
     """
-    sweep_spools(platform)
-    manifest, manifest_sha256 = read_manifest_and_digest(store, backup_id)
-    needed_bytes = estimate_scratch_bytes(manifest.source_bytes)
-    require_space(spool_place(platform), needed_bytes, "the scratch server of the proof")
-    with open_spool(platform) as spool, ExitStack() as stack:
-        reader = SetReader(store, manifest, spool, progress, nice=platform.backup.nice)
-        ladder = _Ladder(platform, store, manifest, manifest_sha256, reader, spool, progress, stack, all_uploads)
-        proof = ladder.climb()
+    return keep_proof(store, climb_ladder(platform, store, backup_id, progress, all_uploads=all_uploads).proof)
+
+
+def keep_proof(store: Store, proof: Proof) -> Proof:
+    """Append a proof beside its set's manifest, where this machine may write and signs what counts.
+
+    Returns:
+        The proof, as it was stored where it was.
+
+    Raises:
+        KeepwellError: The store did not take it.
+    """
     if not (store.seal.is_believed and store.may_write):
         return proof
     name = _next_proof_name(store, proof)
-    key = layout.proofs_folder(backup_id) + name
+    key = layout.proofs_folder(proof.backup_id) + name
     store.put_signed(key, proof.model_copy(update={"stored_as": name}).to_json())
     return Proof.from_json(store.get_signed(key))
+
+
+@dataclass(frozen=True)
+class Climb:
+    """One climb up the ladder, and what the proof itself does not say of it.
+
+    Attributes:
+        manifest: Of the set.
+        proof: Stored nowhere yet.
+        index_seconds: How much of the restore came after the last row; None where that is not known.
+    """
+
+    manifest: Manifest
+    proof: Proof
+    index_seconds: float | None
+
+
+def climb_ladder(
+    platform: Platform,
+    store: Store,
+    backup_id: str,
+    progress: Progress,
+    *,
+    all_uploads: bool = True,
+    up_to: ProofLevel = "serving",
+    while_up: Callable[[ScratchRestore], None] | None = None,
+) -> Climb:
+    """Prove a set as `verify_backup` does, and store nothing.
+
+    Args:
+        platform: Whose set.
+        store: Its folder in the bucket.
+        backup_id: Which set.
+        progress: Told how far it is.
+        all_uploads: As for `verify_backup`.
+        up_to: The last level that is tried. Below *complete* nothing is restored: the set is only read back.
+        while_up: Called after the last level that passed, while the scratch server still runs, if there is one.
+
+    Raises:
+        KeepwellError: As `verify_backup`.
+    """
+    sweep_spools(platform)
+    manifest, manifest_sha256 = read_manifest_and_digest(store, backup_id)
+    restores = reaches(up_to, "complete")
+    if restores:
+        needed_bytes = estimate_scratch_bytes(manifest.source_bytes)
+        require_space(spool_place(platform), needed_bytes, "the scratch server of the proof")
+    with open_spool(platform) as spool, ExitStack() as stack:
+        reader = SetReader(store, manifest, spool, progress, nice=platform.backup.nice)
+        ladder = _Ladder(
+            platform, store, manifest, manifest_sha256, reader, spool, progress, stack, all_uploads, restores=restores
+        )
+        proof = ladder.climb(up_to)
+        if while_up is not None:
+            while_up(ladder.scratch)
+    return Climb(manifest, proof, reader.index_seconds)
 
 
 def _next_proof_name(store: Store, proof: Proof) -> str:
@@ -98,13 +158,14 @@ class _Ladder:
     progress: Progress
     stack: ExitStack
     all_uploads: bool
+    restores: bool
     keys: KeysChecked = field(default_factory=KeysChecked)
     scratch: ScratchRestore = field(init=False)
 
     def __post_init__(self) -> None:
         self.scratch = ScratchRestore(self.platform, self.manifest, self.reader, self.spool, self.stack)
 
-    def climb(self) -> Proof:
+    def climb(self, up_to: ProofLevel) -> Proof:
         """Try the levels in order, up to the first that does not pass."""
         started_at, started = datetime.now(UTC), time.monotonic()
         checks: dict[ProofLevel, Callable[[], tuple[str, Iterable[Finding]]]] = {
@@ -117,8 +178,9 @@ class _Ladder:
             "serving": self._serving,
         }
         outcomes: list[LevelOutcome] = []
-        for number, level in enumerate(LEVELS):
-            self.progress(Step(f"proving: {level}", number, len(LEVELS), "levels"))
+        wanted = LEVELS[: LEVELS.index(up_to) + 1]
+        for number, level in enumerate(wanted):
+            self.progress(Step(f"proving: {level}", number, len(wanted), "levels"))
             outcomes.append(self._credited(_judge(level, checks[level])))
             if not outcomes[-1].passed:
                 break
@@ -144,7 +206,7 @@ class _Ladder:
     def _readable(self) -> tuple[str, Iterable[Finding]]:
         """Read everything back. Rows are restored as they come, so that nothing has to be kept in between."""
         files = self.reader.fetch_files()
-        if all(read.sound for read in files):
+        if self.restores and all(read.sound for read in files):
             self.scratch.run()
         self.keys = check_keys(self.manifest, self.reader, self.platform.redis, self.spool, self.progress)
         level, today = self.platform.backup.proven_level, datetime.now(UTC).date()

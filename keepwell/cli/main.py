@@ -20,6 +20,7 @@ from keepwell.cli import (
     serve,
     stack,
 )
+from keepwell.cli.approve import approve, reject
 from keepwell.cli.doctor import doctor
 from keepwell.cli.guide import guide
 from keepwell.cli.init import init
@@ -70,6 +71,8 @@ app.add_typer(platform.app, name="platform")
 app.command()(roles)
 app.command("prove-dump")(prove_dump)
 app.command("run")(run_flow)
+app.command()(approve)
+app.command()(reject)
 app.command()(schedules)
 app.command()(pause)
 app.command()(resume)

@@ -51,7 +51,7 @@ def run_flow(
     """
     from keepwell import orchestrator
 
-    settings = _load_settings(platform)
+    settings = load_settings(platform)
     client = orchestrator.connect(settings.orchestrator if settings else None)
     if client is None:
         raise ConfigurationError(
@@ -204,6 +204,8 @@ class Watch:
                 self._once(progress.id, f"{progress.percent:.0f}", f"  {label}: {progress.percent:.0f} %")
         said = f": {self.run.message}" if self.run.message else ""
         self._once(self.run.id, str(self.run.state_name), f"{self.run.name}: {self.run.state_name}{said}")
+        if self.run.state_name == "Suspended":
+            self._once(self.run.id, "asks", f"  It waits for an approval: keepwell approve {self.run.id}")
 
     def _say_lines(self) -> None:
         since = None if self._newest_line_at is None else self._newest_line_at - _LATE_LINES
@@ -274,7 +276,7 @@ def _warn_without_worker(client: "Orchestrator", deployment: "Deployment") -> No
         console.say(f"{absence} The run will wait for one.")
 
 
-def _load_settings(platform: str | None) -> "Platform | None":
+def load_settings(platform: str | None) -> "Platform | None":
     """The platform; None where there is no platform file at all but the environment names a server."""
     from keepwell.settings import configuration_place
 

@@ -17,6 +17,7 @@ from keepwell.orchestrator.client import (
     Worker,
     connect,
 )
+from keepwell.orchestrator.questions import Question, answer_question, read_questions
 
 __all__ = [
     "PLATFORM_TAG",
@@ -29,9 +30,12 @@ __all__ = [
     "LogLine",
     "Orchestrator",
     "Progress",
+    "Question",
     "Queue",
     "Schedule",
     "TaskRun",
     "Worker",
+    "answer_question",
     "connect",
+    "read_questions",
 ]

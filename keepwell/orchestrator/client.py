@@ -131,6 +131,11 @@ class FlowRun(_Answer):
         """What the state says of itself."""
         return str((self.state or {}).get("message") or "")
 
+    @property
+    def state_details(self) -> dict[str, Any]:
+        """What the server keeps beside the state."""
+        return dict((self.state or {}).get("state_details") or {})
+
 
 class TaskRun(_Answer):
     """One step of a flow run."""
@@ -312,6 +317,40 @@ class Orchestrator:
         wanted = {"state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}}
         return _parse(FlowRun, self._pages("/flow_runs/filter", {"flow_runs": wanted}))
 
+    def read_suspended_runs(self) -> list[FlowRun]:
+        """Every run that waits for somebody to go on, by when it was due."""
+        wanted = {"state": {"type": {"any_": ["PAUSED"]}, "name": {"any_": ["Suspended"]}}}
+        found = self._pages("/flow_runs/filter", {"flow_runs": wanted, "sort": "EXPECTED_START_TIME_ASC"})
+        return _parse(FlowRun, found)
+
+    def read_input(self, run: FlowRun, key: str) -> Any:
+        """What a run keeps under a key for whoever answers it.
+
+        Raises:
+            PreconditionFailed: There is nothing.
+        """
+        return self._ask("GET", f"/flow_runs/{run.id}/input/{key}")
+
+    def resume_run(self, run: FlowRun, answer: Mapping[str, Any]) -> FlowRun:
+        """Answer a suspended run, so that it goes on.
+
+        Returns:
+            The run, read back.
+
+        Raises:
+            PreconditionFailed: The server refused the answer, which it says with a status of 200; the run stays as it
+                is.
+        """
+        said = self._ask("POST", f"/flow_runs/{run.id}/resume", {"run_input": dict(answer)})
+        now = self.read_run(run.id)
+        if said.get("status") != "ACCEPT" or now.state_type == "PAUSED":
+            why = str((said.get("details") or {}).get("reason") or "it said nothing of why").rstrip(".")
+            raise PreconditionFailed(
+                f"The Prefect server did not take the answer: {why}. The run {run.name} is {now.state_name}.",
+                hint="What waits, and for what: keepwell approve",
+            )
+        return now
+
     def mark_crashed(self, run: FlowRun, why: str) -> None:
         """Say that a run is over which nobody runs any more; what it held is free then.
 
@@ -385,6 +424,12 @@ class Orchestrator:
         artifacts = {"flow_run_id": {"any_": [run_id]}, "type": {"any_": ["progress"]}}
         found = self._pages("/artifacts/filter", {"artifacts": artifacts})
         return _parse(Progress, [artifact | {"percent": _percent(artifact.get("data"))} for artifact in found])
+
+    def read_pages(self, run_id: str) -> dict[str, str]:
+        """The markdown artifacts of a run, by key."""
+        artifacts = {"flow_run_id": {"any_": [run_id]}, "type": {"any_": ["markdown"]}}
+        found = self._pages("/artifacts/filter", {"artifacts": artifacts})
+        return {str(one.get("key")): str(one.get("data") or "") for one in found}
 
     def address(self, run: FlowRun) -> str:
         """Where a person looks at a run; unless it is told otherwise, the pages are served beside the API."""

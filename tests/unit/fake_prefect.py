@@ -32,9 +32,15 @@ class FakePrefect:
     failing: Callable[["FakePrefect"], int | None] = lambda _: None
     looks: int = 0
     created: list[dict[str, Any]] = field(default_factory=list)
+    # Runs that wait for somebody, by id, with the form of each; what they were answered; what the server says to that.
+    suspended: dict[str, dict[str, Any]] = field(default_factory=dict)
+    answers: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    refusal: str | None = None
 
     def answer(self, path: str, body: dict[str, Any]) -> Any:
         """The document for one request; None when there is nothing at that path."""
+        if path.startswith("/flow_runs/") and (waiting := self._answer_of_waiting(path, body)) is not None:
+            return waiting
         if path.startswith("/flow_runs/") and path != "/flow_runs/filter":
             state = self.states[min(self.looks, len(self.states) - 1)]
             self.looks += 1
@@ -59,6 +65,30 @@ class FakePrefect:
             "/flow_runs/filter": lambda: [self.last_run] if self.last_run else [],
         }
         return answers[path]() if path in answers else None
+
+    def _answer_of_waiting(self, path: str, body: dict[str, Any]) -> Any:
+        """Of a run that is suspended; None for anything else."""
+        if path == "/flow_runs/filter" and body["flow_runs"].get("state", {}).get("type", {}).get("any_") == ["PAUSED"]:
+            return [self._waiting(run_id) for run_id in self.suspended]
+        run_id, _, rest = path.removeprefix("/flow_runs/").partition("/")
+        if run_id not in self.suspended:
+            return None
+        if rest == "resume":
+            self.answers.append((run_id, body["run_input"]))
+            refused = {"status": "REJECT", "details": {"reason": self.refusal}}
+            return refused if self.refusal else {"status": "ACCEPT", "details": {}}
+        if rest.startswith("input/"):
+            form = self.suspended[run_id]
+            return form["text"] if rest.endswith("-description") else {"properties": form["fields"]}
+        return self._waiting(run_id)
+
+    def _waiting(self, run_id: str) -> dict[str, Any]:
+        answered = run_id in [one for one, _ in self.answers] and self.refusal is None
+        keyset = {"schema": "suspended-approval-schema", "description": "suspended-approval-description"}
+        details = {"run_input_keyset": keyset, "pause_timeout": (NOW + timedelta(hours=12)).isoformat()}
+        kind, name = ("SCHEDULED", "Resuming") if answered else ("PAUSED", "Suspended")
+        state = {"type": kind, "name": name, "state_details": details}
+        return {"id": run_id, "name": "restore/esn", "state_type": kind, "state_name": name, "state": state}
 
     def _lines(self) -> list[dict[str, Any]]:
         return [

@@ -1,0 +1,99 @@
+import random
+
+import pytest
+from memory_store import MemoryStore
+
+from keepwell.drill.checker import judge_found
+from keepwell.drill.damage import EXPECTED, Damage, alter_row
+from keepwell.drill.documents import is_in_time
+from keepwell.drill.overlay import DamagedCopy
+from keepwell.errors import KeepwellError
+from keepwell.objectstore.store import ObjectMissing
+from keepwell.settings import DrillSettings
+from keepwell.verdict import Verdict
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    made = MemoryStore()
+    made.objects = {"a/1": b"one", "a/2": b"two", "a/3": b"three"}
+    made.keeping = None  # type: ignore[attr-defined]
+    return made
+
+
+@pytest.fixture
+def copy(store: MemoryStore) -> DamagedCopy:
+    return DamagedCopy(store, {"a/1": b"changed", "a/2": None})  # type: ignore[arg-type]
+
+
+def test_a_damaged_copy_reads_otherwise_and_the_real_objects_stay(copy: DamagedCopy, store: MemoryStore) -> None:
+    assert copy.get_bytes("a/1") == b"changed"
+    with copy.open_reader("a/1") as reader:
+        assert reader.read() == b"changed"
+    with pytest.raises(ObjectMissing):
+        copy.get_bytes("a/2")
+    with pytest.raises(ObjectMissing):
+        copy.open_reader("a/2")
+    assert copy.get_bytes("a/3") == b"three"
+    assert {found.key: found.size_bytes for found in copy.list_objects("a/")} == {"a/1": 7, "a/3": 5}
+    assert copy.find("a/2") is None
+    assert store.objects == {"a/1": b"one", "a/2": b"two", "a/3": b"three"}
+
+
+def test_nothing_is_written_through_a_damaged_copy(copy: DamagedCopy, store: MemoryStore) -> None:
+    before = dict(store.objects)
+    for write in (
+        lambda: copy.put_bytes("a/1", b""),
+        lambda: copy.put_signed("a/9", b""),
+        lambda: copy.open_writer("a/1", None),  # type: ignore[arg-type]
+        lambda: copy.copy("a/3", "a/4"),
+        lambda: copy.delete(["a/3"]),
+        lambda: copy.abort_uploads("a/"),
+    ):
+        with pytest.raises(KeepwellError, match="Nothing is written into a damaged copy"):
+            write()
+    assert not copy.may_write
+    assert store.objects == before
+
+
+@pytest.mark.parametrize(
+    ("row", "kept"),
+    [
+        (b"12\tthe quick fox\t2026-11-01 05:00:00+00\n", 0),
+        (b"12\tAda\t3.5\n", 0),
+    ],
+)
+def test_words_are_altered_before_numbers(row: bytes, kept: int) -> None:
+    for seed in range(20):
+        altered = alter_row(row, random.Random(seed))
+        assert altered is not None
+        assert altered.split(b"\t")[kept] == row.split(b"\t")[kept]
+        assert sum(one != other for one, other in zip(row, altered, strict=True)) == 1
+        assert altered.split(b"\t")[2] == row.split(b"\t")[2]
+
+
+def test_the_last_digit_of_a_number_is_altered() -> None:
+    assert alter_row(b"199\n", random.Random(1)) == b"190\n"
+    assert alter_row(b"8c6f-1b\t\\N\n", random.Random(1)) == b"8c6f-2b\t\\N\n"
+
+
+def test_signs_that_mean_something_to_copy_stay() -> None:
+    assert alter_row(b"\\N\t\\N\n", random.Random(1)) is None
+    assert alter_row(b"\\t\\n\n", random.Random(1)) is None
+    assert alter_row(b"\\\\\t--\n", random.Random(1)) is None
+
+
+def test_each_kind_has_a_level_that_must_find_it() -> None:
+    assert set(DrillSettings().damages) == set(EXPECTED)
+    assert is_in_time("uploaded", "readable")
+    assert is_in_time("manifest", "manifest")
+    assert not is_in_time("equal", "complete")
+
+
+def test_damage_that_is_found_too_late_is_an_alert(copy: DamagedCopy) -> None:
+    damage = Damage("stream cut", "half of the rows", copy, ("1.dat",), "complete")
+    assert judge_found(damage, "complete", ("1.dat holds too few rows.",))[1] is Verdict.OK
+    assert judge_found(damage, "uploaded", ("2.dat is missing.",))[1] is Verdict.WARN
+    found_at, verdict, message = judge_found(damage, "equal", ("1.dat differs.",))
+    assert (found_at, verdict) == ("equal", Verdict.ALERT)
+    assert "Found only at equal" in message
