@@ -14,9 +14,9 @@ from keepwell.cli.sets import In, size, tell_waiting
 from keepwell.destination import Destination
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from collections.abc import Sequence
+
+    from rich.console import Console
 
     from keepwell.restore.apply import RestoreOutcome
     from keepwell.restore.choice import Choice

@@ -184,7 +184,7 @@ def require_open_end(journal: Journal, state: CaseState) -> None:
     Raises:
         PreconditionFailed: It has.
     """
-    if state.standing in (Standing.UNDONE, Standing.PURGED, Standing.SUPERSEDED):
+    if state.standing in (Standing.UNDONE, Standing.PURGED, Standing.SUPERSEDED, Standing.GONE):
         raise PreconditionFailed(
             f"The case {journal.case.case_id} cannot go on: {state.standing}.",
             hint="Begin a new one: keepwell restore plan.",
@@ -213,7 +213,7 @@ def _plan_anew(platform: Platform, store: Store, plan: RestorePlan, state: CaseS
 
 def _describe_case(platform: Platform, plan: RestorePlan, approval: Approval | None, now: datetime) -> RestoreCase:
     live_oid = None
-    if plan.swaps and plan.live_is_there:
+    if plan.live_is_there:
         with connect_beside(platform) as connection:
             live_oid = next((one.oid for one in read_databases(connection) if one.name == plan.live), None)
     return RestoreCase(
@@ -227,7 +227,7 @@ def _describe_case(platform: Platform, plan: RestorePlan, approval: Approval | N
         live=plan.live,
         live_oid=live_oid,
         name=plan.name,
-        replaced=replaced_name(plan.live, now) if live_oid is not None else None,
+        replaced=replaced_name(plan.live, now) if plan.swaps and live_oid is not None else None,
         digest=plan.digest,
         approval=approval if plan.swaps else None,
         begun_at=now,

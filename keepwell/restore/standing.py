@@ -14,6 +14,8 @@ class Standing(StrEnum):
     """How far a case is."""
 
     NOT_RESTORED = "not restored"
+    FAILED = "failed, and nothing was changed"
+    GONE = "restored beside, and dropped since"
     BESIDE = "restored beside"
     FENCED = "shut in the middle of a swap"
     SHUT = "swapped, and shut"
@@ -25,7 +27,7 @@ class Standing(StrEnum):
 
 
 # Where nothing is to be done any more, though something may be.
-_SETTLED = (Standing.BESIDE, Standing.SERVING, Standing.UNDONE, Standing.PURGED, Standing.SUPERSEDED)
+_SETTLED = frozenset(Standing) - {Standing.NOT_RESTORED, Standing.FENCED, Standing.SHUT, Standing.SWAPPED}
 
 
 @dataclass(frozen=True)
@@ -84,23 +86,31 @@ def judge_case(journal: Journal, databases: Sequence[NamedDatabase]) -> CaseStat
 def _stand(
     journal: Journal, live: NamedDatabase | None, former: NamedDatabase | None, restored: NamedDatabase | None
 ) -> Standing:
+    if journal.case.mode is Mode.BESIDE:
+        return _stand_unswapped(journal, restored)
     if live is not None and not live.open and live == former:
         return Standing.FENCED
     if journal.last is StepName.PURGED or (journal.last is StepName.PURGING and None in (former, restored)):
         return Standing.PURGED
     if live is not None and live == restored:
-        if not live.open:
-            return Standing.SHUT
-        served, exchanged = journal.since(StepName.SERVING), journal.since(StepName.EXCHANGING)
-        return Standing.SERVING if served and exchanged and served > exchanged else Standing.SWAPPED
+        return _stand_swapped(journal, live)
     if live is not None and live != former:
         return Standing.SUPERSEDED
     return _stand_unswapped(journal, restored)
 
 
+def _stand_swapped(journal: Journal, live: NamedDatabase) -> Standing:
+    if not live.open:
+        return Standing.SHUT
+    served, exchanged = journal.since(StepName.SERVING), journal.since(StepName.EXCHANGING)
+    return Standing.SERVING if served and exchanged and served > exchanged else Standing.SWAPPED
+
+
 def _stand_unswapped(journal: Journal, restored: NamedDatabase | None) -> Standing:
+    if restored is None and journal.case.mode is Mode.BESIDE and journal.restored_oid is not None:
+        return Standing.GONE
     if restored is None:
-        return Standing.NOT_RESTORED
+        return Standing.FAILED if journal.last is StepName.FAILED else Standing.NOT_RESTORED
     came_back = journal.since(StepName.EXCHANGED, StepName.UNDOING, StepName.SWAPPED_BACK, StepName.UNDONE)
     return Standing.UNDONE if came_back else Standing.BESIDE
 
