@@ -49,6 +49,25 @@ class TableFacts:
 
 
 @dataclass(frozen=True)
+class LiveTable:
+    """One table as `live_tables.sql` describes it, without waiting for a lock; rows and pages as last estimated."""
+
+    oid: int
+    schema: str
+    name: str
+    pages: int
+    estimated_rows: int | None
+    rows_hidden: bool
+    columns: list[str]
+    of_extension: bool
+
+    @property
+    def qualified(self) -> str:
+        """Schema and name for people; SQL quotes them through the driver."""
+        return f"{self.schema}.{self.name}"
+
+
+@dataclass(frozen=True)
 class DatabaseFacts:
     """One database and its server as `database.sql` describes them."""
 
@@ -127,6 +146,12 @@ def read_tables(connection: psycopg.Connection) -> list[TableFacts]:
     """Every relation that pg_dump would dump, ordered by name."""
     with translated("listing tables"), connection.cursor(row_factory=class_row(TableFacts)) as cursor:
         return cursor.execute(_statement("tables")).fetchall()
+
+
+def read_live_tables(connection: psycopg.Connection) -> list[LiveTable]:
+    """Every table with rows of its own, ordered by name, whoever holds one just now."""
+    with translated("listing tables"), connection.cursor(row_factory=class_row(LiveTable)) as cursor:
+        return cursor.execute(_statement("live_tables")).fetchall()
 
 
 def read_sequences(connection: psycopg.Connection) -> list[SequenceFacts]:
