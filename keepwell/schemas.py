@@ -18,6 +18,7 @@ from keepwell.drill.documents import Drill
 from keepwell.drill.offline_key import OfflineKeyTrial
 from keepwell.evidence import Evidence
 from keepwell.incident.documents import Case, Entry
+from keepwell.restore.journal import JournalStep, RestoreCase
 
 # Name and format version; an old version's file is never changed again once it was released.
 PUBLISHED: dict[str, type[BaseModel]] = {
@@ -27,6 +28,8 @@ PUBLISHED: dict[str, type[BaseModel]] = {
     "pin-1": Pin,
     "expiring-1": Expiring,
     "first-proven-1": FirstProven,
+    "restore-case-1": RestoreCase,
+    "restore-step-1": JournalStep,
     "drill-1": Drill,
     "offline-key-trial-1": OfflineKeyTrial,
     "incident-case-1": Case,
