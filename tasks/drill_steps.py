@@ -4,10 +4,10 @@ from prefect import get_run_logger
 from prefect.runtime import flow_run
 
 from keepwell.drill.choosing import new_seed
-from keepwell.drill.documents import Chosen, DamageOutcome, Drill, Kind, Rehearsal
+from keepwell.drill.documents import Chosen, DamageOutcome, Drill, Kind, Rehearsal, Stage
 from keepwell.drill.evidence import build_drill_evidence, describe_shortfall
 from keepwell.drill.keeping import keep_reports
-from keepwell.drill.rehearsing import DrillPlan, begin_drill, check_checker, conclude_drill
+from keepwell.drill.rehearsing import DrillPlan, begin_drill, check_checker, conclude_drill, rehearse_communication
 from keepwell.drill.rehearsing import rehearse as engine_rehearse
 from keepwell.errors import ConfigurationError, KeepwellError, VerificationFailed
 from keepwell.holding import hold_sets
@@ -23,12 +23,12 @@ from tasks.retries import HOUR_SECONDS, MINUTE_SECONDS, step
 
 
 @step("find what there is", timeout_seconds=HOUR_SECONDS)
-def begin(platform: str, kind: Kind, seed: int | None) -> DrillPlan:
+def begin(platform: str, kind: Kind | None, seed: int | None) -> DrillPlan:
     """Find out from the bucket alone what there is to restore.
 
     Args:
         platform: Its name.
-        kind: What the drill covers.
+        kind: What the drill covers; None: a full one once a quarter.
         seed: Of an earlier drill, to choose and damage as it did; None takes a new one.
 
     Raises:
@@ -81,15 +81,32 @@ def damage(platform: str, plan: DrillPlan, rehearsals: tuple[Rehearsal, ...]) ->
     return outcomes
 
 
+@step("tell that this is a drill", timeout_seconds=10 * MINUTE_SECONDS)
+def tell_of_drill(platform: str, plan: DrillPlan) -> Stage | None:
+    """Tell every channel that this is a drill; only a full one does.
+
+    Returns:
+        What became of it; None where nothing was told.
+    """
+    stage = rehearse_communication(platforms.load(platform), plan)
+    if stage is not None:
+        get_run_logger().info("%s: %s", stage.name, redact(stage.message))
+    return stage
+
+
 @step("record the drill", timeout_seconds=HOUR_SECONDS)
 def record(
-    platform: str, plan: DrillPlan, rehearsals: tuple[Rehearsal, ...], damages: tuple[DamageOutcome, ...]
+    platform: str,
+    plan: DrillPlan,
+    rehearsals: tuple[Rehearsal, ...],
+    damages: tuple[DamageOutcome, ...],
+    communication: Stage | None,
 ) -> Drill:
     """Judge what was measured, and keep it: the drill's document, its report, evidence, and pages on the run."""
     loaded = platforms.load(platform)
     store = open_store(loaded)
     run_id = flow_run.id
-    drill = conclude_drill(loaded, store, plan, rehearsals, damages, flow_run=run_id)
+    drill = conclude_drill(loaded, store, plan, rehearsals, damages, communication=communication, flow_run=run_id)
     keep_evidence(loaded, build_drill_evidence(drill))
     page, history = keep_reports(store, drill)
     show_markdown(f"{platform}-drill-report", page, drill.summary)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pyrage import x25519
     from rich.console import Console
 
-    from keepwell.drill.documents import Drill, History
+    from keepwell.drill.documents import Drill, History, Kind
     from keepwell.objectstore.store import Store
 
 app = console.group("Rehearse a restore: measure RPO and RTO, and see that damage is found.")
@@ -26,6 +26,14 @@ DrillId = Annotated[str, typer.Argument(help="A drill's id, or `newest`.", metav
 @console.command("drill.run")
 def run(
     *,
+    full: Annotated[
+        bool | None,
+        typer.Option(
+            "--full/--sets-only",
+            help="Restore files, Redis and the application too; once a quarter by default.",
+            show_default=False,
+        ),
+    ] = None,
     seed: Annotated[
         int | None,
         typer.Option(min=0, max=2**32 - 1, help="Choose and damage as an earlier drill did.", show_default=False),
@@ -36,7 +44,13 @@ def run(
     from keepwell.drill.choosing import new_seed
     from keepwell.drill.evidence import build_drill_evidence
     from keepwell.drill.keeping import keep_reports
-    from keepwell.drill.rehearsing import begin_drill, check_checker, conclude_drill, rehearse
+    from keepwell.drill.rehearsing import (
+        begin_drill,
+        check_checker,
+        conclude_drill,
+        rehearse,
+        rehearse_communication,
+    )
     from keepwell.evidence import write_evidence
     from keepwell.holding import hold_sets
     from keepwell.interlock import Procedure
@@ -45,11 +59,13 @@ def run(
     settings = console.load_platform(platform)
     store = open_store(settings)
     _require_writing(store)
+    kind: Kind | None = None if full is None else "full" if full else "monthly"
     with console.progress_shown() as progress, hold_sets(settings, store, Procedure.DRILL):
-        plan = begin_drill(settings, kind="monthly", seed=new_seed() if seed is None else seed)
+        plan = begin_drill(settings, kind=kind, seed=new_seed() if seed is None else seed)
         rehearsals = tuple(rehearse(settings, store, plan, chosen, progress) for chosen in plan.chosen)
         damages = check_checker(settings, store, plan, rehearsals[0], progress)
-        drill = conclude_drill(settings, store, plan, rehearsals, damages)
+        communication = rehearse_communication(settings, plan)
+        drill = conclude_drill(settings, store, plan, rehearsals, damages, communication=communication)
     write_evidence(store, build_drill_evidence(drill))
     page, _ = keep_reports(store, drill)
     return _drill_outcome(drill, page)

@@ -49,5 +49,8 @@ def _find(drill: Drill) -> list[Finding]:
         Finding(name=f"damage: {one.kind}", verdict=one.verdict, message=f"{one.what}: {one.message}")
         for one in drill.damages
     ]
+    stages = [stage for rehearsal in drill.rehearsals for stage in rehearsal.stages]
+    stages += [drill.communication] if drill.communication else []
+    found += [Finding(name=one.name, verdict=one.verdict, message=one.message) for one in stages]
     found += [Finding(name=one.name, verdict=one.verdict, message=one.message) for one in drill.targets]
     return [*found, *drill.findings]

@@ -32,6 +32,7 @@ def render_drill(drill: Drill, history: Sequence[Drill] = ()) -> str:
         escape(drill.summary),
         "## Targets\n\n" + _render_targets(drill),
         "## How long it took\n\n" + _render_phases(drill.rehearsals),
+        *_render_stages(drill),
         "## Does the checker turn red?\n\n" + _render_damages(drill),
         *render_findings(drill.findings),
         *_render_wrong(drill.rehearsals),
@@ -117,6 +118,20 @@ def _render_phases(rehearsals: Sequence[Rehearsal]) -> str:
 
 def _row(name: str, cells: Iterable[str]) -> str:
     return f"| {name} | " + " | ".join(cells) + " |"
+
+
+def _render_stages(drill: Drill) -> list[str]:
+    """What a full drill did beside the database; nothing of any other."""
+    stages = [stage for rehearsal in drill.rehearsals for stage in rehearsal.stages]
+    stages += [drill.communication] if drill.communication else []
+    if not stages:
+        return []
+    lines = ["| verdict | | took | |", "|---|---|---:|---|"]
+    lines += [
+        f"| {sign(one.verdict)} | {escape(one.name)} | {_seconds(one.seconds)} | {escape(one.message)} |"
+        for one in stages
+    ]
+    return ["## The whole platform\n\n" + "\n".join(lines)]
 
 
 def _render_damages(drill: Drill) -> str:

@@ -50,12 +50,17 @@ def drill(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> DrillEngine:
     return made
 
 
+@pytest.fixture(autouse=True)
+def _nobody_is_told(drill: DrillEngine, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("keepwell.drill.whole_platform.send", engine.send)
+
+
 def run(**parameters: object) -> State[Any]:
     return restore_drill("esn", return_state=True, **parameters)  # type: ignore[call-overload,no-any-return]
 
 
 def test_restores_damages_records_and_passes(engine: Engine, drill: DrillEngine) -> None:
-    assert run(seed=5).is_completed()
+    assert run(seed=5, kind="monthly").is_completed()
     assert drill.calls == ["restore newest", "damage newest"]
     (kept,) = read_history(engine.store).drills  # type: ignore[arg-type]
     assert (kept.seed, kept.verdict, kept.kind) == (5, Verdict.OK, "monthly")
@@ -69,6 +74,21 @@ def test_the_newest_and_another_by_lot(engine: Engine, drill: DrillEngine) -> No
     engine.add_set(timedelta(hours=31))
     assert run().is_completed()
     assert drill.calls == ["restore newest", "restore by lot", "damage newest"]
+
+
+def test_without_a_good_full_drill_it_is_one_and_people_are_told_that_it_is_a_drill(
+    engine: Engine, drill: DrillEngine
+) -> None:
+    assert run().is_completed()
+    assert [message.title for message in engine.sent] == ["DRILL: esn is NOT down"]
+    assert engine.evidence("QUARTERLY-4").verdict is Verdict.OK
+    assert run().is_completed()
+    assert len(engine.sent) == 1
+    assert [one.kind for one in read_history(engine.store).drills] == ["full", "monthly"]  # type: ignore[arg-type]
+    engine.channels = (False,)
+    state = run(kind="full")
+    assert state.is_failed()
+    assert "took no message" in (state.message or "")
 
 
 def test_damage_that_nothing_found_fails_the_drill_once_it_is_recorded(engine: Engine, drill: DrillEngine) -> None:

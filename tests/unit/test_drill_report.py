@@ -6,7 +6,7 @@ import pytest
 from drills import STARTED, a_damage, a_drill, a_recovery, a_rehearsal
 from memory_store import MemoryStore
 
-from keepwell.drill.documents import keep_drill
+from keepwell.drill.documents import Stage, keep_drill
 from keepwell.drill.evidence import build_drill_evidence, describe_shortfall
 from keepwell.drill.keeping import keep_reports
 from keepwell.drill.plots import render_plot
@@ -36,6 +36,20 @@ def test_a_good_drill_s_page_tells_targets_phases_damage_and_history() -> None:
     assert page.count(", full |") == 2
     assert "keepwell drill run --seed 7" in page
     assert "## Findings" not in page
+
+
+def test_a_full_drill_s_page_tells_of_the_whole_platform() -> None:
+    stages = tuple(
+        Stage(name=name, verdict=Verdict.OK, message="It is there.", seconds=3) for name in ("redis", "application")
+    )
+    told = Stage(name="communication", verdict=Verdict.ALERT, message="1 of 1 channels took no message.", seconds=1)
+    drill = a_drill(kind="full", rehearsals=(a_rehearsal(stages=stages),), communication=told, verdict=Verdict.ALERT)
+    page = render_drill(drill)
+    assert "## The whole platform" in page
+    assert "| ✓ ok | application | 3.0 s | It is there. |" in page
+    assert "| ✗ ALERT | communication |" in page
+    assert "took no message" in describe_shortfall(drill)
+    assert build_drill_evidence(drill).items == ("MONTHLY-6", "QUARTERLY-4")
 
 
 def test_later_drills_are_no_history() -> None:
