@@ -93,16 +93,16 @@ def restore_into(
     started = time.monotonic()
     sweep_spools(platform)
     sweep_restores(platform)
-    manifest = _require_restorable(platform, store, backup_id, allow_unproven=allow_unproven)
+    manifest = require_restorable(platform, store, backup_id, allow_unproven=allow_unproven)
     database = choose_database(manifest, source)
-    binaries, server_major = _require_target(platform, manifest, database, name)
+    binaries, server_major = require_target(platform, manifest, database, name)
     require_space(spool_place(platform), estimate_working_bytes(1), "the run")
     with open_spool(platform) as folder:
         parts = manifest.parts_with(database)
         reader = SetReader(store, manifest, folder, progress, parts=parts, nice=platform.backup.nice)
         binaries = moved_to(binaries, folder)
         _check_before(store, manifest, database, reader, binaries=binaries, folder=folder)
-        temporary = f"{_temporary(platform)}{secrets.token_hex(6)}"
+        temporary = f"{temporary_prefix(platform)}{secrets.token_hex(6)}"
         target = Target(
             conninfo(platform.database.for_restoring, dbname=temporary, application_name="keepwell restore"),
             server_major,
@@ -112,13 +112,13 @@ def restore_into(
         try:
             findings = _create_like(platform, temporary, database.source)
             progress(Step("restoring"))
-            findings += _checked(rehearsal.check_restored(database, binaries, folder, target, reader))
+            findings += require_fine(rehearsal.check_restored(database, binaries, folder, target, reader))
             _check_read(manifest, database, reader)
-            findings += _checked(rehearsal.check_equal(database, reader, target, progress))
+            findings += require_fine(rehearsal.check_equal(database, reader, target, progress))
             _rename(platform, temporary, name)
         except BaseException:
             with suppress(KeepwellError):  # the next restore sweeps it; what went wrong matters more now
-                _drop(platform, temporary)
+                drop_temporary(platform, temporary)
             raise
     return Restored(
         backup_id=backup_id,
@@ -150,13 +150,13 @@ def sweep_restores(platform: Platform) -> list[str]:
     ):
         rows = connection.execute(
             "SELECT datname::text FROM pg_catalog.pg_database WHERE starts_with(datname::text, %s)",
-            (_temporary(platform),),
+            (temporary_prefix(platform),),
         ).fetchall()
     dropped = []
     for (name,) in rows:
         # Somebody holds on to it, or this role may not; it is in nobody's way but the disk's.
         with suppress(KeepwellError):
-            _drop(platform, name)
+            drop_temporary(platform, name)
             dropped.append(name)
     return dropped
 
@@ -166,12 +166,17 @@ def _connect(platform: Platform) -> psycopg.Connection:
     return connect(platform.database.for_restoring, dbname=platform.database.maintenance_name)
 
 
-def _temporary(platform: Platform) -> str:
-    """How names of databases begin that are being restored: one's own, since platforms may share a server."""
+def temporary_prefix(platform: Platform) -> str:
+    """How names of databases and schemas begin that are being restored; one's own: platforms may share a server."""
     return f"keepwell_restoring_{zlib.crc32(platform.name.encode()):08x}_"
 
 
-def _require_restorable(platform: Platform, store: Store, backup_id: str, *, allow_unproven: bool) -> Manifest:
+def require_restorable(platform: Platform, store: Store, backup_id: str, *, allow_unproven: bool) -> Manifest:
+    """The manifest of a set that somebody wants restored.
+
+    Raises:
+        PreconditionFailed: It is no set, or not proven, and that was not expressly allowed.
+    """
     entry = read_entry(store, backup_id)
     if entry.manifest is None:
         raise PreconditionFailed(entry.fault, hint="List what there is: keepwell backup list.")
@@ -201,7 +206,17 @@ def choose_database(manifest: Manifest, name: str | None) -> Database:
     return found
 
 
-def _require_target(platform: Platform, manifest: Manifest, database: Database, name: str) -> tuple[Binaries, int]:
+def require_target(platform: Platform, manifest: Manifest, database: Database, name: str) -> tuple[Binaries, int]:
+    """Look whether the platform's server can take a database of a set under a new name; nothing is changed.
+
+    Returns:
+        Whose programs restore it, and the server's major version.
+
+    Raises:
+        PreconditionFailed: The name is taken or too long, the server is older, or roles are missing or out of reach.
+        ConfigurationError: No client tools here fit.
+        ServiceUnavailable: The server does not answer.
+    """
     source, restorer = database.source, platform.database.for_restoring
     wanted_roles = tuple(dict.fromkeys((*source.roles, *(source.owners or ()), source.owner)))
     owners = (*(source.roles if source.owners is None else source.owners), source.owner)
@@ -249,22 +264,22 @@ def _check_before(
 ) -> None:
     """Check all that can be checked before anything is created: everything but the rows themselves."""
     stored = list(store.list_objects(layout.set_folder(manifest.backup_id)))
-    _checked(read_back.check_uploaded(manifest, stored, manifest.parts_with(database)))
+    require_fine(read_back.check_uploaded(manifest, stored, manifest.parts_with(database)))
     files = reader.fetch_files()
-    _checked(read_back.check_readable(manifest, files))
+    require_fine(read_back.check_readable(manifest, files))
     entries = read_back.list_entries(database, binaries, folder)
     if isinstance(entries, Finding):
         raise VerificationFailed(entries.message, hint=entries.hint)
-    _checked(read_back.check_globals(folder))
+    require_fine(read_back.check_globals(folder))
     schema = reader.find_content(database.schema_file)
-    _checked(read_back.check_contents(database, manifest.parts, entries, schema))
+    require_fine(read_back.check_contents(database, manifest.parts, entries, schema))
 
 
 def _check_read(manifest: Manifest, database: Database, reader: SetReader) -> None:
     """Check the rows that were restored as they came, and whatever nobody asked for."""
     reader.drain()
-    _checked(read_back.check_readable(manifest, reader.parts))
-    _checked(read_back.check_streams(database, reader.find))
+    require_fine(read_back.check_readable(manifest, reader.parts))
+    require_fine(read_back.check_streams(database, reader.find))
 
 
 def _create_like(platform: Platform, name: str, source: Source) -> list[Finding]:
@@ -296,16 +311,16 @@ def _rename(platform: Platform, temporary: str, name: str) -> None:
         )
 
 
-def _drop(platform: Platform, name: str) -> None:
+def drop_temporary(platform: Platform, name: str) -> None:
     """Drop a database of ours by its temporary name, never another."""
-    if not name.startswith(_temporary(platform)):
+    if not name.startswith(temporary_prefix(platform)):
         message = f"{name} is not a temporary database of ours"
         raise ValueError(message)
     with _connect(platform) as connection, translated(f"dropping {name}"):
         connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
-def _checked(found: Iterable[Finding]) -> list[Finding]:
+def require_fine(found: Iterable[Finding]) -> list[Finding]:
     """The findings, when nothing in them is wrong.
 
     Raises:
