@@ -16,7 +16,7 @@ DIGEST = { cat $(INPUTS); $(PYTHON) -VV; } | sha256sum | cut -d' ' -f1
 IMAGE ?= keepwell:local
 COMPOSE_FOLDER := deployments/production/compose
 
-.PHONY: help bootstrap image demo up down status test test-long upgrade-test bench-backup bench-idle bench-politeness check lock
+.PHONY: help bootstrap image demo up down status test test-long upgrade-test bench-backup bench-restore bench-idle bench-politeness check lock
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -49,12 +49,13 @@ image: ## the production stack's image, by Docker (IMAGE=keepwell:local BASE=pyt
 	@docker build --file $(COMPOSE_FOLDER)/Dockerfile --tag $(IMAGE) \
 		$(if $(BASE),--build-arg BASE=$(BASE)) $(if $(POSTGRES_MAJORS),--build-arg "POSTGRES_MAJORS=$(POSTGRES_MAJORS)") .
 
-# Each suite in a process of its own, with its time; all of them run, then the worst result counts. A suite without a
+# Each suite in a process of its own, with its time; all of them run, and each must have passed. A suite without a
 # single test fails (pytest's exit code 5), because nothing was tested. Two lanes side by side, for two cores: much of a
-# test is waiting for a server. What a suite says is kept until it is done, so that two never mix.
+# test is waiting for a server. Whichever lane is free takes the next suite, so the longest stand first. No two share
+# anything but the machine. What a suite says is kept until it is done, so that two never mix.
 # Where nobody watches (CI), up to three failed tests of a suite are asked once more, in a process of their own: what is
 # broken fails twice, and what passes then was at odds with a busy machine. Both runs are shown, and it is named at the end.
-define run_lanes
+define run_suites
 	@logs=.keepwell/tests; rm -rf $$logs; mkdir -p $$logs; \
 	run_pytest() { $(RUN) -m pytest -q -o cache_dir=$$PWD/$$logs/cache/$$1 "$${@:2}" >> $$logs/$$1 2>&1; }; \
 	run_suite() { \
@@ -64,37 +65,57 @@ define run_lanes
 			result=0; run_pytest "$$@" --last-failed --last-failed-no-failures none || result=$$?; \
 			(( result )) || echo " $$name" >> $$logs/unsteady; \
 		fi; \
-		(( result == 0 )) || echo " $$name" >> $$logs/failed; \
+		(( result )) || echo " $$name" >> $$logs/passed; \
 		flock $$logs cat <(echo "== $$name") $$logs/$$name <(echo "== $$name took $$((SECONDS - began)) s"); \
 	}; \
+	take() { flock $$logs sed -i -e '1{w /dev/stdout' -e 'd}' $$logs/waiting; }; \
+	run_lane() { \
+		while name=$$(take) && [[ -n "$$name" ]]; do \
+			case "$$name" in $(foreach one,$(1),($(one)) run_suite $(one) $(suite_$(one));;) esac; \
+		done; \
+	}; \
+	printf '%s\n' $(1) > $$logs/waiting; \
 	echo "Each suite shows when it is done."; \
-	{ $(1) } & { $(2) } & wait; \
+	run_lane & run_lane & wait; \
 	if [[ -e $$logs/unsteady ]]; then echo "Failed, then passed when asked once more:$$(tr -d '\n' < $$logs/unsteady)"; fi; \
-	if [[ -e $$logs/failed ]]; then echo "Failed:$$(tr -d '\n' < $$logs/failed)" >&2; exit 1; fi
+	failed=; for name in $(1); do grep -qsxF " $$name" $$logs/passed || failed+=" $$name"; done; \
+	if [[ -n "$$failed" ]]; then echo "Failed:$$failed" >&2; exit 1; fi
 endef
 
-test: bootstrap ## unit, flows, integration, end-to-end tests, backups, and dumps of others
-	$(call run_lanes,\
-		run_suite unit -m "not long" tests/unit;\
-		run_suite flows -m "not long" tests/flows;\
-		run_suite integration -m "not long" --ignore-glob="*/test_prove_dump*" --ignore-glob="*/test_backup*" \
-			tests/integration;,\
-		run_suite end_to_end -m "not long" tests/end_to_end;\
-		run_suite dumps -m "not long" tests/integration/test_prove_dump*.py;\
-		run_suite backups -m "not long" tests/integration/test_backup*.py;)
+# Files that stand in a suite of their own, so that no suite keeps the other lane waiting.
+OWN_INTEGRATION := test_prove_dump test_backup test_restore
+OWN_FAULTS := test_killed_at_every_effect test_killed_expiry test_random_kills
+# Each brings up more than the local stack that the others share.
+OWN_END_TO_END := test_install_demo test_serve test_lost_machine test_upgrade test_demonstration
+without = $(foreach one,$(1),--ignore-glob="*/$(one)*")
+
+suite_unit := -m "not long" tests/unit
+suite_flows := -m "not long" tests/flows
+suite_integration := -m "not long" $(call without,$(OWN_INTEGRATION)) tests/integration
+suite_end_to_end := -m "not long" tests/end_to_end
+suite_dumps := -m "not long" tests/integration/test_prove_dump*.py
+suite_backups := -m "not long" tests/integration/test_backup*.py tests/integration/test_restore*.py
+suite_faults := $(call without,$(OWN_FAULTS)) tests/faults
+suite_kills := $(OWN_FAULTS:%=tests/faults/%.py)
+suite_long_integration := -m long tests/unit tests/flows tests/integration
+suite_long_stack := -m long $(call without,$(OWN_END_TO_END) test_composed) tests/end_to_end
+suite_long_serving := -m long $(OWN_END_TO_END:%=tests/end_to_end/%.py)
+suite_long_composed := -m long tests/end_to_end/test_composed*.py
+
+test: bootstrap ## unit, flows, integration, end-to-end tests, backups and restores, and dumps of others
+	$(call run_suites,integration end_to_end backups unit dumps flows)
 
 test-long: bootstrap ## fault tables and soak
-	$(call run_lanes,\
-		run_suite faults --ignore-glob="*/test_killed_at_every_effect.py" --ignore-glob="*/test_killed_expiry.py" \
-			tests/faults;,\
-		run_suite long -m long --ignore=tests/faults tests;\
-		run_suite kills tests/faults/test_killed_at_every_effect.py tests/faults/test_killed_expiry.py;)
+	$(call run_suites,faults long_integration long_serving long_composed kills long_stack)
 
 upgrade-test: bootstrap ## what the previous release left is taken over by this one
 	@$(RUN) -m pytest -q --timeout=900 tests/end_to_end/test_upgrade.py
 
 bench-backup: bootstrap ## a proven backup beside the guide's script and stock tools, in one run, as ratios (BENCH_SCALE=25 BENCH_ROUNDS=3)
 	@$(RUN) -m pytest -q -s --timeout=3000 tests/benchmarks/test_backup_speed.py
+
+bench-restore: bootstrap ## a restore from the store and its proof beside stock tools, in one run, as ratios (BENCH_SCALE=25 BENCH_ROUNDS=3)
+	@$(RUN) -m pytest -q -s --timeout=3000 tests/benchmarks/test_restore_speed.py
 
 bench-politeness: bootstrap ## what the platform's users notice of a backup, in one run, as ratios (BENCH_SCALE=5 BENCH_ROUNDS=3)
 	@$(RUN) -m pytest -q -s --timeout=3000 tests/benchmarks/test_backup_politeness.py

@@ -95,6 +95,7 @@ def take_down(plan: Plan, state: StateFolder, *, purge: bool = False) -> StackRe
         if state.is_supervised():
             _stop_supervisor(state)
         clean_up(state)
+        _forget_ended()
         if purge:
             state.purge()
     hint = "Its data are gone too." if purge else "Its data are kept; --purge removes them."
@@ -227,6 +228,11 @@ def _launch(plan: Plan, state: StateFolder) -> None:
             said = state.log(SUPERVISOR).read_bytes()[began:].decode(errors="replace").strip()
             raise ServiceUnavailable(f"The supervisor did not start: {said}", hint=f"Read {state.log(SUPERVISOR)}.")
         time.sleep(_POLL_SECONDS / 4)
+
+
+def _forget_ended() -> None:
+    """Take note of those of our own supervisors that have ended; else they would be taken for running at our end."""
+    _launched[:] = [supervisor for supervisor in _launched if supervisor.poll() is None]
 
 
 def _supervisor_argv(plan: Plan, state: StateFolder) -> list[str]:

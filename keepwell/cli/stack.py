@@ -1,6 +1,5 @@
 """`keepwell up`, `status` and `down`: the local stack, run as a module because it lies above this layer."""
 
-import importlib.util
 import signal
 import subprocess
 import sys
@@ -9,6 +8,7 @@ import typer
 
 from keepwell.cli import console
 from keepwell.cli.console import Outcome
+from keepwell.cli.installed import is_installed
 from keepwell.errors import ConfigurationError
 
 _MODULE = "deployments.local"
@@ -42,7 +42,7 @@ def _run(verb: str, context: typer.Context, *, json_output: bool) -> Outcome:
         ConfigurationError: This installation has no local stack.
         typer.Exit: With its exit code.
     """
-    if not _is_installed():
+    if not is_installed(f"{_MODULE}.__main__"):
         raise ConfigurationError(
             "This installation has no local stack.", hint="Use a checkout with the local-stack extra: make up."
         )
@@ -54,10 +54,3 @@ def _run(verb: str, context: typer.Context, *, json_output: bool) -> Outcome:
         except KeyboardInterrupt:
             # The terminal told it too; a second key press must not leave it alone.
             process.send_signal(signal.SIGINT)
-
-
-def _is_installed() -> bool:
-    try:
-        return importlib.util.find_spec(f"{_MODULE}.__main__") is not None
-    except ModuleNotFoundError:
-        return False

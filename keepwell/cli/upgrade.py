@@ -1,6 +1,5 @@
 """`keepwell upgrade`: taking over what an earlier release left, run as a module because it lies above this layer."""
 
-import importlib.util
 import subprocess
 import sys
 
@@ -8,6 +7,7 @@ import typer
 
 from keepwell.cli import console
 from keepwell.cli.console import Outcome
+from keepwell.cli.installed import is_installed
 from keepwell.errors import ConfigurationError
 
 _MODULE = "deployments.upgrade"
@@ -19,11 +19,7 @@ def upgrade(context: typer.Context, *, json_output: console.JsonOutput = False) 
 
     Deployments, queues and automations become this release's; what was switched off stays off, and the history stays.
     """
-    try:
-        installed = all(importlib.util.find_spec(name) is not None for name in (_MODULE, "prefect"))
-    except ModuleNotFoundError:
-        installed = False
-    if not installed:
+    if not is_installed(_MODULE, "prefect"):
         raise ConfigurationError(
             "This installation has no orchestrator, so there is nothing to take over.",
             hint="Run it where the server extra is installed.",

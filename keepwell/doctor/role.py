@@ -4,7 +4,9 @@ from collections.abc import Iterator, Sequence
 
 import psycopg
 
-from keepwell.doctor.outcome import alert, not_applicable, ok, warn
+from keepwell.doctor.outcome import alert, not_applicable, not_checked, ok, warn
+from keepwell.errors import KeepwellError
+from keepwell.postgres.connection import connect
 from keepwell.postgres.role_facts import (
     OwnPrivileges,
     RestoringFacts,
@@ -13,7 +15,7 @@ from keepwell.postgres.role_facts import (
     read_restoring,
 )
 from keepwell.postgres.roles import count_connections
-from keepwell.settings import Platform
+from keepwell.settings import DatabaseSettings, Platform
 from keepwell.verdict import Finding
 
 _MAKE_ROLES = "`keepwell roles` prints SQL for a role that reads and does no more."
@@ -30,10 +32,22 @@ def examine_role(connection: psycopg.Connection, platform: Platform) -> Iterator
     found = read_own_privileges(connection)
     yield judge_privilege(found, (*database.names, database.maintenance_name))
     yield judge_connections(found, count_connections(platform.backup.jobs))
-    owners = read_ownership(connection).owners
+    owners, unread = _read_all_owners(connection, database)
     restorer = database.for_restoring.user
     facts = read_restoring(connection, restorer, owners)
-    yield judge_restorer(facts, restorer, named=database.restoring_user is not None)
+    yield judge_restorer(facts, restorer, named=database.restoring_user is not None, unread=unread)
+
+
+def _read_all_owners(connection: psycopg.Connection, main: DatabaseSettings) -> tuple[list[str], list[str]]:
+    """Who owns anything in any database of the platform, and which of these would not tell."""
+    owners, unread = set(read_ownership(connection).owners), []
+    for name in main.more_names:
+        try:
+            with connect(main.of(name), application_name="keepwell doctor") as further:
+                owners.update(read_ownership(further).owners)
+        except KeepwellError:
+            unread.append(name)
+    return sorted(owners), unread
 
 
 def judge_privilege(found: OwnPrivileges, known: Sequence[str]) -> Finding:
@@ -90,13 +104,14 @@ def judge_connections(found: OwnPrivileges, needed: int) -> Finding:
     return ok(name, f"A backup opens up to {needed} sessions; {own}, and the server has {found.free_connections} left.")
 
 
-def judge_restorer(found: RestoringFacts, role: str, *, named: bool) -> Finding:
+def judge_restorer(found: RestoringFacts, role: str, *, named: bool, unread: Sequence[str] = ()) -> Finding:
     """Whether `backup restore` would have the rights that it needs, before it is needed.
 
     Args:
         found: Of the role that would restore.
         role: Its name.
         named: Whether the platform file names one for that alone.
+        unread: Databases whose owners are not known.
     """
     name = "restoring role"
     make = "`keepwell roles --role restore` prints SQL for one, or says why only a superuser can."
@@ -105,6 +120,13 @@ def judge_restorer(found: RestoringFacts, role: str, *, named: bool) -> Finding:
     lacks = [] if found.superuser or found.creates_databases else ["create databases"]
     if found.missing and not found.superuser:
         lacks.append(f"act as {', '.join(found.missing)}")
+    if not lacks and unread and not found.superuser:
+        return not_checked(
+            name,
+            f"{role} may create a database; whether it may give everything back to its owners was not checked for "
+            f"{', '.join(unread)}.",
+            hint="See to the login there, and ask again.",
+        )
     if not lacks:
         return ok(name, f"{role} may create a database and give everything in it back to its owners.")
     message = f"{role} may not {' nor '.join(lacks)}, so it can restore nothing on this server."

@@ -7,7 +7,7 @@ stream must end with COPY's terminator and hold as many lines as the table had r
 import re
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -322,10 +322,19 @@ def create_roles(connection: psycopg.Connection, globals_sql: bytes) -> None:
         connection.execute(statements)
 
 
-def build_index_check_command(binaries: Binaries, target: str, *, jobs: int) -> Command:
-    """Check every table and index of a database, and that each index knows every row."""
+def build_index_check_command(
+    binaries: Binaries, target: str, *, jobs: int, environment: Mapping[str, str] | None = None
+) -> Command:
+    """Check every table and index of a database, and that each index knows every row.
+
+    Args:
+        binaries: Whose pg_amcheck.
+        target: Connection string without a password.
+        jobs: Parallel connections.
+        environment: For the password, where its server asks for one.
+    """
     argv = [binaries.program("pg_amcheck"), "--heapallindexed", f"--jobs={jobs}", "--no-password", target]
-    return binaries.call(argv, {}, readable=_to_log_in(target), has_network=_over_a_network(target))
+    return binaries.call(argv, environment or {}, readable=_to_log_in(target), has_network=_over_a_network(target))
 
 
 def _to_log_in(target: str) -> list[Path]:

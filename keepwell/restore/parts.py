@@ -29,6 +29,7 @@ from keepwell.backup.restore import (
     require_fine,
     require_restorable,
     require_target,
+    restored_target,
     temporary_prefix,
 )
 from keepwell.backup.restored_schemas import MARK, sweep_schemas
@@ -40,7 +41,7 @@ from keepwell.errors import KeepwellError, PreconditionFailed, VerificationFaile
 from keepwell.objectstore.store import Store
 from keepwell.postgres import archive, facts
 from keepwell.postgres.binaries import Binaries
-from keepwell.postgres.connection import client_encoding, connect, conninfo, translated
+from keepwell.postgres.connection import client_encoding, connect, translated
 from keepwell.postgres.facts import SchemaLine
 from keepwell.postgres.gathering import Gathered, gather
 from keepwell.progress import Progress, Step
@@ -263,8 +264,7 @@ class _Work:
 
     def target(self, name: str) -> Target:
         """A database of the server, to restore into."""
-        told = conninfo(self.restorer, dbname=name, application_name="keepwell restore")
-        return Target(told, self.server_major, self.platform.backup.jobs, self.restorer.password)
+        return restored_target(self.platform, name, self.server_major)
 
 
 def _streams_of(manifest: Manifest, tables: Sequence[Table]) -> list[Part]:

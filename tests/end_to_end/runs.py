@@ -91,6 +91,10 @@ class Api:
         return {task["name"]: task["state"]["type"] for task in found}
 
 
+# The automation that finds runs whose machine died; tests that wait for it let it wait for less than in earnest.
+SILENT, SILENT_SECONDS = "keepwell: a silent run is dead", 40
+
+
 @contextmanager
 def impatient_automation(api: Api, name: str, seconds: int) -> Iterator[None]:
     """An automation that waits for less while the block lasts."""

@@ -23,7 +23,7 @@ from cryptography.x509.oid import NameOID
 from docker_engine import running_engine
 from production_images import IMAGE, build_keepwell, build_others
 from real_servers import installation
-from runs import FINAL, Api, impatient_automation
+from runs import FINAL, SILENT, SILENT_SECONDS, Api, impatient_automation
 
 from deployments.local.engine import RunningEngine
 from deployments.local.objectstore import RunningObjectStore
@@ -40,7 +40,6 @@ pytestmark = [
     pytest.mark.major(15),
     pytest.mark.timeout(1800),
 ]
-SILENT = "keepwell: a silent run is dead"
 BACKUP, EXPIRY = "backup-and-verify", "expire-backups"
 CONFINED = "no files but its own, no other processes, no network, empty environment"
 
@@ -201,7 +200,7 @@ def listens(host: str, port: int) -> bool:
 def test_a_killed_worker_comes_back_and_its_run_is_noticed(first: Composed, maintained: Maintained) -> None:
     api = api_of(first)
     with (
-        impatient_automation(api, SILENT, 40),
+        impatient_automation(api, SILENT, SILENT_SECONDS),
         hold_platform(maintained.platform, open_store(maintained.platform), Procedure.RESTORE),
     ):
         run_id = api.start(BACKUP, platform="esn")

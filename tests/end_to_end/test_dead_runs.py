@@ -15,7 +15,17 @@ from dumps_at_work import (
     wait_for_the_stopped_dump,
 )
 from people import People
-from runs import Api, find_process, impatient_automation, last_evidence, process_of, wait_for_its_turn, wait_until
+from runs import (
+    SILENT,
+    SILENT_SECONDS,
+    Api,
+    find_process,
+    impatient_automation,
+    last_evidence,
+    process_of,
+    wait_for_its_turn,
+    wait_until,
+)
 
 from deployments.local.sample_platform import PRODUCTION
 from deployments.running.orchestrator import WORKER
@@ -107,7 +117,7 @@ def test_a_database_that_restarts_under_a_dump_costs_an_attempt_and_no_run(
 def test_a_run_whose_worker_died_with_it_is_found_by_its_silence(
     stack: "Stack", api: Api, platform: Platform, store: Store, people: People
 ) -> None:
-    with hold_platform(platform, store, Procedure.BACKUP):
+    with impatient_automation(api, SILENT, SILENT_SECONDS), hold_platform(platform, store, Procedure.BACKUP):
         run_id = api.start("backup-and-verify")
         wait_for_its_turn(api, run_id)
         process = process_of(run_id)
@@ -119,7 +129,7 @@ def test_a_run_whose_worker_died_with_it_is_found_by_its_silence(
 
 
 def test_a_run_that_is_done_is_not_taken_for_dead(api: Api) -> None:
-    with impatient_automation(api, "keepwell: a silent run is dead", 10):
+    with impatient_automation(api, SILENT, 10):
         run_id = api.start("check-backups")
         api.wait(run_id)
         with pytest.raises(AssertionError, match="did not happen"):

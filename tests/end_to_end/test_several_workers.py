@@ -18,7 +18,7 @@ from dumps_at_work import (
     wait_for_the_stopped_dump,
 )
 from people import People
-from runs import Api, process_of, wait_for_its_turn, wait_until
+from runs import SILENT, SILENT_SECONDS, Api, impatient_automation, process_of, wait_for_its_turn, wait_until
 
 from deployments.deployment_file import DEPLOYMENT_FILE
 from deployments.running.orchestrator import WORKER
@@ -106,7 +106,7 @@ def test_a_run_that_died_with_its_machine_is_told_and_the_other_worker_makes_the
     stack: "Stack", api: Api, platform: Platform, store: Store, people: People
 ) -> None:
     with second_worker(stack, api) as worker:
-        with stopped_dump(platform):
+        with impatient_automation(api, SILENT, SILENT_SECONDS), stopped_dump(platform):
             run_id = start_on_second(stack, api, worker, platform)
             process = process_of(run_id)
             worker.kill()

@@ -37,6 +37,16 @@ from keepwell.settings import Platform, UploadsSettings
 SCRIPT = Path(__file__).parent / "backup_then_die.py"
 RESTORE_SCRIPT = Path(__file__).parent / "restore_then_die.py"
 STEP_SECONDS = 60
+# Anywhere but where it was made, this index takes so long that a restore is there to be killed, on a busy machine too.
+SLOW_TO_RESTORE = """
+CREATE FUNCTION slow(n int, made_in text) RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_catalog.pg_sleep(3) WHERE pg_catalog.current_database() <> made_in;
+    RETURN n;
+END $$;
+CREATE TABLE few AS SELECT 1 AS n, current_database()::text AS made_in;
+CREATE INDEX ON few (slow(n, made_in));
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -342,13 +352,15 @@ def test_a_dump_that_is_killed_is_an_error_and_no_set(program: str, platform: Pl
     assert_nothing_is_left(platform, store, proof.backup_id)
 
 
-def test_a_restore_that_is_killed_does_not_prove_the_set(platform: Platform, store: Store) -> None:
+def test_a_restore_that_is_killed_does_not_prove_the_set(platform: Platform, server: Server, store: Store) -> None:
+    with server.connect(platform.database.name) as connection:
+        connection.execute(SLOW_TO_RESTORE)
     manifest = back_up(platform)
     killers: list[threading.Thread] = []
 
     def watch(step: Step) -> None:
         if step.stage == "proving: readable":
-            killers.append(kill_when_seen("pg_restore", "--exit-on-error"))
+            killers.append(kill_when_seen("pg_restore", "--exit-on-error", seconds=200))
 
     proof = verify_backup(platform, store, manifest.backup_id, watch)
     killers[0].join()

@@ -297,6 +297,26 @@ def test_doctor_tells_of_a_role_that_could_not_restore(made: Place) -> None:
     assert (found.verdict, "There is no role nobody at all" in found.message) == (Verdict.ALERT, True)
 
 
+def test_doctor_asks_every_database_whose_owners_a_restore_would_need(made: Place) -> None:
+    def restoring(further: str) -> Finding:
+        named = made.as_role(BACKUP, restoring_user=RESTORE, more_names=(further,))
+        return next(finding for finding in examine_database(named) if finding.name == "restoring role")
+
+    # It may not log in there, so nobody knows.
+    closed = restoring("theirs")
+    assert (closed.verdict, "was not checked for theirs" in closed.message) == (Verdict.UNKNOWN, True)
+    with made.server.connect() as connection:
+        connection.execute("CREATE DATABASE further OWNER visitor")
+        try:
+            strange = restoring("further")
+            connection.execute('ALTER DATABASE further OWNER TO "App owner"')
+            known = restoring("further")
+        finally:
+            connection.execute("DROP DATABASE further WITH (FORCE)")
+    assert (strange.verdict, "may not act as visitor" in strange.message) == (Verdict.ALERT, True)
+    assert known.verdict is Verdict.OK
+
+
 def test_a_backup_goes_on_where_only_the_restoring_role_could_sweep(made: Place) -> None:
     """A dead restore's database is left to the next restore; its password need not be on this machine."""
     platform = made.as_role(BACKUP, restoring_user=RESTORE)

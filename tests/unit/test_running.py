@@ -2,6 +2,7 @@
 
 import os
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -300,6 +301,14 @@ class TestServiceManager:
 
         monkeypatch.setenv(SOCKET_VARIABLE, "/nowhere")
         assert SOCKET_VARIABLE not in command.run(Command(("env",))).decode()
+
+
+def test_a_supervisor_of_ours_that_was_taken_down_is_not_left_for_running(state: StateFolder) -> None:
+    supervisor = subprocess.Popen(["true"])
+    lifecycle._launched.append(supervisor)
+    os.waitid(os.P_PID, supervisor.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and nobody has noted it
+    lifecycle.take_down(a_plan(), state)
+    assert (supervisor.returncode, supervisor in lifecycle._launched) == (0, False)
 
 
 def test_a_stack_of_nothing_stops_at_once(state: StateFolder) -> None:
