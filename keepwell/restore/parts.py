@@ -30,6 +30,7 @@ from keepwell.backup.restore import (
     require_restorable,
     require_target,
     restored_target,
+    sweep_restores,
     temporary_prefix,
 )
 from keepwell.backup.restored_schemas import MARK, sweep_schemas
@@ -192,6 +193,7 @@ def restore_tables(
     began = time.monotonic()
     sweep_spools(platform)
     plan = plan_tables(platform, store, backup_id, wanted, allow_unproven=allow_unproven)
+    sweep_restores(platform)
     sweep_schemas(platform, temporary_prefix(platform))
     manifest = require_restorable(platform, store, backup_id, allow_unproven=allow_unproven)
     database = choose_database(manifest, wanted.database)
@@ -209,6 +211,7 @@ def restore_tables(
             _require_extensions(platform, plan.live, gathered)
             try:
                 _make_schema(work, definitions, expected, reader, progress)
+                progress(Step("naming the schema"))
                 copy_back = _publish(work)
             except BaseException:
                 with suppress(KeepwellError):  # the next one sweeps it; what went wrong matters more now
@@ -386,6 +389,7 @@ def _make_schema(
     archive.run_tool(dump)
     _require_only_own(archive.list_contents(work.binaries, file), work.temporary)
     _restore_sections(work, file, live, "pre-data", "data")
+    progress(Step("filling tables"))
     _fill(work, live, reader)
     require_fine(read_back.check_readable(work.manifest, reader.parts))
     require_fine(read_back.check_streams(work.database, reader.find))
