@@ -1,6 +1,6 @@
 """Restore a table beside the live ones as a process of its own, and die by SIGKILL when told to.
 
-Usage: restore_tables_then_die.py PICKLED_PLATFORM BACKUP_ID SCHEMA STAGE: die when a stage that begins like that is met.
+Usage: restore_tables_then_die.py PICKLED_PLATFORM BACKUP_ID SCHEMA STAGE: die when a stage begins like that.
 """
 
 import os

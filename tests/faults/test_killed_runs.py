@@ -20,7 +20,7 @@ from keepwell.backup import layout
 from keepwell.backup.catalogue import read_catalogue
 from keepwell.backup.create import create_backup
 from keepwell.backup.manifest import new_backup_id
-from keepwell.backup.restore import temporary_prefix, restore_into
+from keepwell.backup.restore import restore_into, temporary_prefix
 from keepwell.backup.spool import CACHE_SCRATCH, sweep_spools
 from keepwell.backup.sweep import sweep_unfinished
 from keepwell.backup.uploads_index import FileEntry
