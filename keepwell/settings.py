@@ -425,9 +425,9 @@ class DrillSettings(Section):
         description="How a full drill starts the application on what it restored, in a network that holds loopback "
         "alone; none by default. Its words may name {port}, {database_url}, {redis_url} and {uploads}.",
     )
-    application_environment: dict[str, str] = Field(
-        default={},
-        examples=[{"DATABASE_URL": "{database_url}", "REDIS_URL": "{redis_url}", "PORT": "{port}"}],
+    application_environment: tuple[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*=")], ...] = Field(
+        default=(),
+        examples=[["DATABASE_URL={database_url}", "REDIS_URL={redis_url}", "PORT={port}"]],
         description="Its variables, with the same names in braces; it gets nothing of ours. No secret belongs here.",
     )
     application_port: int = Field(

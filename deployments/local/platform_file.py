@@ -68,12 +68,8 @@ def render_platform_file(state: StateFolder, ports: Mapping[str, int]) -> str:
         # A full drill starts it on what was restored, in a network of its own.
         "drill": {
             "application_command": [sys.executable, "-m", "sample.backend"],
+            "application_environment": ["DATABASE_URL={database_url}", "REDIS_URL={redis_url}", "PORT={port}"],
             "application_port": _DRILLED_PORT,
-        },
-        "drill.application_environment": {
-            "DATABASE_URL": "{database_url}",
-            "REDIS_URL": "{redis_url}",
-            "PORT": "{port}",
         },
         # After a swap, the application is asked whether it serves what came back.
         "restore": {

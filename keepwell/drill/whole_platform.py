@@ -138,7 +138,7 @@ class WholePlatform:
         words = describe_place(place, uploads, cache, settings.application_port)
         case = Case(
             argv=tuple(_fill(word, words) for word in settings.application_command),
-            environment={name: _fill(value, words) for name, value in settings.application_environment.items()},
+            environment=dict(_fill(one, words).split("=", 1) for one in settings.application_environment),
             folder=_make(scratch.spool / "application"),
             log=scratch.spool / "application.log",
             port=settings.application_port,

@@ -69,12 +69,12 @@ def platform(
 def configured(platform: Platform, *arguments: str) -> Platform:
     drill = DrillSettings(
         application_command=(sys.executable, str(APPLICATION), *arguments),
-        application_environment={
-            "DATABASE_URL": "{database_url}",
-            "REDIS_URL": "{redis_url}",
-            "UPLOADS": "{uploads}",
-            "PORT": "{port}",
-        },
+        application_environment=(
+            "DATABASE_URL={database_url}",
+            "REDIS_URL={redis_url}",
+            "UPLOADS={uploads}",
+            "PORT={port}",
+        ),
     )
     paths = (SmokePath(path="/seen", contains="7 rows, 1 files, a value"),)
     restore = RestoreSettings(base_url="http://127.0.0.1:1", smoke_paths=paths, smoke_wait_seconds=60)
