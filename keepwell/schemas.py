@@ -17,6 +17,7 @@ from keepwell.backup.proof import Proof
 from keepwell.drill.documents import Drill
 from keepwell.evidence import Evidence
 from keepwell.incident.documents import Case, Entry
+from keepwell.restore.journal import JournalStep, RestoreCase
 
 # Name and format version; an old version's file is never changed again once it was released.
 PUBLISHED: dict[str, type[BaseModel]] = {
@@ -26,6 +27,8 @@ PUBLISHED: dict[str, type[BaseModel]] = {
     "pin-1": Pin,
     "expiring-1": Expiring,
     "first-proven-1": FirstProven,
+    "restore-case-1": RestoreCase,
+    "restore-step-1": JournalStep,
     "drill-1": Drill,
     "incident-case-1": Case,
     "incident-entry-1": Entry,

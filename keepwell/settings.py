@@ -462,6 +462,29 @@ class IncidentSettings(Section):
         le=600,
         description="How long all sources of evidence together may take; late ones are unknown.",
     )
+    service_name: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=100,
+        examples=["ESN events"],
+        description="What the public calls the platform, for the status page; its short name by default.",
+    )
+    next_update_minutes: int = Field(
+        default=30, ge=1, le=1440, description="When people are promised to hear again, where nobody says another time."
+    )
+    remind_minutes: int = Field(
+        default=15, ge=1, le=1440, description="How often the team is reminded of an update that is overdue."
+    )
+    status_page_url: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^\s/@]+(/[^\s]*)?$",
+        examples=["https://status.example.org"],
+        description="The public status page, for messages to the team.",
+    )
+    status_webhook_url: SecretStr | None = Field(
+        default=None, description="Secret. Gets each status text as JSON, by POST; in a drill, nothing."
+    )
+    status_webhook_url_file: Path | None = Field(default=None, description="File that holds the webhook's address.")
 
 
 class OrchestratorSettings(Section):

@@ -22,7 +22,7 @@ def tell(platform: str, message: Message) -> Delivery:
         What became of it on each channel; never raises for a channel, so that none is told twice by a retry.
     """
     loaded = platforms.load(platform)
-    delivery = send(loaded.notify, _clean(message))
+    delivery = send(loaded.notify, clean(message))
     if not delivery.outcomes:
         get_run_logger().warning("No notification channel is configured, so nobody was told: %s", message.title)
     for outcome in delivery.outcomes:
@@ -57,7 +57,7 @@ def tell_first(platform: str, proof: Proof) -> Delivery | None:
     loaded = platforms.load(platform)
     try:
         delivery = tell_first_proven(
-            loaded, open_store(loaded), proof, sender=lambda settings, message: send(settings, _clean(message))
+            loaded, open_store(loaded), proof, sender=lambda settings, message: send(settings, clean(message))
         )
     except KeepwellError as error:
         get_run_logger().warning("Whether people were told of the first proven backup is not known: %s", error)
@@ -84,8 +84,8 @@ def ping(platform: str) -> bool:
     return pinged
 
 
-def _clean(message: Message) -> Message:
-    """Without secrets; a field that a message gains later comes along, rather than being lost on the way."""
+def clean(message: Message) -> Message:
+    """A message without secrets; a field that a message gains later comes along, rather than being lost on the way."""
     return replace(
         message,
         title=redact(message.title),

@@ -88,6 +88,7 @@ def running_postgres(major: int, folder: Path) -> Iterator[Server]:
             "log_statement": "none",
             "wal_level": "logical",
             "max_locks_per_transaction": "256",
+            "max_prepared_transactions": "4",
         },
     )
     sockets = folder / "s"

@@ -7,7 +7,7 @@ the very server it will serve from, and only then given the name that was asked 
 import secrets
 import time
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,8 +49,10 @@ class Restored:
         server: Programs that restored it.
         tables: How many were compared with the source.
         rows: In all of them.
-        seconds: From the first byte read to the proof of equality.
+        seconds: From the first look at the set to the last smoke query.
         findings: What is worth knowing; nothing in it is wrong.
+        smoke: What is wrong with the answers to the smoke queries; they do not judge the data, and undo nothing.
+        phases: What took how many of the seconds.
     """
 
     backup_id: str
@@ -61,6 +63,31 @@ class Restored:
     rows: int
     seconds: float
     findings: tuple[Finding, ...]
+    smoke: tuple[Finding, ...]
+    phases: Mapping[str, float]
+
+
+class Stopwatch:
+    """How long the phases of something take, one after the other."""
+
+    def __init__(self) -> None:
+        self.phases: dict[str, float] = {}
+        self._since = time.monotonic()
+
+    def lap(self, phase: str) -> None:
+        """What went by since the last lap belongs to this phase."""
+        now = time.monotonic()
+        self.phases[phase] = self.phases.get(phase, 0.0) + now - self._since
+        self._since = now
+
+    def restart(self) -> None:
+        """What went by since the last lap belongs to nothing."""
+        self._since = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Of all phases."""
+        return sum(self.phases.values())
 
 
 def restore_into(
@@ -72,6 +99,7 @@ def restore_into(
     *,
     source: str | None = None,
     allow_unproven: bool = False,
+    on_proven: Callable[[int], None] | None = None,
 ) -> Restored:
     """Restore one database of a set into a new one of the platform's server; the caller holds it for a restore.
 
@@ -83,6 +111,7 @@ def restore_into(
         progress: Told how far it is.
         source: Which of the set's databases, by its name; the main one by default.
         allow_unproven: Restore even a set that was never proven; it is compared all the same.
+        on_proven: Told the new database's number (oid), which stays with it, just before it gets its name.
 
     Raises:
         PreconditionFailed: The name is taken, roles are missing, the set is not proven or holds no such database, or
@@ -90,35 +119,40 @@ def restore_into(
         VerificationFailed: The set is damaged, or what was restored is not equal to its source; the new database
             is gone again.
     """
-    started = time.monotonic()
+    watch = Stopwatch()
     sweep_spools(platform)
     sweep_restores(platform)
-    manifest = _require_restorable(platform, store, backup_id, allow_unproven=allow_unproven)
+    manifest = require_restorable(platform, store, backup_id, allow_unproven=allow_unproven)
     database = choose_database(manifest, source)
-    binaries, server_major = _require_target(platform, manifest, database, name)
+    binaries, server_major = require_target(platform, manifest, database, name)
     require_space(spool_place(platform), estimate_working_bytes(1), "the run")
+    watch.lap("find")
     with open_spool(platform) as folder:
         parts = manifest.parts_with(database)
         reader = SetReader(store, manifest, folder, progress, parts=parts, nice=platform.backup.nice)
         binaries = moved_to(binaries, folder)
         _check_before(store, manifest, database, reader, binaries=binaries, folder=folder)
-        temporary = f"{_temporary(platform)}{secrets.token_hex(6)}"
-        target = Target(
-            conninfo(platform.database.for_restoring, dbname=temporary, application_name="keepwell restore"),
-            server_major,
-            platform.backup.jobs,
-            platform.database.for_restoring.password,
-        )
+        watch.lap("fetch")
+        temporary = f"{temporary_prefix(platform)}{secrets.token_hex(6)}"
+        target = restored_target(platform, temporary, server_major)
         try:
             findings = _create_like(platform, temporary, database.source)
             progress(Step("restoring"))
-            findings += _checked(rehearsal.check_restored(database, binaries, folder, target, reader))
+            findings += require_fine(rehearsal.check_restored(database, binaries, folder, target, reader))
+            watch.lap("restore")
             _check_read(manifest, database, reader)
-            findings += _checked(rehearsal.check_equal(database, reader, target, progress))
+            findings += require_fine(rehearsal.check_equal(database, reader, target, progress))
+            progress(Step("checking indexes and sequences"))
+            findings += require_fine(_check_sound(database, binaries, target))
+            watch.lap("prove")
+            smoke = ask_smoke_queries(platform, database, target)
+            watch.lap("smoke")
+            if on_proven is not None:
+                on_proven(_number(platform, temporary))
             _rename(platform, temporary, name)
         except BaseException:
             with suppress(KeepwellError):  # the next restore sweeps it; what went wrong matters more now
-                _drop(platform, temporary)
+                drop_temporary(platform, temporary)
             raise
     return Restored(
         backup_id=backup_id,
@@ -127,8 +161,10 @@ def restore_into(
         server=str(binaries),
         tables=len(database.dumped_tables),
         rows=database.rows,
-        seconds=time.monotonic() - started,
+        seconds=watch.seconds,
         findings=tuple(findings),
+        smoke=tuple(smoke),
+        phases=watch.phases,
     )
 
 
@@ -150,13 +186,13 @@ def sweep_restores(platform: Platform) -> list[str]:
     ):
         rows = connection.execute(
             "SELECT datname::text FROM pg_catalog.pg_database WHERE starts_with(datname::text, %s)",
-            (_temporary(platform),),
+            (temporary_prefix(platform),),
         ).fetchall()
     dropped = []
     for (name,) in rows:
         # Somebody holds on to it, or this role may not; it is in nobody's way but the disk's.
         with suppress(KeepwellError):
-            _drop(platform, name)
+            drop_temporary(platform, name)
             dropped.append(name)
     return dropped
 
@@ -166,12 +202,17 @@ def _connect(platform: Platform) -> psycopg.Connection:
     return connect(platform.database.for_restoring, dbname=platform.database.maintenance_name)
 
 
-def _temporary(platform: Platform) -> str:
-    """How names of databases begin that are being restored: one's own, since platforms may share a server."""
+def temporary_prefix(platform: Platform) -> str:
+    """How names of databases and schemas begin that are being restored; one's own: platforms may share a server."""
     return f"keepwell_restoring_{zlib.crc32(platform.name.encode()):08x}_"
 
 
-def _require_restorable(platform: Platform, store: Store, backup_id: str, *, allow_unproven: bool) -> Manifest:
+def require_restorable(platform: Platform, store: Store, backup_id: str, *, allow_unproven: bool) -> Manifest:
+    """The manifest of a set that somebody wants restored.
+
+    Raises:
+        PreconditionFailed: It is no set, or not proven, and that was not expressly allowed.
+    """
     entry = read_entry(store, backup_id)
     if entry.manifest is None:
         raise PreconditionFailed(entry.fault, hint="List what there is: keepwell backup list.")
@@ -201,7 +242,17 @@ def choose_database(manifest: Manifest, name: str | None) -> Database:
     return found
 
 
-def _require_target(platform: Platform, manifest: Manifest, database: Database, name: str) -> tuple[Binaries, int]:
+def require_target(platform: Platform, manifest: Manifest, database: Database, name: str) -> tuple[Binaries, int]:
+    """Look whether the platform's server can take a database of a set under a new name; nothing is changed.
+
+    Returns:
+        Whose programs restore it, and the server's major version.
+
+    Raises:
+        PreconditionFailed: The name is taken or too long, the server is older, or roles are missing or out of reach.
+        ConfigurationError: No client tools here fit.
+        ServiceUnavailable: The server does not answer.
+    """
     source, restorer = database.source, platform.database.for_restoring
     wanted_roles = tuple(dict.fromkeys((*source.roles, *(source.owners or ()), source.owner)))
     owners = (*(source.roles if source.owners is None else source.owners), source.owner)
@@ -249,22 +300,69 @@ def _check_before(
 ) -> None:
     """Check all that can be checked before anything is created: everything but the rows themselves."""
     stored = list(store.list_objects(layout.set_folder(manifest.backup_id)))
-    _checked(read_back.check_uploaded(manifest, stored, manifest.parts_with(database)))
+    require_fine(read_back.check_uploaded(manifest, stored, manifest.parts_with(database)))
     files = reader.fetch_files()
-    _checked(read_back.check_readable(manifest, files))
+    require_fine(read_back.check_readable(manifest, files))
     entries = read_back.list_entries(database, binaries, folder)
     if isinstance(entries, Finding):
         raise VerificationFailed(entries.message, hint=entries.hint)
-    _checked(read_back.check_globals(folder))
+    require_fine(read_back.check_globals(folder))
     schema = reader.find_content(database.schema_file)
-    _checked(read_back.check_contents(database, manifest.parts, entries, schema))
+    require_fine(read_back.check_contents(database, manifest.parts, entries, schema))
 
 
 def _check_read(manifest: Manifest, database: Database, reader: SetReader) -> None:
     """Check the rows that were restored as they came, and whatever nobody asked for."""
     reader.drain()
-    _checked(read_back.check_readable(manifest, reader.parts))
-    _checked(read_back.check_streams(database, reader.find))
+    require_fine(read_back.check_readable(manifest, reader.parts))
+    require_fine(read_back.check_streams(database, reader.find))
+
+
+def _check_sound(database: Database, binaries: Binaries, target: Target) -> Iterator[Finding]:
+    """Check indexes, sequences and constraints; a role that may not look at indexes says so, and goes on.
+
+    What looks at indexes is an extension, which goes again unless the source has it too.
+    """
+    for finding in rehearsal.check_sound(database, binaries, target):
+        unseen = finding.verdict is Verdict.UNKNOWN
+        yield finding.model_copy(update={"verdict": Verdict.WARN}) if unseen else finding
+    if "amcheck" in database.source.extensions:
+        return
+    with target.connect() as connection:
+        if "amcheck" in dict(facts.read_extensions(connection)):
+            with translated("removing the extension amcheck again"):
+                connection.execute(
+                    "SET session_replication_role = replica"
+                )  # no event trigger of the source's stops it
+                connection.execute("DROP EXTENSION amcheck")
+
+
+def ask_smoke_queries(platform: Platform, database: Database, target: Target) -> list[Finding]:
+    """What is wrong with the restored database's answers to the application's own questions; empty when nothing is.
+
+    Raises:
+        TransientError: The server went away.
+    """
+    live = platform.database.name if database.is_main else database.name
+    asked = [query for query in platform.backup.smoke_queries if (query.database or platform.database.name) == live]
+    return list(rehearsal.check_serving(asked, target))
+
+
+def restored_target(platform: Platform, name: str, server_major: int) -> Target:
+    """A restored database of the platform's own server, to look at."""
+    settings = platform.database.for_restoring
+    info = conninfo(settings, dbname=name, application_name="keepwell restore")
+    return Target(info, server_major, platform.backup.jobs, settings.password)
+
+
+def _number(platform: Platform, name: str) -> int:
+    with _connect(platform) as connection, translated(f"looking for {name}"):
+        row = connection.execute(
+            "SELECT oid::bigint FROM pg_catalog.pg_database WHERE datname = %s", (name,)
+        ).fetchone()
+    if row is None:
+        raise KeepwellError(f"The restored database {name} is gone.", hint="Who drops databases on that server?")
+    return int(row[0])
 
 
 def _create_like(platform: Platform, name: str, source: Source) -> list[Finding]:
@@ -296,16 +394,16 @@ def _rename(platform: Platform, temporary: str, name: str) -> None:
         )
 
 
-def _drop(platform: Platform, name: str) -> None:
+def drop_temporary(platform: Platform, name: str) -> None:
     """Drop a database of ours by its temporary name, never another."""
-    if not name.startswith(_temporary(platform)):
+    if not name.startswith(temporary_prefix(platform)):
         message = f"{name} is not a temporary database of ours"
         raise ValueError(message)
     with _connect(platform) as connection, translated(f"dropping {name}"):
         connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
-def _checked(found: Iterable[Finding]) -> list[Finding]:
+def require_fine(found: Iterable[Finding]) -> list[Finding]:
     """The findings, when nothing in them is wrong.
 
     Raises:

@@ -3,7 +3,7 @@
 # ruff: noqa: PLC0415 - heavy imports happen when a command needs them, so that the console starts fast
 
 import getpass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from keepwell.incident.documents import Entry, Observation
     from keepwell.incident.journal import Incident
+    from keepwell.incident.telling import Told
     from keepwell.incident.timeline import Event
     from keepwell.settings import Platform
 
@@ -29,6 +30,7 @@ CaseOption = Annotated[
 ]
 By = Annotated[str | None, typer.Option("--by", help="Your name; the login's by default.", metavar="NAME")]
 _EVENTS_SHOWN = 25
+_COPY_HINT = "Copy the text above to the status page: no webhook took it."
 
 
 @app.callback()
@@ -187,6 +189,95 @@ def add_note(
     return _written(Verdict.OK, found, entry, f"Noted in {found.case.case_id}.")
 
 
+@app.command("update")
+@console.command("incident.update")
+def update(
+    *,
+    text: Annotated[str, typer.Argument(help="What is being done; the public reads it as it is.", metavar="TEXT")],
+    phase: Annotated[
+        str, typer.Option("--phase", help="How far it is: investigating, identified or monitoring.", metavar="PHASE")
+    ] = "investigating",
+    next_update: Annotated[
+        str | None,
+        typer.Option("--next", help="When people hear again: 06:00 (UTC), 45m or 2h; or `never`.", metavar="TIME"),
+    ] = None,
+    by: By = None,
+    case: CaseOption = None,
+    platform: console.PlatformName = None,
+) -> Outcome:
+    """Tell the team and the status page, and promise when they hear again."""
+    from keepwell.incident.telling import Phase, tell
+
+    wanted = read_phase(phase)
+    settings, store, found = _choose(platform, case)
+    now = datetime.now(UTC)
+    promised = read_promise(next_update, settings.incident.next_update_minutes, now)
+    with console.working("Telling people"):
+        told = tell(settings, store, found, text, phase=Phase(wanted), next_update_at=promised, by=_name(by), now=now)
+    return _told(settings, store, told)
+
+
+@app.command("resolve")
+@console.command("incident.resolve")
+def resolve(
+    text: Annotated[str, typer.Argument(help="That it is over; the public reads it as it is.", metavar="TEXT")],
+    by: By = None,
+    case: CaseOption = None,
+    platform: console.PlatformName = None,
+) -> Outcome:
+    """Tell the team and the status page that it is over, and close the case."""
+    from keepwell.incident.telling import Phase, tell
+
+    settings, store, found = _choose(platform, case)
+    with console.working("Telling people"):
+        told = tell(
+            settings,
+            store,
+            found,
+            text,
+            phase=Phase.RESOLVED,
+            next_update_at=None,
+            by=_name(by),
+            now=datetime.now(UTC),
+        )
+    return _told(settings, store, told)
+
+
+@app.command("verify")
+@console.command("incident.verify")
+def verify_service(by: By = None, case: CaseOption = None, platform: console.PlatformName = None) -> Outcome:
+    """Ask the application, its database with the smoke queries, and Redis whether they serve again."""
+    from keepwell.incident.verifying import verify
+
+    settings, store, found = _choose(platform, case)
+    with console.working("Asking"):
+        evidence = verify(settings, store, found, now=datetime.now(UTC), by=_name(by))
+    return Outcome(
+        evidence.verdict,
+        data={"case_id": found.case.case_id, "evidence": evidence},
+        hint="" if console.exit_code(evidence.verdict) else "Next: keepwell incident resolve TEXT",
+        show=lambda screen: _show_observations(screen, evidence.observations),
+    )
+
+
+@app.command("remind")
+@console.command("incident.remind")
+def remind_team(platform: console.PlatformName = None) -> Outcome:
+    """Remind the team of updates that are due; for a crontab where no orchestrator plans it."""
+    from keepwell.incident.reminding import remind
+    from keepwell.objectstore.bucket import open_store
+    from keepwell.verdict import Verdict, worst
+
+    settings = console.load_platform(platform)
+    sent = remind(settings, open_store(settings), now=datetime.now(UTC))
+    said = f"{len(sent)} reminders were sent." if sent else "Nobody has to be reminded of anything."
+    return Outcome(
+        worst([Verdict.OK, *(one.delivery.verdict for one in sent)]),
+        data={"reminders": sent},
+        show=lambda screen: console.print_plain(screen, said),
+    )
+
+
 @app.command("done")
 @console.command("incident.done")
 def complete(
@@ -241,6 +332,39 @@ def read_step(text: str) -> Any:
         ) from None
 
 
+def read_phase(text: str) -> str:
+    """How far an open case is.
+
+    Raises:
+        ConfigurationError: It is none of the phases before the end.
+    """
+    from keepwell.incident.telling import Phase
+
+    open_phases = [phase.value for phase in Phase if phase is not Phase.RESOLVED]
+    if text not in open_phases:
+        hint = f"There are: {', '.join(open_phases)}; `keepwell incident resolve` ends it."
+        raise ConfigurationError(f"There is no phase {text!r}.", hint=hint)
+    return text
+
+
+def read_promise(text: str | None, usual_minutes: int, now: datetime) -> datetime | None:
+    """When people hear again: as typed, after the usual time, or None for `never`.
+
+    Args:
+        text: As typed, as `keepwell pause --until` takes it; None where nothing was said.
+        usual_minutes: Where nothing was said.
+        now: Aware.
+
+    Raises:
+        ConfigurationError: It is no time, or it is past.
+    """
+    from keepwell.cli.pause import read_time
+
+    if text is None:
+        return now + timedelta(minutes=usual_minutes)
+    return None if text == "never" else read_time(text, now, option="--next")
+
+
 def read_past(text: str, now: datetime) -> datetime:
     """A time that is past, in UTC: a date and time, or a time of the last 24 hours.
 
@@ -278,6 +402,53 @@ def _names_platform(settings: "Platform") -> str:
 def _name(by: str | None) -> str:
     """Who acts, by their own account."""
     return by or getpass.getuser()
+
+
+def _told(settings: "Platform", store: Any, told: "Told") -> Outcome:
+    """What became of an update: the text to copy, who heard, and who reminds of the next one."""
+    reminded = _plan_reminders(settings, store)
+    verdict = told.entry.verdict
+    data = {
+        "case_id": told.entry.case_id,
+        "delivery": told.delivery,
+        "heard": told.heard,
+        "posted": told.posted,
+        "fault": told.fault,
+        "status_text": told.status_text,
+        "next_update_at": told.entry.next_update_at,
+        "reminder": reminded,
+    }
+
+    def show(screen: "Console") -> None:
+        console.print_plain(screen, told.status_text)
+        console.print_plain(screen, f"\nWho heard: {told.heard}.")
+        if reminded:
+            console.print_plain(screen, reminded)
+
+    return Outcome(verdict, data=data, hint="" if told.posted else _COPY_HINT, show=show)
+
+
+def _plan_reminders(settings: "Platform", store: Any) -> str:
+    """Have the orchestrator remind of what is promised; why it does not, in words. People were told in any case."""
+    from keepwell import orchestrator
+    from keepwell.errors import KeepwellError
+    from keepwell.incident.journal import read_incidents
+    from keepwell.incident.reminding import find_next_reminder, plan_reminders
+
+    by_hand = "Nobody will be reminded of the next update: {}; `keepwell incident remind` does it from a crontab."
+    now = datetime.now(UTC)
+    at = find_next_reminder(
+        read_incidents(store), now=now, repeat_after=timedelta(minutes=settings.incident.remind_minutes)
+    )
+    try:
+        client = orchestrator.connect(settings.orchestrator)
+        if client is None:
+            return "" if at is None else by_hand.format("no Prefect server is configured")
+        with client:
+            plan_reminders(client, settings.name, at)
+    except KeepwellError as error:
+        return "" if at is None else by_hand.format(error.message.rstrip("."))
+    return "" if at is None else f"The team is reminded at {at:%H:%M} UTC, unless it is told before."
 
 
 def _written(verdict: Any, found: "Incident", entry: "Entry", said: str) -> Outcome:

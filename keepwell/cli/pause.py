@@ -62,12 +62,13 @@ def resume(platform: console.PlatformName = None) -> Outcome:
     return _outcome(done, hint, "resumed")
 
 
-def read_time(text: str, now: datetime) -> datetime:
+def read_time(text: str, now: datetime, *, option: str = "--until") -> datetime:
     """A time to come, in UTC: a date and time, a time of the day, or so long from now.
 
     Args:
         text: As typed; without an offset it is UTC.
         now: Aware.
+        option: By which it was given, for the message.
 
     Raises:
         ConfigurationError: It is none of these, or it is past.
@@ -75,7 +76,7 @@ def read_time(text: str, now: datetime) -> datetime:
     span = re.fullmatch(r"(\d{1,6})([mhd])", text.strip())
     at = now + int(span[1]) * _UNITS[span[2]] if span else read_moment(text.strip(), now)
     if at <= now:
-        raise ConfigurationError(f"--until {text} is past: it is {now:%Y-%m-%d %H:%M} UTC.", hint="Name a later time.")
+        raise ConfigurationError(f"{option} {text} is past: it is {now:%Y-%m-%d %H:%M} UTC.", hint="Name a later time.")
     return at
 
 

@@ -7,10 +7,10 @@ from keepwell.incident.journal import Incident
 
 _NEXT = {
     Step.IDENTIFY: "Gather the evidence before anything is changed: keepwell incident identify",
-    Step.COMMUNICATE: "Tell people what is down and when they hear again, then: keepwell incident done communicate HOW",
+    Step.COMMUNICATE: "Tell people: keepwell incident update TEXT",
     Step.RESTORE: "Restore, then: keepwell incident done restore HOW; or not: keepwell incident skip restore REASON",
-    Step.VERIFY: "See whether it serves again, then: keepwell incident done verify HOW",
-    Step.RESOLVE: "Tell people that it is over, then: keepwell incident done resolve HOW",
+    Step.VERIFY: "See whether it serves again: keepwell incident verify",
+    Step.RESOLVE: "Tell people that it is over: keepwell incident resolve TEXT",
     Step.POST_MORTEM: "Write it up while it is fresh, then: keepwell incident done post-mortem HOW",
 }
 

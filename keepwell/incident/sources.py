@@ -50,9 +50,9 @@ def build_sources(platform: Platform, store: Store, now: datetime) -> tuple[Sour
         now: Aware.
     """
     return (
-        Source("application", partial(_look_at_application, platform, now)),
-        Source("database", partial(_look_at_database, platform, now)),
-        Source("redis", partial(_look_at_redis, platform, now)),
+        Source("application", partial(observe_application, platform, now)),
+        Source("database", partial(observe_database, platform, now)),
+        Source("redis", partial(observe_redis, platform, now)),
         Source("containers", partial(_look_at_containers, platform, now)),
         Source("backups", partial(_look_at_backups, platform, store, now)),
         Source("at work", partial(_look_at_work, store, now)),
@@ -75,8 +75,8 @@ def _say_unread(name: str, hint: str, now: datetime) -> Iterable[Observation]:
     )
 
 
-def _look_at_application(platform: Platform, now: datetime) -> Iterator[Observation]:
-    """Each page is asked once: what it answers just now is what people get."""
+def observe_application(platform: Platform, now: datetime, *, wait_seconds: float = 0) -> Iterator[Observation]:
+    """What the application's pages answer: at once, which is what people get just now, or after a while."""
     if platform.restore.base_url is None:
         yield Observation(
             at=now,
@@ -86,7 +86,7 @@ def _look_at_application(platform: Platform, now: datetime) -> Iterator[Observat
             hint="restore.base_url and restore.smoke_paths say it.",
         )
         return
-    answers = ask_application(platform.restore.base_url, smoke_paths(platform.restore), wait_seconds=0)
+    answers = ask_application(platform.restore.base_url, smoke_paths(platform.restore), wait_seconds=wait_seconds)
     for finding in judge_answers(answers):
         yield Observation(
             at=now,
@@ -97,7 +97,8 @@ def _look_at_application(platform: Platform, now: datetime) -> Iterator[Observat
         )
 
 
-def _look_at_database(platform: Platform, now: datetime) -> Iterator[Observation]:
+def observe_database(platform: Platform, now: datetime) -> Iterator[Observation]:
+    """How the database's server is, and whether each of its databases is there."""
     state = read_server_state(platform.database)
     yield _describe_start(state, now)
     yield from _judge_server(state, now)
@@ -161,7 +162,8 @@ def _judge_database(name: str, state: DatabaseState | None, now: datetime) -> Ob
     return Observation(at=now, source="database", verdict=verdict, message=said, hint=hint)
 
 
-def _look_at_redis(platform: Platform, now: datetime) -> Iterator[Observation]:
+def observe_redis(platform: Platform, now: datetime) -> Iterator[Observation]:
+    """Whether Redis answers, and since when it runs."""
     if platform.redis is None:
         yield Observation(
             at=now, source="redis", verdict=Verdict.NOT_APPLICABLE, message="The platform file names no Redis."

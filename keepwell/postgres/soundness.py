@@ -33,7 +33,9 @@ def check_indexes(
             # Neither the source's event triggers nor a missing schema `public` may stand in the way.
             connection.execute("SET session_replication_role = replica")
             connection.execute("CREATE EXTENSION IF NOT EXISTS amcheck SCHEMA pg_catalog")
-        damage = archive.run_index_check(archive.build_index_check_command(binaries, conninfo, jobs=jobs))
+        environment = {} if password is None else {"PGPASSWORD": password.get_secret_value()}
+        call = archive.build_index_check_command(binaries, conninfo, jobs=jobs, environment=environment)
+        damage = archive.run_index_check(call)
         if archive.machine_lacks(damage):
             yield Finding(
                 name="indexes",

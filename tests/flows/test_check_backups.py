@@ -139,7 +139,7 @@ class TestTheScheduleOfARealServer:
 
         first = register(["esn", "other"])
         assert register(["esn", "other"]) == first
-        assert (first.deployments, first.schedules, first.automations) == (11, 6, 5)
+        assert (first.deployments, first.schedules, first.automations) == (13, 6, 5)
         for platform in ("esn", "other"):
             facts = read(platform)
             assert isinstance(facts, ScheduleFacts)
@@ -259,7 +259,8 @@ class TestTheScheduleOfARealServer:
             client.set_flow_run_state(run.id, Failed(), force=True)
             facts = schedule_steps._read(client, "other", later)
             assert facts.ever_ended
-            assert facts.runs == ()
+            # What the scheduler has planned by now, if it came to that, has not ended.
+            assert {run.state for run in facts.runs} <= {"SCHEDULED"}
             assert schedule_steps._read(client, "esn", later).ever_ended is another_s
             client.delete_flow_run(run.id)
 

@@ -76,7 +76,13 @@ def test_a_case_from_the_first_look_to_its_end(platform: Platform, store: Store,
     assert keepwell("note", "Watch the disk.", "--action")[0] == 0
     assert keepwell("note", "both", "--action", "--decision")[0] == 1
     assert keepwell("note", "later", "--at", "2126-01-01T06:00")[0] == 1
-    assert keepwell("skip", "communicate", "It is a test.")[0] == 0
+    code, told = keepwell("update", "We are looking for the cause.", "--next", "45m", "--by", "ann")
+    assert (code, told["verdict"], told["data"]["posted"]) == (0, "warn", None)  # there is no channel
+    assert told["data"]["status_text"].startswith("Investigating: esn (")
+    assert "no Prefect server" in told["data"]["reminder"]
+    assert keepwell("update", "x", "--phase", "resolved")[1]["hint"].startswith("There are: investigating,")
+    assert keepwell("update", "x", "--next", "soon")[0] == 1
+    assert keepwell("remind")[1]["data"]["reminders"] == []
     assert keepwell("skip", "comunicate", "x")[1]["hint"].startswith("There are: identify, communicate")
     assert keepwell("done", "restore", f"Restored {backup_id}.", "--by", "ann")[0] == 0
     assert keepwell("skip", "restore", "x")[0] == 1
@@ -92,9 +98,21 @@ def test_a_case_from_the_first_look_to_its_end(platform: Platform, store: Store,
     assert "sign-in answers 500" in shown
     assert "Decided: Restore rather than repair. (bob)" in " ".join(shown.split())
 
-    assert keepwell("skip", "resolve", "It was a test.")[0] == 0
+    assert keepwell("resolve", "It is over.")[1]["data"]["error"] == "PreconditionFailed"
+    code, verified = keepwell("verify")
+    assert (code, verified["verdict"]) == (0, "warn")  # Redis was started within a day
+    with server.connect() as connection:
+        connection.execute(f'ALTER DATABASE "{database}" ALLOW_CONNECTIONS false')
+        code, fenced = keepwell("verify")
+        connection.execute(f'ALTER DATABASE "{database}" ALLOW_CONNECTIONS true')
+    assert (code, fenced["verdict"]) == (1, "alert")
+    assert keepwell("status")[1]["data"]["next_step"] == "verify"
+    assert keepwell("resolve", "It is over.")[0] == 1
+    assert keepwell("verify")[0] == 0
+    code, over = keepwell("resolve", "It is over.")
+    assert (code, over["data"]["reminder"]) == (0, "")
     code, none = keepwell("status")
     assert (code, none["data"]["error"]) == (1, "PreconditionFailed")
     assert "resolved" in in_words("list")
     assert keepwell("list")[1]["data"]["cases"][0]["open"] is False
-    assert "It was a test." in in_words("status", "--case", case_id)
+    assert "Told people: resolved: It is over." in " ".join(in_words("status", "--case", case_id).split())

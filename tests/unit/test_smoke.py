@@ -1,11 +1,9 @@
 """The application is asked over loopback: what counts as serving, what does not, and how long is waited for it."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Event, Thread
+from threading import Event
 
 import pytest
+from answering import application
 
 from deployments.running.ports import find_free_port
 from keepwell.settings import RestoreSettings, SmokePath
@@ -13,30 +11,6 @@ from keepwell.smoke import ask_application, judge_answers, smoke_paths
 from keepwell.verdict import Verdict
 
 PAGES = {"/health": (200, b'{"status":"ok"}'), "/events?page=1": (200, "Fête".encode()), "/gone": (410, b"")}
-
-
-@contextmanager
-def application(answer: Callable[[str], tuple[int, bytes]]) -> Iterator[str]:
-    """An application on loopback, which answers what it is told to."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            status, content = answer(self.path)
-            self.send_response(status)
-            self.send_header("Location", "/health")
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *arguments: object) -> None:
-            del arguments
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        serving = Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-        serving.start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
-        serving.join()
 
 
 def pages(path: str) -> tuple[int, bytes]:

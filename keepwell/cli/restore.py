@@ -1,0 +1,391 @@
+"""`keepwell restore`: bring a backup set back, beside the live database or in its place, with a way back."""
+
+# ruff: noqa: PLC0415 - heavy imports happen when a command needs them, so that the console starts fast
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from keepwell.cli import console
+from keepwell.cli.approving import Approve, Approver, Given, Reason, Typed, obtain_approval
+from keepwell.cli.console import Outcome
+from keepwell.cli.sets import In, size, tell_waiting
+from keepwell.destination import Destination
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import Console
+
+    from keepwell.restore.apply import RestoreOutcome
+    from keepwell.restore.choice import Choice
+    from keepwell.restore.plan import Mode, RestorePlan
+    from keepwell.restore.purge import PurgePlan
+    from keepwell.restore.status import Case, RestoreStatus
+    from keepwell.restore.undo import UndoPlan
+    from keepwell.verdict import Verdict
+
+app = console.group("Bring a backup set back, beside the live database or in its place; and undo that.")
+
+Which = Annotated[str, typer.Argument(help="A backup's id, or `newest`: the newest proven one.", metavar="ID")]
+Before = Annotated[
+    str | None, typer.Option("--before", metavar="TIME", help="The newest one from before that time; UTC by default.")
+]
+FromDatabase = Annotated[
+    str | None, typer.Option("--database", metavar="NAME", help="Which of the set's databases; the main one otherwise.")
+]
+Swap = Annotated[bool, typer.Option("--swap", help="Let it take the live database's place, once it is proven.")]
+Into = Annotated[str | None, typer.Option("--into", metavar="NAME", help="Name of the new database.")]
+CaseId = Annotated[str, typer.Argument(help="Of the restore, as `keepwell restore status` lists it.", metavar="CASE")]
+Unproven = Annotated[
+    bool, typer.Option("--unproven", help="Take even a set that was never proven; it is written down.")
+]
+
+
+@app.command("plan")
+@console.command("restore.plan")
+def plan(
+    which: Which = "newest",
+    *,
+    before: Before = None,
+    database: FromDatabase = None,
+    swap: Swap = False,
+    into: Into = None,
+    unproven: Unproven = False,
+    destination: In = Destination.FIRST,
+    platform: console.PlatformName = None,
+) -> Outcome:
+    """Show what a restore would do, what would be lost by it, and what stands in its way; nothing is changed."""
+    from keepwell.objectstore.destinations import open_destination
+    from keepwell.restore.plan import plan_restore
+    from keepwell.verdict import Verdict
+
+    settings = console.load_platform(platform)
+    store = open_destination(settings, destination)
+    choice, mode = build_choice(which, before, database, unproven=unproven), mode_of(swap=swap)
+    planned = plan_restore(settings, store, choice, mode=mode, name=into, now=datetime.now(UTC))
+    return Outcome(
+        planned.verdict,
+        data=describe_plan(planned),
+        hint="Nothing was changed." if planned.verdict is not Verdict.ALERT else "As it stands, it would be refused.",
+        show=lambda screen: show_plan(screen, planned),
+    )
+
+
+@app.command("apply")
+@console.command("restore.apply")
+def apply(
+    which: Which = "newest",
+    *,
+    before: Before = None,
+    database: FromDatabase = None,
+    swap: Swap = False,
+    into: Into = None,
+    unproven: Unproven = False,
+    case: Annotated[
+        str | None, typer.Option("--case", metavar="CASE", help="Go on with a restore that was begun before.")
+    ] = None,
+    approve: Approve = None,
+    approver: Approver = None,
+    reason: Reason = None,
+    typed: Typed = None,
+    destination: In = Destination.FIRST,
+    platform: console.PlatformName = None,
+) -> Outcome:
+    """Restore a set beside the live database and prove it there; with --swap, let it take the live one's place."""
+    from keepwell.holding import hold_platform
+    from keepwell.interlock import Procedure
+    from keepwell.objectstore.destinations import open_destination
+    from keepwell.restore.apply import apply_restore, plan_case
+    from keepwell.restore.plan import plan_restore, require_applicable
+
+    settings = console.load_platform(platform)
+    store = open_destination(settings, destination)
+    if case is not None:
+        planned, approval = plan_case(settings, store, case, datetime.now(UTC)), None
+    else:
+        choice, mode = build_choice(which, before, database, unproven=unproven), mode_of(swap=swap)
+        planned = plan_restore(settings, store, choice, mode=mode, name=into, now=datetime.now(UTC))
+        require_applicable(planned)
+        show_plan(console.stderr(), planned)
+        given = Given(approve, approver, reason, typed)
+        approval = obtain_approval(planned.subject, given) if planned.swaps else None
+    procedure = Procedure.SWAP if planned.swaps else Procedure.RESTORE
+    with console.progress_shown() as progress, hold_platform(settings, store, procedure, on_wait=tell_waiting):
+        outcome = apply_restore(settings, store, planned, approval, progress, case_id=case)
+    return Outcome(
+        outcome.verdict,
+        data=_describe_outcome(outcome),
+        hint=f"Undo it: keepwell restore undo {outcome.case_id}" if outcome.replaced else "",
+        show=lambda screen: _show_outcome(screen, outcome),
+    )
+
+
+@app.command("status")
+@console.command("restore.status")
+def status(*, destination: In = Destination.FIRST, platform: console.PlatformName = None) -> Outcome:
+    """Show what each restore has come to, and what to do now; it answers with the bucket or the server down, too."""
+    from keepwell.objectstore.destinations import open_destination
+    from keepwell.restore.status import read_status
+
+    settings = console.load_platform(platform)
+    found = read_status(settings, open_destination(settings, destination))
+    return Outcome(
+        found.verdict,
+        data={"cases": [_describe_case(one) for one in found.cases], "findings": found.findings},
+        hint="" if found.cases or found.findings else "Nothing was restored yet.",
+        show=lambda screen: _show_status(screen, found),
+    )
+
+
+@app.command("undo")
+@console.command("restore.undo")
+def undo(
+    case: CaseId,
+    *,
+    plan: Annotated[bool, typer.Option("--plan", help="Show what would be; change nothing.")] = False,
+    approve: Approve = None,
+    approver: Approver = None,
+    reason: Reason = None,
+    typed: Typed = None,
+    destination: In = Destination.FIRST,
+    platform: console.PlatformName = None,
+) -> Outcome:
+    """Give the live name back to the database that a restore replaced; the restored one stays beside it."""
+    from keepwell.holding import hold_platform
+    from keepwell.interlock import Procedure
+    from keepwell.objectstore.destinations import open_destination
+    from keepwell.restore.undo import plan_undo, undo_swap
+
+    settings = console.load_platform(platform)
+    store = open_destination(settings, destination)
+    planned = plan_undo(settings, store, case)
+    if plan:
+        data = {"plan": planned.digest, "case": case, "sessions": planned.sessions, "findings": planned.findings}
+        return Outcome(planned.verdict, data=data, hint="Nothing was changed.", show=lambda on: _show_undo(on, planned))
+    _show_undo(console.stderr(), planned)
+    given = Given(approve, approver, reason, typed)
+    approval = obtain_approval(planned.subject, given) if planned.exchanges else None
+    with console.progress_shown() as progress, hold_platform(settings, store, Procedure.SWAP, on_wait=tell_waiting):
+        outcome = undo_swap(settings, store, case, approval, progress)
+    after = f" What was live until now is {outcome.undone}." if outcome.undone else ""
+    return Outcome(
+        outcome.verdict,
+        data=outcome,
+        hint=f"{outcome.live} is the former database again, after {outcome.seconds:.1f} s.{after}",
+        show=lambda screen: screen.print(console.findings_table(outcome.findings)),
+    )
+
+
+@app.command("purge")
+@console.command("restore.purge")
+def purge(
+    case: Annotated[str | None, typer.Argument(help="A case's id; else --due.", metavar="CASE")] = None,
+    *,
+    due: Annotated[
+        bool, typer.Option("--due", help="Drop all that are older than restore.keep_replaced_days.")
+    ] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Show what would go; drop nothing.")] = False,
+    approve: Approve = None,
+    approver: Approver = None,
+    reason: Reason = None,
+    typed: Annotated[
+        str | None, typer.Option("--typed", metavar="NAME", help="Name of what goes, where nobody can be asked.")
+    ] = None,
+    destination: In = Destination.FIRST,
+    platform: console.PlatformName = None,
+) -> Outcome:
+    """Drop the database that a restore replaced, or that an undo left; never the only copy of anything."""
+    from keepwell.errors import PreconditionFailed
+    from keepwell.holding import hold_platform
+    from keepwell.interlock import Procedure
+    from keepwell.objectstore.destinations import open_destination
+    from keepwell.restore.purge import plan_purge, purge_replaced, read_due
+
+    if (case is None) is not due:
+        raise PreconditionFailed("Which one?", hint="Name a case, or pass --due; not both.")
+    settings = console.load_platform(platform)
+    store, now = open_destination(settings, destination), datetime.now(UTC)
+    planned = [plan_purge(settings, store, case)] if case is not None else read_due(settings, store, now)
+    if plan or not planned:
+        data = {"purges": [_describe_purge(one) for one in planned]}
+        hint = "Nothing was dropped." if planned else "Nothing is due."
+        return Outcome(_worst(planned), data=data, hint=hint, show=lambda screen: _show_purges(screen, planned))
+    _show_purges(console.stderr(), planned)
+    given = Given(approve, approver, reason, typed)
+    approval = obtain_approval(planned[0].subject, given) if case is not None else None
+    with console.progress_shown() as progress, hold_platform(settings, store, Procedure.SWAP, on_wait=tell_waiting):
+        done = [purge_replaced(settings, store, one.case_id, approval, progress, now=now) for one in planned]
+    told = ", ".join(f"{one.dropped} ({size(one.freed_bytes)})" for one in done)
+    return Outcome(_worst(planned), data={"purged": done}, hint=f"Dropped: {told}.")
+
+
+def build_choice(which: str, before: str | None, database: str | None, *, unproven: bool) -> "Choice":
+    """What the operator asks for."""
+    from keepwell.restore.choice import Choice
+    from keepwell.restore.plan import parse_moment
+
+    moment = parse_moment(before) if before is not None else None
+    return Choice(which=which, before=moment, database=database, allow_unproven=unproven)
+
+
+def mode_of(*, swap: bool) -> "Mode":
+    """What becomes of the restored database."""
+    from keepwell.restore.plan import Mode
+
+    return Mode.SWAP if swap else Mode.BESIDE
+
+
+def describe_plan(planned: "RestorePlan") -> dict[str, Any]:
+    """The plan for a JSON document."""
+    return {
+        "plan": planned.digest,
+        "mode": planned.mode,
+        "backup_id": planned.backup_id,
+        "database": planned.database,
+        "live": planned.live,
+        "name": planned.name,
+        "replaced": planned.replaced or None,
+        "snapshot_at": planned.snapshot_at,
+        "age_seconds": planned.age_seconds,
+        "level": planned.level,
+        "rows": planned.rows,
+        "bytes_size": planned.size_bytes,
+        "bytes_needed": planned.needed_bytes,
+        "bytes_free": planned.free_bytes,
+        "expected_seconds": planned.expected_seconds,
+        "sessions": planned.sessions,
+        "carried": planned.carried,
+        "findings": planned.findings,
+    }
+
+
+def show_plan(screen: "Console", planned: "RestorePlan") -> None:
+    """The plan for people."""
+    from keepwell.quantities import describe_seconds
+
+    taken = f"about {describe_seconds(planned.expected_seconds)}" if planned.expected_seconds else "not known yet"
+    lines = [
+        (
+            f"{planned.database} of {planned.backup_id}, as of {planned.snapshot_at:%Y-%m-%d %H:%M:%S} UTC "
+            f"({planned.rows:,} rows, {size(planned.size_bytes)}); expected time: {taken}."
+        ),
+        f"1. It is restored as the new database {planned.name}, and proven there.",
+    ]
+    if planned.replaced:
+        lines.append(f"2. {planned.live} is renamed to {planned.replaced}, and {planned.name} to {planned.live}.")
+    elif planned.swaps:
+        lines.append(f"2. {planned.name} is renamed to {planned.live}.")
+    else:
+        lines.append(f"{planned.live} is not touched.")
+    if planned.carried:
+        lines.append(f"It takes over: {', '.join(planned.carried)}.")
+    for line in lines:
+        console.print_plain(screen, line)
+    screen.print(console.findings_table(planned.findings))
+    console.print_plain(screen, f"Plan {planned.digest}")
+
+
+def _describe_outcome(outcome: "RestoreOutcome") -> dict[str, Any]:
+    return {
+        "case": outcome.case_id,
+        "backup_id": outcome.plan.backup_id,
+        "database": outcome.database,
+        "replaced": outcome.replaced,
+        "rows": outcome.rows,
+        "seconds": outcome.seconds,
+        "phases": outcome.phases,
+        "findings": outcome.findings,
+        "evidence": outcome.evidence_keys,
+    }
+
+
+def _show_outcome(screen: "Console", outcome: "RestoreOutcome") -> None:
+    worth_telling = [finding for finding in outcome.findings if finding.verdict != "ok" or finding.hint]
+    if worth_telling:
+        screen.print(console.findings_table(worth_telling))
+    rows = f", {outcome.rows:,} rows equal to their source" if outcome.rows is not None else ""
+    snapshot = f"{outcome.plan.snapshot_at:%Y-%m-%d %H:%M:%S} UTC"
+    lines = [f"{outcome.database} is {outcome.plan.backup_id}, as of {snapshot}{rows}."]
+    if outcome.replaced:
+        lines.append(f"The former one is {outcome.replaced}, untouched.")
+    phases = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in outcome.phases.items())
+    lines.append(f"It took {outcome.seconds:.1f} s: {phases}. Case {outcome.case_id}.")
+    for line in lines:
+        console.print_plain(screen, line)
+
+
+def _describe_case(one: "Case") -> dict[str, Any]:
+    return {
+        "case": one.case.case_id,
+        "backup_id": one.case.backup_id,
+        "mode": one.case.mode,
+        "live": one.case.live,
+        "standing": one.state.standing if one.state else None,
+        "restored": one.state.restored if one.state else None,
+        "former": one.state.former if one.state else None,
+        "last_step": one.last_step,
+        "message": one.message,
+        "advice": one.state.advice if one.state else "",
+        "approval": one.case.approval,
+    }
+
+
+def _show_status(screen: "Console", found: "RestoreStatus") -> None:
+    from rich.text import Text
+
+    table = console.table("case", "set", "live name", "how it stands", "restored", "former", "what now")
+    for one in found.cases:
+        state = one.state
+        table.add_row(
+            one.case.case_id,
+            one.case.backup_id,
+            Text(one.case.live),
+            state.standing if state else "not known",
+            Text(state.restored.name if state and state.restored else "-"),
+            Text(state.former.name if state and state.former else "-"),
+            Text(state.advice if state else ""),
+        )
+    if found.cases:
+        screen.print(table)
+    if found.findings:
+        screen.print(console.findings_table(found.findings))
+
+
+def _show_undo(screen: "Console", planned: "UndoPlan") -> None:
+    live, former = planned.case.live, planned.state.former
+    cut = sum(one.count for one in planned.sessions)
+    if planned.exchanges and former is not None:
+        line = f"{former.name} becomes {live} again, and what is {live} now stays beside it; {cut} sessions are cut."
+    else:
+        line = f"{live} is opened again, as it was; no name is exchanged."
+    console.print_plain(screen, line)
+    if planned.findings:
+        screen.print(console.findings_table(planned.findings))
+    console.print_plain(screen, f"Plan {planned.digest}")
+
+
+def _describe_purge(planned: "PurgePlan") -> dict[str, Any]:
+    return {
+        "plan": planned.digest,
+        "case": planned.case_id,
+        "drops": planned.target.name,
+        "bytes": planned.target.size_bytes,
+        "settled_at": planned.settled_at,
+        "findings": planned.findings,
+    }
+
+
+def _show_purges(screen: "Console", planned: "Sequence[PurgePlan]") -> None:
+    for one in planned:
+        since = f"{one.settled_at:%Y-%m-%d %H:%M} UTC"
+        line = f"Drops {one.target.name} ({size(one.target.size_bytes)}), not live since {since}. Plan {one.digest}"
+        console.print_plain(screen, line)
+        screen.print(console.findings_table(one.findings))
+
+
+def _worst(planned: "Sequence[PurgePlan]") -> "Verdict":
+    from keepwell.verdict import Verdict, worst
+
+    return worst([Verdict.OK, *(one.verdict for one in planned)])

@@ -1,0 +1,136 @@
+"""What a case has come to is told from its journal and the databases' names, wherever its run died."""
+
+from datetime import UTC, datetime
+from typing import cast
+
+import pytest
+from memory_store import MemoryStore
+
+from keepwell.errors import KeepwellError, PreconditionFailed
+from keepwell.objectstore.store import Store
+from keepwell.postgres.databases import NamedDatabase
+from keepwell.restore.journal import Journal, RestoreCase, StepName, begin_case, read_case_ids, read_journal
+from keepwell.restore.plan import Mode
+from keepwell.restore.standing import Standing, judge_case
+from keepwell.verdict import Verdict
+
+AT = datetime(2026, 3, 2, 2, 0, tzinfo=UTC)
+FORMER, RESTORED = 1, 2
+LIVE, BESIDE, REPLACED = "esn", "esn_restored_x", "esn_replaced_x"
+
+
+def a_case(mode: Mode = Mode.SWAP) -> RestoreCase:
+    return RestoreCase(
+        case_id="20260302T020000Z-abcdef",
+        platform="esn",
+        mode=mode,
+        backup_id="20260301T020000Z-abcdef",
+        database=LIVE,
+        snapshot_at=AT,
+        allow_unproven=False,
+        live=LIVE,
+        live_oid=FORMER,
+        name=BESIDE,
+        replaced=REPLACED if mode is Mode.SWAP else None,
+        digest="0" * 12,
+        approval=None,
+        begun_at=AT,
+    )
+
+
+def a_journal(*steps: StepName, mode: Mode = Mode.SWAP) -> Journal:
+    journal = Journal(cast("Store", MemoryStore()), a_case(mode))
+    for step in steps:
+        journal.write(step, oid=RESTORED if step is StepName.PROVEN else None)
+    return journal
+
+
+def database(oid: int, name: str, *, shut: bool = False) -> NamedDatabase:
+    return NamedDatabase(oid, name, not shut, 0)
+
+
+BEFORE = (database(FORMER, LIVE), database(RESTORED, BESIDE))
+AFTER = (database(RESTORED, LIVE), database(FORMER, REPLACED))
+PROVEN = (StepName.RESTORING, StepName.PROVEN, StepName.RESTORED)
+FENCED = (*PROVEN, StepName.FENCING)
+EXCHANGED = (*FENCED, StepName.EXCHANGING, StepName.EXCHANGED)
+
+
+@pytest.mark.parametrize(
+    ("steps", "databases", "standing", "verdict"),
+    [
+        ((StepName.RESTORING,), BEFORE[:1], Standing.NOT_RESTORED, Verdict.WARN),
+        ((StepName.RESTORING, StepName.FAILED), BEFORE[:1], Standing.FAILED, Verdict.OK),
+        (PROVEN, BEFORE, Standing.BESIDE, Verdict.OK),
+        (FENCED, BEFORE, Standing.BESIDE, Verdict.OK),
+        (FENCED, (database(FORMER, LIVE, shut=True), BEFORE[1]), Standing.FENCED, Verdict.ALERT),
+        # The last steps never came to the bucket: the names tell all the same.
+        (FENCED, AFTER, Standing.SWAPPED, Verdict.WARN),
+        (EXCHANGED, AFTER, Standing.SWAPPED, Verdict.WARN),
+        ((*EXCHANGED, StepName.SERVING), AFTER, Standing.SERVING, Verdict.OK),
+        (EXCHANGED, (database(RESTORED, LIVE, shut=True), AFTER[1]), Standing.SHUT, Verdict.ALERT),
+        ((*EXCHANGED, StepName.UNDOING), AFTER, Standing.SWAPPED, Verdict.WARN),
+        ((*EXCHANGED, StepName.UNDOING), BEFORE, Standing.UNDONE, Verdict.OK),
+        ((*EXCHANGED, StepName.SERVING, StepName.PURGING), AFTER, Standing.SERVING, Verdict.OK),
+        ((*EXCHANGED, StepName.SERVING, StepName.PURGING), AFTER[:1], Standing.PURGED, Verdict.OK),
+        ((*EXCHANGED, StepName.SERVING), (*AFTER[1:], database(9, LIVE)), Standing.SUPERSEDED, Verdict.OK),
+        (PROVEN, (database(FORMER, "moved"), BEFORE[1]), Standing.BESIDE, Verdict.ALERT),
+    ],
+)
+def test_how_a_case_stands(
+    steps: tuple[StepName, ...], databases: tuple[NamedDatabase, ...], standing: Standing, verdict: Verdict
+) -> None:
+    state = judge_case(a_journal(*steps), databases)
+    assert (state.standing, state.verdict) == (standing, verdict)
+    if standing in (Standing.FENCED, Standing.SHUT):
+        assert "Nobody is let into esn." in state.advice
+        assert "keepwell restore undo 20260302T020000Z-abcdef" in state.advice
+
+
+@pytest.mark.parametrize(
+    ("steps", "databases", "standing"),
+    [
+        (PROVEN, BEFORE, Standing.BESIDE),
+        (PROVEN, BEFORE[:1], Standing.GONE),
+        # Another restore was swapped in since: a copy beside is a copy beside.
+        (PROVEN, (database(9, LIVE), database(FORMER, REPLACED), BEFORE[1]), Standing.BESIDE),
+        ((StepName.RESTORING,), BEFORE[:1], Standing.NOT_RESTORED),
+    ],
+)
+def test_a_copy_beside_stands_for_itself(
+    steps: tuple[StepName, ...], databases: tuple[NamedDatabase, ...], standing: Standing
+) -> None:
+    assert judge_case(a_journal(*steps, mode=Mode.BESIDE), databases).standing is standing
+
+
+def test_a_journal_reads_back_and_a_damaged_one_is_told() -> None:
+    store = MemoryStore()
+    journal = begin_case(cast("Store", store), a_case())
+    journal.write(StepName.RESTORING, required=True)
+    journal.write(StepName.PROVEN, oid=RESTORED)
+    (case_id,) = read_case_ids(cast("Store", store))
+    again = read_journal(cast("Store", store), case_id)
+    assert (again.case, again.steps, again.restored_oid) == (a_case(), journal.steps, RESTORED)
+    store.objects[f"restores/{case_id}/case.json"] = b"{}"
+    with pytest.raises(KeepwellError, match="damaged"):
+        read_journal(cast("Store", store), case_id)
+
+
+@pytest.mark.parametrize("wanted", ["nonsense", "../../backups", "20260302T020000Z-abcdef"])
+def test_a_case_that_is_not_there_is_refused_in_words(wanted: str) -> None:
+    with pytest.raises(PreconditionFailed, match="case"):
+        read_journal(cast("Store", MemoryStore()), wanted)
+
+
+def test_what_is_under_way_goes_on_when_the_bucket_takes_no_more_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = a_journal(*PROVEN)
+
+    def refuse(relative: str, content: bytes) -> None:
+        del relative, content
+        raise KeepwellError("It is full.")
+
+    monkeypatch.setattr(journal.store, "put_bytes", refuse)
+    with pytest.raises(KeepwellError, match="full"):
+        journal.write(StepName.FENCING, required=True)
+    journal.write(StepName.EXCHANGED)
+    assert journal.unwritten == [StepName.EXCHANGED]
