@@ -257,6 +257,8 @@ def describe_plan(planned: "RestorePlan") -> dict[str, Any]:
         "expected_seconds": planned.expected_seconds,
         "sessions": planned.sessions,
         "carried": planned.carried,
+        "rows_lost": planned.loss.rows_lost if planned.loss else None,
+        "rows_back": planned.loss.rows_back if planned.loss else None,
         "findings": planned.findings,
     }
 
