@@ -17,8 +17,9 @@ from keepwell.backup.companions_page import render_companions_page
 from keepwell.backup.manifest import Manifest, Part
 from keepwell.backup.platform_copy import render_without_secrets, without_login
 from keepwell.backup.preflight import Readiness, require_ready
-from keepwell.backup.restore import sweep_restores
+from keepwell.backup.restore import sweep_restores, temporary_prefix
 from keepwell.backup.restore_page import FolderPlace, Place, render_restore_page
+from keepwell.backup.restored_schemas import sweep_schemas
 from keepwell.backup.spool import open_spool, sweep_spools
 from keepwell.backup.store_databases import StoredDatabase, store_databases
 from keepwell.backup.sweep import require_unswept, sweep_unfinished
@@ -59,6 +60,7 @@ def create_backup(platform: Platform, store: Store, progress: Progress) -> Manif
     sweep_spools(platform)
     sweep_unfinished(store)
     sweep_restores(platform)
+    sweep_schemas(platform, temporary_prefix(platform))
     require_able_to_seal(platform.sealing, store.seal)
     ready = require_ready(platform, progress)
     require_companions(platform)

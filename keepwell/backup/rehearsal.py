@@ -5,7 +5,7 @@ row counts and content hashes (source against restored), and each COPY stream's 
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from keepwell.errors import CommandFailed, KeepwellError, TransientError, Verifi
 from keepwell.postgres import archive, facts, soundness
 from keepwell.postgres.binaries import Binaries
 from keepwell.postgres.connection import connect_to, translate, translated
+from keepwell.postgres.facts import SchemaLine
 from keepwell.postgres.fingerprint import (
     LineHashes,
     digest_copy_stream,
@@ -151,13 +152,7 @@ def check_restored(
     except VerificationFailed as error:
         yield _alert(database.schema_file, error.message)
         return
-    if not any((line.kind, line.identity) == ("schema", "public") for line in expected):
-        # Every new database has one, and no dump says that its source has none.
-        with target.connect() as connection, translated("dropping the schema public of a new database"):
-            connection.execute("DROP SCHEMA public")
-    if not any((line.kind, line.identity) == ("extension", "plpgsql") for line in expected):
-        with target.connect() as connection, translated("dropping the extension plpgsql of a new database"):
-            connection.execute("DROP EXTENSION plpgsql")
+    make_bare(expected, target)
     call = archive.build_restore_command(
         binaries, folder / database.folder, target.conninfo, target.environment, jobs=target.jobs
     )
@@ -179,6 +174,21 @@ def check_restored(
                 verdict=Verdict.OK if not same_major else Verdict.WARN,
                 message=f"The source has version {version}, the scratch server {extensions.get(name)}.",
             )
+
+
+def make_bare(expected: Sequence[SchemaLine], target: Target) -> None:
+    """Take out of a new database what every new one has and the source has not; no dump says that.
+
+    Args:
+        expected: The source's schema.
+        target: A new database.
+    """
+    if not any((line.kind, line.identity) == ("schema", "public") for line in expected):
+        with target.connect() as connection, translated("dropping the schema public of a new database"):
+            connection.execute("DROP SCHEMA public")
+    if not any((line.kind, line.identity) == ("extension", "plpgsql") for line in expected):
+        with target.connect() as connection, translated("dropping the extension plpgsql of a new database"):
+            connection.execute("DROP EXTENSION plpgsql")
 
 
 def restore_roles(spool: Path, target: Target) -> Iterator[Finding]:
@@ -218,13 +228,31 @@ def _unknown(name: str, message: str) -> Finding:
 
 
 def check_equal(database: Database, reader: SetReader, target: Target, progress: Progress) -> list[Finding]:
-    """Compare every table with the source, and with the archive.
+    """Compare every table of a database with the source, and with the archive.
 
     Returns:
         One finding for each table that differs, and for whatever cannot be compared.
     """
+    differing = check_tables(database.dumped_tables, reader, target, progress)
+    with target.connect() as connection:
+        return differing + _compare_large_objects(connection, database) + _name_unproven(database)
+
+
+def check_tables(tables: Iterable[Table], reader: SetReader, target: Target, progress: Progress) -> list[Finding]:
+    """Compare tables with the source, and with the archive.
+
+    Args:
+        tables: Which ones, under the names that they have in the restored database; those without rows are passed over.
+        reader: Read their streams.
+        target: The restored database.
+        progress: Told how far it is.
+
+    Returns:
+        One finding for each table that differs.
+    """
     waiting: SimpleQueue[Table] = SimpleQueue()
-    compared = sorted(database.dumped_tables, key=lambda table: -table.size_bytes)
+    dumped = (table for table in tables if table.kind == "table" and table.rows is not None)
+    compared = sorted(dumped, key=lambda table: -table.size_bytes)
     for table in compared:
         waiting.put(table)
 
@@ -241,9 +269,7 @@ def check_equal(database: Database, reader: SetReader, target: Target, progress:
 
     with ThreadPoolExecutor(target.jobs, "comparing") as workers:
         results = [workers.submit(work) for _ in range(target.jobs)]
-        differing = [finding for result in results for finding in result.result()]
-    with target.connect() as connection:
-        return differing + _compare_large_objects(connection, database) + _name_unproven(database)
+        return [finding for result in results for finding in result.result()]
 
 
 def _compare_table(connection: psycopg.Connection, table: Table, reader: SetReader, target: Target) -> list[Finding]:

@@ -122,7 +122,7 @@ def restore_into(
     watch = Stopwatch()
     sweep_spools(platform)
     sweep_restores(platform)
-    manifest = _require_restorable(platform, store, backup_id, allow_unproven=allow_unproven)
+    manifest = require_restorable(platform, store, backup_id, allow_unproven=allow_unproven)
     database = choose_database(manifest, source)
     binaries, server_major = require_target(platform, manifest, database, name)
     require_space(spool_place(platform), estimate_working_bytes(1), "the run")
@@ -133,17 +133,17 @@ def restore_into(
         binaries = moved_to(binaries, folder)
         _check_before(store, manifest, database, reader, binaries=binaries, folder=folder)
         watch.lap("fetch")
-        temporary = f"{_temporary(platform)}{secrets.token_hex(6)}"
+        temporary = f"{temporary_prefix(platform)}{secrets.token_hex(6)}"
         target = restored_target(platform, temporary, server_major)
         try:
             findings = _create_like(platform, temporary, database.source)
             progress(Step("restoring"))
-            findings += _checked(rehearsal.check_restored(database, binaries, folder, target, reader))
+            findings += require_fine(rehearsal.check_restored(database, binaries, folder, target, reader))
             watch.lap("restore")
             _check_read(manifest, database, reader)
-            findings += _checked(rehearsal.check_equal(database, reader, target, progress))
+            findings += require_fine(rehearsal.check_equal(database, reader, target, progress))
             progress(Step("checking indexes and sequences"))
-            findings += _checked(_check_sound(database, binaries, target))
+            findings += require_fine(_check_sound(database, binaries, target))
             watch.lap("prove")
             smoke = ask_smoke_queries(platform, database, target)
             watch.lap("smoke")
@@ -152,7 +152,7 @@ def restore_into(
             _rename(platform, temporary, name)
         except BaseException:
             with suppress(KeepwellError):  # the next restore sweeps it; what went wrong matters more now
-                _drop(platform, temporary)
+                drop_temporary(platform, temporary)
             raise
     return Restored(
         backup_id=backup_id,
@@ -186,13 +186,13 @@ def sweep_restores(platform: Platform) -> list[str]:
     ):
         rows = connection.execute(
             "SELECT datname::text FROM pg_catalog.pg_database WHERE starts_with(datname::text, %s)",
-            (_temporary(platform),),
+            (temporary_prefix(platform),),
         ).fetchall()
     dropped = []
     for (name,) in rows:
         # Somebody holds on to it, or this role may not; it is in nobody's way but the disk's.
         with suppress(KeepwellError):
-            _drop(platform, name)
+            drop_temporary(platform, name)
             dropped.append(name)
     return dropped
 
@@ -202,12 +202,17 @@ def _connect(platform: Platform) -> psycopg.Connection:
     return connect(platform.database.for_restoring, dbname=platform.database.maintenance_name)
 
 
-def _temporary(platform: Platform) -> str:
-    """How names of databases begin that are being restored: one's own, since platforms may share a server."""
+def temporary_prefix(platform: Platform) -> str:
+    """How names of databases and schemas begin that are being restored; one's own: platforms may share a server."""
     return f"keepwell_restoring_{zlib.crc32(platform.name.encode()):08x}_"
 
 
-def _require_restorable(platform: Platform, store: Store, backup_id: str, *, allow_unproven: bool) -> Manifest:
+def require_restorable(platform: Platform, store: Store, backup_id: str, *, allow_unproven: bool) -> Manifest:
+    """The manifest of a set that somebody wants restored.
+
+    Raises:
+        PreconditionFailed: It is no set, or not proven, and that was not expressly allowed.
+    """
     entry = read_entry(store, backup_id)
     if entry.manifest is None:
         raise PreconditionFailed(entry.fault, hint="List what there is: keepwell backup list.")
@@ -295,22 +300,22 @@ def _check_before(
 ) -> None:
     """Check all that can be checked before anything is created: everything but the rows themselves."""
     stored = list(store.list_objects(layout.set_folder(manifest.backup_id)))
-    _checked(read_back.check_uploaded(manifest, stored, manifest.parts_with(database)))
+    require_fine(read_back.check_uploaded(manifest, stored, manifest.parts_with(database)))
     files = reader.fetch_files()
-    _checked(read_back.check_readable(manifest, files))
+    require_fine(read_back.check_readable(manifest, files))
     entries = read_back.list_entries(database, binaries, folder)
     if isinstance(entries, Finding):
         raise VerificationFailed(entries.message, hint=entries.hint)
-    _checked(read_back.check_globals(folder))
+    require_fine(read_back.check_globals(folder))
     schema = reader.find_content(database.schema_file)
-    _checked(read_back.check_contents(database, manifest.parts, entries, schema))
+    require_fine(read_back.check_contents(database, manifest.parts, entries, schema))
 
 
 def _check_read(manifest: Manifest, database: Database, reader: SetReader) -> None:
     """Check the rows that were restored as they came, and whatever nobody asked for."""
     reader.drain()
-    _checked(read_back.check_readable(manifest, reader.parts))
-    _checked(read_back.check_streams(database, reader.find))
+    require_fine(read_back.check_readable(manifest, reader.parts))
+    require_fine(read_back.check_streams(database, reader.find))
 
 
 def _check_sound(database: Database, binaries: Binaries, target: Target) -> Iterator[Finding]:
@@ -389,16 +394,16 @@ def _rename(platform: Platform, temporary: str, name: str) -> None:
         )
 
 
-def _drop(platform: Platform, name: str) -> None:
+def drop_temporary(platform: Platform, name: str) -> None:
     """Drop a database of ours by its temporary name, never another."""
-    if not name.startswith(_temporary(platform)):
+    if not name.startswith(temporary_prefix(platform)):
         message = f"{name} is not a temporary database of ours"
         raise ValueError(message)
     with _connect(platform) as connection, translated(f"dropping {name}"):
         connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
-def _checked(found: Iterable[Finding]) -> list[Finding]:
+def require_fine(found: Iterable[Finding]) -> list[Finding]:
     """The findings, when nothing in them is wrong.
 
     Raises:

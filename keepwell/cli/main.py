@@ -15,6 +15,7 @@ from keepwell.cli import (
     notify,
     platform,
     restore,
+    restore_parts,
     retention,
     second,
     serve,
@@ -61,6 +62,7 @@ backup.app.command()(retention.unpin)
 backup.app.command()(second.copy)
 backup.app.command()(second.prepare_second)
 app.add_typer(backup.app, name="backup")
+restore.app.command()(restore_parts.tables)
 app.add_typer(restore.app, name="restore")
 app.add_typer(bucket.app, name="bucket")
 app.add_typer(cron.app, name="cron")

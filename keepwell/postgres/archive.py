@@ -40,6 +40,11 @@ _RESTRICT = re.compile(rb"^\\restrict (\w+)$", re.MULTILINE)
 _RESTRICTION = rb"(?m)^\\(?:un)?restrict %s\n"
 _ENCODING = re.compile(rb"^SET client_encoding = '(\w+)';$", re.MULTILINE)
 _DATA_ENTRY = re.compile(r"^(?P<dump_id>\d+); \d+ (?P<table_oid>\d+) TABLE DATA ")
+# Entries of an archive that carry rows, and those that would act by themselves or speak of other databases.
+_NO_DEFINITION = re.compile(
+    r"^\d+; \d+ \d+ (?:(?:COMMENT|ACL|SECURITY LABEL) \S+ )?(?:TABLE DATA|MATERIALIZED VIEW DATA|STATISTICS DATA|BLOB|"
+    r"LARGE OBJECT|EVENT TRIGGER|TRIGGER|POLICY|DEFAULT ACL|PUBLICATION|SUBSCRIPTION)"
+)
 # pg_dump bounds its wait for a lock by a statement timeout, and knows no other.
 _LOCK_WORDS = ("could not obtain lock", "lock timeout", "due to statement timeout", "deadlock detected")
 _SERVER_GONE_WORDS = (
@@ -164,6 +169,96 @@ def build_restore_command(
         argv,
         environment | {"PGOPTIONS": DUMP_OPTIONS},
         readable=[folder, *_to_log_in(target)],
+        has_network=_over_a_network(target),
+    )
+
+
+def build_definitions_command(
+    binaries: Binaries, folder: Path, listing: Path, target: str, environment: dict[str, str], *, jobs: int
+) -> Command:
+    """Restore what an archive folder defines, without a row, into an existing, empty database.
+
+    Args:
+        binaries: Whose pg_restore.
+        folder: Holds the archive's table of contents; its streams are not needed.
+        listing: What of it is restored, as `render_definitions` renders it.
+        target: Connection string of the database.
+        environment: For its password.
+        jobs: Parallel connections.
+    """
+    argv = [binaries.program("pg_restore"), "--dbname", target, f"--jobs={jobs}", "--exit-on-error"]
+    argv += ["--no-tablespaces", "--no-password", f"--use-list={listing}", str(folder)]
+    return binaries.call(
+        argv,
+        environment | {"PGOPTIONS": DUMP_OPTIONS},
+        readable=[folder, listing, *_to_log_in(target)],
+        has_network=_over_a_network(target),
+    )
+
+
+def render_definitions(listing: Iterable[str]) -> str:
+    """A list for pg_restore of all that an archive defines: no rows, and nothing that would act by itself.
+
+    Triggers, policies and publications make no table what it is; sequences are set to where they were.
+
+    Args:
+        listing: Lines of `pg_restore --list`.
+    """
+    kept = [line for line in listing if line and not line.startswith(";") and not _NO_DEFINITION.match(line)]
+    return "".join(f"{line}\n" for line in kept)
+
+
+def list_contents(binaries: Binaries, archive: Path) -> list[str]:
+    """The lines of an archive's table of contents, of a folder or a file.
+
+    Raises:
+        CommandFailed: They cannot be parsed.
+    """
+    call = binaries.call([binaries.program("pg_restore"), "--list", str(archive)], {}, readable=[archive])
+    return command.run(call, timeout_seconds=600).decode(errors="replace").splitlines()
+
+
+def build_schema_dump_command(
+    binaries: Binaries, source: str, environment: dict[str, str], schema: str, file: Path
+) -> Command:
+    """Dump one schema of a database of ours into a file in custom format.
+
+    Args:
+        binaries: Whose pg_dump.
+        source: Connection string of the database.
+        environment: For its password.
+        schema: A plain name of ours, which needs no quoting in a pattern.
+        file: New.
+    """
+    argv = [binaries.program("pg_dump"), "--dbname", source, "--format=custom", f"--schema={schema}"]
+    argv += [f"--file={file}", "--no-publications", "--no-subscriptions", "--no-password"]
+    return binaries.call(
+        argv,
+        environment | {"PGOPTIONS": DUMP_OPTIONS},
+        writable=[file.parent],
+        readable=_to_log_in(source),
+        has_network=_over_a_network(source),
+    )
+
+
+def build_sections_command(
+    binaries: Binaries, file: Path, target: str, environment: dict[str, str], sections: Sequence[str]
+) -> Command:
+    """Restore some sections of a custom-format file into a database: all of them, or nothing.
+
+    Args:
+        binaries: Whose pg_restore.
+        file: The archive.
+        target: Connection string of the database.
+        environment: For its password.
+        sections: Of `pre-data`, `data`, `post-data`.
+    """
+    argv = [binaries.program("pg_restore"), "--dbname", target, "--single-transaction", "--exit-on-error"]
+    argv += [*(f"--section={section}" for section in sections), "--no-tablespaces", "--no-password", str(file)]
+    return binaries.call(
+        argv,
+        environment | {"PGOPTIONS": DUMP_OPTIONS},
+        readable=[file, *_to_log_in(target)],
         has_network=_over_a_network(target),
     )
 
@@ -353,9 +448,7 @@ def list_data_entries(binaries: Binaries, folder: Path) -> list[DataEntry]:
     Raises:
         CommandFailed: The contents cannot be parsed.
     """
-    call = binaries.call([binaries.program("pg_restore"), "--list", str(folder)], {}, readable=[folder])
-    listing = command.run(call, timeout_seconds=600)
-    return list(parse_data_entries(listing.decode(errors="replace").splitlines()))
+    return list(parse_data_entries(list_contents(binaries, folder)))
 
 
 def foresee_data_entries(binaries: Binaries, contents: Command) -> list[DataEntry]:

@@ -20,7 +20,7 @@ from keepwell.backup import layout
 from keepwell.backup.catalogue import read_catalogue
 from keepwell.backup.create import create_backup
 from keepwell.backup.manifest import new_backup_id
-from keepwell.backup.restore import _temporary, restore_into
+from keepwell.backup.restore import restore_into, temporary_prefix
 from keepwell.backup.spool import CACHE_SCRATCH, sweep_spools
 from keepwell.backup.sweep import sweep_unfinished
 from keepwell.backup.uploads_index import FileEntry
@@ -268,7 +268,7 @@ def test_a_restore_that_was_killed_is_swept_by_the_next_backup_or_restore(
 def test_a_role_that_may_not_drop_what_a_dead_restore_left_backs_up_all_the_same(
     platform: Platform, server: Server
 ) -> None:
-    left = f"{_temporary(platform)}dead"
+    left = f"{temporary_prefix(platform)}dead"
     with server.connect() as connection:
         connection.execute(f'CREATE DATABASE "{left}"')
         connection.execute("CREATE ROLE unable LOGIN PASSWORD 'p'; GRANT pg_read_all_data TO unable")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -89,6 +90,20 @@ def test_doctor_and_backups_work_without_the_orchestrator(
             chosen = ("--database", further, "--into", f"{further}_copy")
             code, restored = keepwell("backup", "restore", "newest-proven", *chosen)
             assert (code, restored["data"]["source"], restored["data"]["rows"]) == (0, further, 3)
+            part = ("restore", "tables", "--table", "public.people", "--into-schema", "restored")
+            code, planned = keepwell(*part, "--plan")
+            assert (code, planned["data"]["rows"], planned["data"]["database"]) == (0, 7, database)
+            code, restored = keepwell(*part)
+            assert (code, restored["data"]["rows"]) == (0, 7)
+            assert connection.execute("SELECT count(*) FROM restored.people").fetchone() == (7,)
+            undo = ("restore", "tables", "--into-schema", "restored", "--undo")
+            code, refused = keepwell(*undo)
+            assert (code, "--approve" in refused["hint"]) == (1, True)
+            plan = re.search(r"--approve (\w+)", refused["hint"])
+            assert plan is not None
+            said = ("--approver", "Test", "--reason", "looked at", "--typed", database)
+            assert keepwell(*undo, "--approve", plan[1], *said)[0] == 0
+            assert connection.execute("SELECT FROM pg_namespace WHERE nspname = 'restored'").fetchone() is None
         finally:
             for name in (database, further):
                 connection.execute(f'DROP DATABASE IF EXISTS "{name}_copy"')
