@@ -15,7 +15,14 @@ from restored_platforms import MISFORTUNE, Stricken, approve, backed_up, drop_al
 
 from deployments.local.objectstore import RunningObjectStore
 from keepwell.approval import Decision
-from keepwell.errors import Busy, KeepwellError, LockTimeout, PreconditionFailed, VerificationFailed
+from keepwell.errors import (
+    Busy,
+    KeepwellError,
+    LockTimeout,
+    PreconditionFailed,
+    ServiceUnavailable,
+    VerificationFailed,
+)
 from keepwell.evidence import read_last_evidence
 from keepwell.holding import hold_platform
 from keepwell.interlock import Procedure
@@ -209,3 +216,25 @@ def test_with_the_server_silent_status_says_what_it_cannot_tell(stricken: Strick
     found = read_status(platform, stricken.store)
     assert found.verdict is Verdict.UNKNOWN
     assert all(one.state is None for one in found.cases)
+
+
+def test_with_the_server_down_a_recovery_goes_on_by_the_lease_alone_and_says_so(stricken: Stricken) -> None:
+    database = stricken.platform.database.model_copy(update={"port": 9})
+    backup = stricken.platform.backup.model_copy(update={"interlock_wait_seconds": 0})
+    platform = stricken.platform.model_copy(update={"database": database, "backup": backup})
+    told: list[KeepwellError] = []
+    with pytest.raises(ServiceUnavailable), hold_platform(platform, stricken.store, Procedure.SWAP):
+        pass
+    with hold_platform(platform, stricken.store, Procedure.SWAP, on_lease_alone=told.append) as hold:
+        assert hold.lease_alone
+        assert len(told) == 1
+        # It binds whoever comes by the server's own locks as well, once that is up again.
+        others = stricken.platform.model_copy(update={"backup": backup})
+        for other in (platform, others):
+            with (
+                pytest.raises(Busy, match="a swap holds the store's lease"),
+                hold_platform(other, stricken.store, Procedure.RESTORE, on_lease_alone=told.append),
+            ):
+                pass
+    with hold_platform(platform, stricken.store, Procedure.RESTORE, on_lease_alone=told.append):
+        pass
