@@ -16,6 +16,7 @@ from keepwell.destination import Destination
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from keepwell.errors import KeepwellError
     from keepwell.restore.apply import RestoreOutcome
     from keepwell.restore.choice import Choice
     from keepwell.restore.plan import Mode, RestorePlan
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from keepwell.restore.standing import CaseState
     from keepwell.restore.status import Case, RestoreStatus
     from keepwell.restore.undo import UndoPlan
-    from keepwell.verdict import Verdict
+    from keepwell.verdict import Finding, Verdict
 
 app = console.group("Bring a backup set back, beside the live database or in its place; and undo that.")
 
@@ -203,7 +204,6 @@ def purge(
     from keepwell.interlock import Procedure
     from keepwell.objectstore.destinations import open_destination
     from keepwell.restore.purge import DuePurges, plan_purge, purge_replaced, read_due
-    from keepwell.verdict import Finding, Verdict
 
     if (case is None) is not due:
         raise PreconditionFailed("Which one?", hint="Name a case, or pass --due; not both.")
@@ -226,8 +226,7 @@ def purge(
             except PreconditionFailed as refused:
                 if not due:
                     raise
-                message = f"{one.target.name} stays: {refused.message}"
-                left.append(Finding(name=f"case {one.case_id}", verdict=Verdict.WARN, message=message, hint=refused.hint))
+                left.append(_told_as_left(one, refused))
     told = ", ".join(f"{one.dropped} ({size(one.freed_bytes)})" for one in done) or "nothing"
     findings = (*due_now.findings, *left, *(finding for one in done for finding in one.findings))
     return Outcome(
@@ -405,7 +404,14 @@ def _show_purges(screen: "Console", due: "DuePurges") -> None:
         screen.print(console.findings_table(one.findings))
 
 
+def _told_as_left(one: "PurgePlan", refused: "KeepwellError") -> "Finding":
+    from keepwell.verdict import Finding, Verdict
+
+    message = f"{one.target.name} stays: {refused.message}"
+    return Finding(name=f"case {one.case_id}", verdict=Verdict.WARN, message=message, hint=refused.hint)
+
+
 def _worst(due: "DuePurges") -> "Verdict":
     from keepwell.verdict import Verdict, worst
 
-    return worst([Verdict.OK, *(one.verdict for one in (*due.plans, *due.findings))])
+    return worst([Verdict.OK, *(one.verdict for one in due.plans), *(one.verdict for one in due.findings)])

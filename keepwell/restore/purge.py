@@ -167,7 +167,8 @@ def purge_replaced(
     _drop(platform, plan.target, cuts_sessions=approval is not None)
     journal.write(StepName.PURGED, name=plan.target.name, approval=approval)
     findings = judge_journal(journal)
-    kept = _leave_evidence(platform, store, plan, approval, findings, now)
+    why = approval.told if approval else f"Its {platform.restore.keep_replaced_days} days were over."
+    kept = _leave_evidence(store, plan, why, findings, now)
     return PurgeOutcome(case_id, plan.target.name, plan.target.size_bytes, (*findings, *kept.findings))
 
 
@@ -321,15 +322,7 @@ def _drop(platform: Platform, target: NamedDatabase, *, cuts_sessions: bool) -> 
                 raise
 
 
-def _leave_evidence(
-    platform: Platform,
-    store: Store,
-    plan: PurgePlan,
-    approval: Approval | None,
-    found: Sequence[Finding],
-    now: datetime,
-) -> Kept:
-    why = approval.told if approval else f"Its {platform.restore.keep_replaced_days} days were over."
+def _leave_evidence(store: Store, plan: PurgePlan, why: str, found: Sequence[Finding], now: datetime) -> Kept:
     findings = (*plan.findings, *found, Finding(name="approval", verdict=Verdict.OK, message=why))
     freed = describe_bytes(plan.target.size_bytes)
     return keep_evidence(

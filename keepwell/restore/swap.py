@@ -138,5 +138,5 @@ def _require_free(connection: psycopg.Connection, wanted: Exchange) -> None:
     if wanted.leaving is not None and wanted.leaving_name in taken:
         raise PreconditionFailed(
             f"There is a database {wanted.leaving_name} already. Nothing was changed.",
-            hint="Look what it is. Renamed or dropped, it is in nobody's way: keepwell restore status tells how to go on.",
+            hint="Look what it is, and rename or drop it. Then: keepwell restore status tells how to go on.",
         )

@@ -2,8 +2,9 @@
 
 Usage: swaps_that_die.py, one order a line on standard input, as JSON: `platform` and `approval` (pickled files);
 `undo` or `purge` (a case's id), or `case` (one that goes on), or none for a new one; `strike`: an effect's name and
-`before` or `after`, and perhaps another effect's name, before which nothing strikes. Answers, a line each: `before EFFECT`, `after EFFECT`, and `ended STATUS` at last. Each run is a fork of this
-process, which does nothing itself, so that no run costs imports.
+`before` or `after`, and perhaps another effect's name, before which nothing strikes. Answers, a line each:
+`before EFFECT`, `after EFFECT`, and `ended STATUS` at last. Each run is a fork of this process, which does nothing
+itself, so that no run costs imports.
 
 An effect is what changes the world outside: a document in the bucket, a statement that changes a database, the cache.
 """
