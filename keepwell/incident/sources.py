@@ -17,6 +17,7 @@ from keepwell.errors import ServiceUnavailable
 from keepwell.evidence import EVIDENCE, Evidence, read_last_evidence
 from keepwell.incident.documents import Observation
 from keepwell.incident.gathering import Source
+from keepwell.incident.restores import observe_restores
 from keepwell.objectstore.lease import read_leases
 from keepwell.objectstore.store import Store
 from keepwell.orchestrator import Deployment, FlowRun, connect
@@ -55,6 +56,7 @@ def build_sources(platform: Platform, store: Store, now: datetime) -> tuple[Sour
         Source("redis", partial(observe_redis, platform, now)),
         Source("containers", partial(_look_at_containers, platform, now)),
         Source("backups", partial(_look_at_backups, platform, store, now)),
+        Source("restores", partial(observe_restores, store, now, within=_RECENT)),
         Source("at work", partial(_look_at_work, store, now)),
         Source("maintenance", partial(_look_at_evidence, store, now)),
         Source("runs", partial(_look_at_runs, platform, now)),
@@ -306,10 +308,10 @@ def _look_at_runs(platform: Platform, now: datetime) -> Iterator[Observation]:
     with client:
         titles = {one.id: one for one in client.read_deployments() if one.platform in (platform.name, None)}
         runs = client.read_last_runs(list(titles.values()), since=now - _RECENT, limit=_RUNS_SHOWN)
-    for run in runs:
-        if run.start_time is not None:
-            yield _describe_run(run, titles)
-    if not runs:
+    begun = [run for run in runs if run.start_time is not None]
+    for run in begun:
+        yield _describe_run(run, titles)
+    if not begun:
         yield Observation(
             at=now,
             source="runs",
