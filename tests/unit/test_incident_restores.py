@@ -9,7 +9,10 @@ from memory_store import MemoryStore
 
 from keepwell.approval import Approval, Place
 from keepwell.incident import restores
-from keepwell.incident.restores import RestoreSoFar, find_restore, observe_restores
+from keepwell.incident.documents import Kind
+from keepwell.incident.journal import open_case, read_incident
+from keepwell.incident.restores import RestoreSoFar, find_restore, observe_restores, record_restore
+from keepwell.incident.standing import measure_times
 from keepwell.restore.journal import Journal, RestoreCase, StepName, begin_case
 from keepwell.restore.plan import Mode
 from keepwell.restore.standing import Standing
@@ -137,3 +140,24 @@ def test_no_restore_and_a_damaged_journal() -> None:
     store.objects[key] = b"{}"
     damaged = list(observe_restores(store, NOW, within=timedelta(days=7)))
     assert damaged[0].verdict is Verdict.UNKNOWN
+
+
+def test_what_was_restored_by_hand_is_recorded_with_who_approved_it_and_what_is_lost() -> None:
+    store: Any = MemoryStore()
+    incident = open_case(PLATFORM, store, "rows are gone", now=OPENED_AT)
+    at = NOW - timedelta(minutes=30)
+    done = RestoreSoFar(
+        "20261129T030001Z-abcdef", True, "20261129T020000Z-abcdef", at - timedelta(hours=2), at, "approved"
+    )
+    record_restore(store, incident, done, "by the console", now=NOW, by="ann")
+    found = read_incident(store, incident.case.case_id)
+    assert [entry.kind for entry in found.entries] == [Kind.DECISION, Kind.STEP]
+    assert measure_times(found.case, found.entries, found.standing)["rpo_seconds"] == 7200
+
+
+def test_without_a_restore_s_journal_nothing_is_said_to_be_lost() -> None:
+    store: Any = MemoryStore()
+    incident = open_case(PLATFORM, store, "rows are gone", now=OPENED_AT)
+    record_restore(store, incident, RestoreSoFar(), "by hand, from an old dump", now=NOW, by="ann")
+    found = read_incident(store, incident.case.case_id)
+    assert measure_times(found.case, found.entries, found.standing)["rpo_seconds"] is None
