@@ -172,8 +172,10 @@ def observe_redis(platform: Platform, now: datetime) -> Iterator[Observation]:
         )
         return
     facts = read_cache(platform.redis)
+    # To the minute: it tells whole seconds of its age, and two looks should find the same start.
+    started_at = (now - timedelta(seconds=facts.up_seconds)).replace(second=0, microsecond=0)
     yield Observation(
-        at=now - timedelta(seconds=facts.up_seconds),
+        at=started_at,
         source="redis",
         verdict=Verdict.WARN if facts.up_seconds < _NEWLY_STARTED.total_seconds() else Verdict.OK,
         message="Redis was started.",
