@@ -140,8 +140,10 @@ class TestTheScheduleOfARealServer:
 
         first = register(["esn", "other"])
         assert register(["esn", "other"]) == first
-        deployed = sum(2 if spec.per_platform else 1 for spec in read_deployment_file().deployments)
-        assert (first.deployments, first.schedules, first.automations) == (deployed, 6, 5)
+        specs = read_deployment_file().deployments
+        deployed = sum(2 if spec.per_platform else 1 for spec in specs)
+        scheduled = sum(2 * len(spec.schedules) for spec in specs)
+        assert (first.deployments, first.schedules, first.automations) == (deployed, scheduled, 5)
         for platform in ("esn", "other"):
             facts = read(platform)
             assert isinstance(facts, ScheduleFacts)
