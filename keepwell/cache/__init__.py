@@ -1,6 +1,7 @@
 """The cache beside the database (Redis, or Valkey, which speaks the same)."""
 
 from keepwell.cache.keys import KeyRecord, ServerFacts, read_keys, read_server
+from keepwell.cache.loading import KeyLoader, require_empty
 from keepwell.cache.probe import CacheFacts, read_facts
 from keepwell.cache.rehearsal import CacheRehearsal, ComparedKey, Comparison
 from keepwell.cache.scratch import choose_cache_program, find_cache_programs, throwaway_cache
@@ -10,6 +11,7 @@ __all__ = [
     "CacheRehearsal",
     "ComparedKey",
     "Comparison",
+    "KeyLoader",
     "KeyRecord",
     "ServerFacts",
     "choose_cache_program",
@@ -17,5 +19,6 @@ __all__ = [
     "read_facts",
     "read_keys",
     "read_server",
+    "require_empty",
     "throwaway_cache",
 ]
