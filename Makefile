@@ -16,13 +16,16 @@ DIGEST = { cat $(INPUTS); $(PYTHON) -VV; } | sha256sum | cut -d' ' -f1
 IMAGE ?= keepwell:local
 COMPOSE_FOLDER := deployments/production/compose
 
-.PHONY: help bootstrap image demo up down status test test-long upgrade-test bench-backup bench-restore bench-idle bench-politeness check lock
+.PHONY: help bootstrap image demo demo-restore up down status test test-long upgrade-test bench-backup bench-restore bench-idle bench-politeness check lock
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 demo: bootstrap ## from nothing to a proven backup, told as a story
 	@$(RUN) -m deployments.local demo
+
+demo-restore: bootstrap ## rows are deleted by mistake, come back by an approved restore, and that is undone
+	@$(RUN) -m deployments.local demo-restore
 
 demo-install: bootstrap ## docs/install.md as it stands, on a platform under docker compose (root; Docker is installed if missing)
 	@$(RUN) -m deployments.local demo-install

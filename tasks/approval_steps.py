@@ -22,7 +22,9 @@ from prefect.utilities.urls import url_for
 from pydantic import Field, create_model
 
 from keepwell.approval import Approval, Decision, Place, Subject, build_approval, require_approval
+from keepwell.backup.report import escape
 from keepwell.notify import Message
+from keepwell.orchestrator import REJECTION
 from keepwell.verdict import Verdict
 from tasks import platforms
 from tasks.notify_steps import tell
@@ -32,10 +34,9 @@ from tasks.redaction import redact
 _KEY = "approval"
 # As Prefect names what belongs to a suspension.
 _RESPONSE = keyset_from_base_key(f"suspended-{_KEY}")["response"]
-_DECISIONS = {"approve": Decision.APPROVED, "reject": Decision.REFUSED}
 
 
-def obtain(platform: str, subject: Subject, plan: str) -> Approval:
+def obtain(platform: str, subject: Subject, summary: str) -> Approval:
     """Ask people for an approval; called in a flow, with nothing held, and never in a step.
 
     The first time, it tells people and suspends the run: nothing after it happens. Once the run was answered and goes
@@ -44,7 +45,8 @@ def obtain(platform: str, subject: Subject, plan: str) -> Approval:
     Args:
         platform: Its name.
         subject: What is to be approved, planned just now.
-        plan: The same for people, as Markdown; it stands above the form, so that nobody approves unseen.
+        summary: The same in a sentence; it stands above the form, which has room for little more. The whole plan is
+            a page of the run, named `…-plan`.
 
     Returns:
         The approval, of exactly this subject.
@@ -56,8 +58,8 @@ def obtain(platform: str, subject: Subject, plan: str) -> Approval:
     approved_at = _find_answer()
     timeout = timedelta(hours=platforms.load(platform).orchestrator.approval_hours)
     if approved_at is None:
-        _tell_that_it_waits(platform, subject, plan, until=datetime.now(UTC) + timeout)
-    form = _build_form(subject, plan)
+        _tell_that_it_waits(platform, subject, summary, until=datetime.now(UTC) + timeout)
+    form = _build_form(subject, summary)
     answer = suspend_flow_run(wait_for_input=form, timeout=int(timeout.total_seconds()), key=_KEY)
     approval = _read_answer(answer, approved_at or datetime.now(UTC))
     get_run_logger().info("The %s was %s.", subject.procedure, approval.told)
@@ -71,32 +73,35 @@ def _find_answer() -> datetime | None:
     return found[0].created if found else None
 
 
-def _build_form(subject: Subject, plan: str) -> type[RunInput]:
+def _build_form(subject: Subject, summary: str) -> type[RunInput]:
     """What Prefect's dialog asks, and `keepwell approve` too.
 
     All fields are required, since one with a default would let an empty answer pass. The constraints stand in the
     schema, by which the server refuses an answer while the run stays suspended; here every answer can be read, so that
-    one to an older plan gets its sentence.
+    one to an older plan gets its sentence. All are text, since the dialog's lists do not open by a click.
     """
-    of_plan = Field(description="The plan that stands above.", json_schema_extra={"enum": [subject.digest]})
-    typed = Field(
-        description=f"To approve, type the live database's name: {subject.typed}. To reject, leave it empty.",
-        json_schema_extra={"pattern": f"^({re.escape(subject.typed)})?$", "examples": [subject.typed]},
-    )
-    decision = Field(json_schema_extra={"enum": list(_DECISIONS)}, description="A rejected run ends, changing nothing.")
     words: dict[str, Any] = {"minLength": 1, "pattern": r"\S"}
     approver = Field(description="Who you are; nobody checks it, and it is recorded as such.", json_schema_extra=words)
     reason = Field(description="Why; it stands in the evidence.", json_schema_extra=words)
+    digest = Field(
+        description=f"The plan that you were shown: {subject.digest}.",
+        json_schema_extra={"pattern": f"^{subject.digest}$", "examples": [subject.digest]},
+    )
+    typed = Field(
+        title="Name of the live database",
+        description=f"To approve, type {subject.typed}. To reject, type {REJECTION}: then the run ends.",
+        json_schema_extra={"pattern": f"^({re.escape(subject.typed)}|{REJECTION})$", "examples": [subject.typed]},
+    )
     form = create_model(
         "Approval",
         __base__=RunInput,
-        decision=(str, decision),
-        plan=(str, of_plan),
         approver=(str, approver),
         reason=(str, reason),
+        plan=(str, digest),
         typed=(str, typed),
     )
-    form._description = redact(f"{plan}\n\nPlan **{subject.digest}**")  # noqa: SLF001 - Prefect's own way sets defaults
+    told = f"{escape(summary)} All of it is among the run's artifacts. Plan **{subject.digest}**."
+    form._description = redact(told)  # noqa: SLF001 - Prefect's own way would set defaults
     return form
 
 
@@ -109,16 +114,14 @@ def _read_answer(answer: Any, approved_at: datetime) -> Approval:
         approved_at=approved_at,
         given_at=Place.ORCHESTRATOR,
     )
-    # What is none of the two is no yes.
-    decision = _DECISIONS.get(answer.decision, Decision.REFUSED)
-    return approval.model_copy(update={"decision": decision})
+    return approval.model_copy(update={"decision": Decision.REFUSED}) if answer.typed == REJECTION else approval
 
 
-def _tell_that_it_waits(platform: str, subject: Subject, plan: str, until: datetime) -> None:
+def _tell_that_it_waits(platform: str, subject: Subject, summary: str, until: datetime) -> None:
     run_id = str(flow_run.id)
     message = Message(
         title=f"{platform}: a {subject.procedure} waits for approval",
-        cause=f"Somebody started the run {flow_run.name}. {_first_paragraph(plan)}",
+        cause=f"Somebody started the run {flow_run.name}. {summary}",
         still_safe="everything: nothing was changed, and nothing is held while it waits.",
         next_command=f"keepwell approve {run_id} --platform {platform}; or keepwell reject {run_id}",
         verdict=Verdict.WARN,
@@ -129,9 +132,3 @@ def _tell_that_it_waits(platform: str, subject: Subject, plan: str, until: datet
         ),
     )
     tell(platform, message)
-
-
-def _first_paragraph(plan: str) -> str:
-    """What the plan begins with, in one line, without its title."""
-    lines = [line for line in plan.strip().splitlines() if not line.startswith("#")]
-    return " ".join("\n".join(lines).strip().partition("\n\n")[0].split())

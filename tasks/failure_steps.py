@@ -1,5 +1,6 @@
 """Telling of a run that failed, crashed or never began: its cause, what is still safe, and what to type next."""
 
+import re
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -25,6 +26,9 @@ from tasks.redaction import redact
 from tasks.retries import MINUTE_SECONDS, step
 
 _LONGEST_CAUSE = 1500
+_RESTORE = "restore-backup"
+# As the server says it, by the clock or by an answer that came too late.
+_UNANSWERED = re.compile(r"The flow was (paused|suspended|resuming) and never resumed\.")
 
 
 @step("read what happened", timeout_seconds=10 * MINUTE_SECONDS)
@@ -102,7 +106,9 @@ def _unanswered(previous: Evidence | None, procedure: str) -> tuple[Finding, ...
 
 
 def _next_command(procedure: str, run: FlowRun) -> str:
-    """Where only the copy failed, the backup need not be made anew."""
+    """Where only the copy failed, the backup need not be made anew; a restore goes on by its case, which tells how."""
+    if procedure == _RESTORE:
+        return "keepwell restore status"
     failed_copy = run.state is not None and run.state.name == SECOND_FAILED
     return "keepwell backup copy" if failed_copy else f"keepwell run {procedure}"
 
@@ -119,6 +125,8 @@ def _cause(run: FlowRun) -> str:
     if state.name == "Late":
         due = run.expected_start_time
         return f"It was due {due:%Y-%m-%d %H:%M} UTC and has not started. Is a worker of its pool up?"
+    if _UNANSWERED.fullmatch(state.message or ""):
+        return "It waited for an approval, and nobody answered in time. What it asked for was not done."
     return state.message or "It left no message, as a process that was killed does."
 
 

@@ -33,12 +33,13 @@ def retry_when_transient(task: Task[..., Any], task_run: TaskRun, state: State[A
     return isinstance(state.data, BaseException) and is_transient(state.data)
 
 
-def step(run_name: str, *, timeout_seconds: float) -> Callable[[Callable[P, R]], Task[P, R]]:
+def step(run_name: str, *, timeout_seconds: float, retried: bool = True) -> Callable[[Callable[P, R]], Task[P, R]]:
     """Make a function a step of a flow.
 
     Args:
         run_name: As it shows on the run's page; may name parameters in braces.
         timeout_seconds: A guard against hanging for ever, well above what the step may take.
+        retried: Whether it may be tried again where that may help; not so where it goes on by other means.
 
     Returns:
         A decorator.
@@ -49,7 +50,7 @@ def step(run_name: str, *, timeout_seconds: float) -> Callable[[Callable[P, R]],
             name=function.__name__.replace("_", "-"),
             task_run_name=run_name,
             description=(function.__doc__ or "").partition("\n")[0],
-            retries=len(_RETRY_DELAYS_SECONDS),
+            retries=len(_RETRY_DELAYS_SECONDS) if retried else 0,
             retry_delay_seconds=_RETRY_DELAYS_SECONDS,
             retry_condition_fn=retry_when_transient,
             timeout_seconds=timeout_seconds,

@@ -8,7 +8,13 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _QUIET = [
@@ -41,6 +47,28 @@ def photograph(
     Returns:
         The page's visible text.
     """
+    with open_page(address, login=login) as page:
+        if tab:
+            page.get_by_text(tab, exact=True).click()
+        for text in waits_for:
+            page.get_by_text(text).first.wait_for(timeout=30_000)
+        page.wait_for_timeout(1_000)
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=picture)
+        return page.locator("body").inner_text()
+
+
+@contextmanager
+def open_page(address: str, *, login: str | None = None) -> "Iterator[Page]":
+    """A page in a browser, for the length of a block.
+
+    Args:
+        address: Of the page.
+        login: `user:password` of the orchestrator, as its own login page would remember it.
+
+    Yields:
+        What can be clicked and typed into.
+    """
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -51,14 +79,7 @@ def photograph(
                 remembered = json.dumps(base64.b64encode(login.encode()).decode())
                 page.add_init_script(f"localStorage.setItem('prefect-password', {remembered})")
             page.goto(address)
-            if tab:
-                page.get_by_text(tab, exact=True).click()
-            for text in waits_for:
-                page.get_by_text(text).first.wait_for(timeout=30_000)
-            page.wait_for_timeout(1_000)
-            picture.parent.mkdir(parents=True, exist_ok=True)
-            page.screenshot(path=picture)
-            return page.locator("body").inner_text()
+            yield page
         finally:
             browser.close()
 

@@ -73,6 +73,18 @@ def demo(
     raise typer.Exit(run_demo(StateFolder.at(state), StackOptions(scale=scale)))
 
 
+@app.command("demo-restore")
+def demo_restore(
+    state: Annotated[Path, typer.Option("--state", help="Folder for a stack of its own.")] = DEMO_FOLDER,
+    scale: Annotated[float, typer.Option(min=0.01, help="Size of the sample data; 1 is about 60 MB.")] = DEFAULT_SCALE,
+) -> None:
+    """Lose rows of the live database, bring them back by an approved restore, and take that back."""
+    # Imported late, as above.
+    from deployments.local.restore_demo import run_restore_demo  # noqa: PLC0415
+
+    raise typer.Exit(run_restore_demo(StateFolder.at(state), StackOptions(scale=scale)))
+
+
 @app.command("demo-install")
 def demo_install() -> None:
     """Install as docs/install.md says, on a platform under docker compose, in namespaces that are thrown away."""

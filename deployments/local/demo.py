@@ -4,22 +4,12 @@ Everything in it is real: the servers, the deployment, the worker, the restore. 
 from the one that `up` keeps, and leaves nothing behind.
 """
 
-import contextlib
-import json
-import os
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
-from deployments.local.stack import StackOptions, plan_stack
-from deployments.running.lifecycle import bring_up, take_down
-from deployments.running.state import SUPERVISOR, StateFolder
+from deployments.local.stack import StackOptions
+from deployments.local.story import SCREEN, chapter, run_keepwell, start_servers, tell_story
+from deployments.running.state import StateFolder
 from keepwell.backup import layout
 from keepwell.backup.catalogue import read_catalogue
 from keepwell.backup.manifest import Manifest, Part
@@ -29,8 +19,7 @@ from keepwell.errors import VerificationFailed
 from keepwell.objectstore.bucket import open_store
 from keepwell.objectstore.store import SIGNATURE_SUFFIX, Store
 from keepwell.progress import silent
-from keepwell.settings import CONFIG_VARIABLE, Platform, load_platform_file
-from keepwell.verdict import Verdict
+from keepwell.settings import Platform, load_platform_file
 
 _DEPLOYMENT = "backup-and-verify"
 _COPY = "damaged-copy"
@@ -44,7 +33,6 @@ _LEVEL_NUMBERS = {
     "sound": "L5",
     "serving": "L6",
 }
-_console = Console(highlight=False, soft_wrap=True)
 
 
 def run_demo(state: StateFolder, options: StackOptions) -> int:
@@ -60,65 +48,30 @@ def run_demo(state: StateFolder, options: StackOptions) -> int:
     Raises:
         KeepwellError: The story could not be told to its end; what the servers said is kept likewise.
     """
-    began = time.monotonic()
-    take_down(plan_stack(), state, purge=True)
-    summary: dict[str, Any] | None = None
-    try:
-        summary = _tell_story(state, options)
-    finally:
-        good = summary is not None and summary["damaged_copy_detected"] and summary["level"] == "L6"
-        with _chapter("5. Stopping everything"):
-            take_down(plan_stack(), state, purge=good)
-        if not good:
-            logs = state.log(SUPERVISOR).parent
-            _console.print(f"Something went wrong. Until the next demonstration, its logs are in {logs}", markup=False)
-    if good:
-        _console.print(f"Done in {time.monotonic() - began:.0f} s. `make up` keeps a stack running for you to look at.")
-    if summary is not None:
-        sys.stdout.write(json.dumps(summary) + "\n")
-    return 0 if good else 1
+    return tell_story(
+        state,
+        lambda: _tell_story(state, options),
+        is_good=lambda summary: summary["damaged_copy_detected"] and summary["level"] == "L6",
+        last_chapter="5. Stopping everything",
+    )
 
 
 def _tell_story(state: StateFolder, options: StackOptions) -> dict[str, Any] | None:
     """All but the end; None when the stack or the run failed, which has said so itself."""
-    with _chapter("1. Real servers: PostgreSQL, an S3 store, Redis, a sample platform, Prefect and a worker"):
-        report = bring_up(plan_stack(options), state, progress=_tell_part)
-        if report.verdict is not Verdict.OK:
-            _console.print(report.hint, markup=False)
+    with chapter("1. Real servers: PostgreSQL, an S3 store, Redis, a sample platform, Prefect and a worker"):
+        if not start_servers(state, options):
             return None
-    with _chapter(f"2. The deployment {_DEPLOYMENT}, run by the worker while the sample platform is written to"):
-        if _keepwell(state, "run", _DEPLOYMENT) != 0:
+    with chapter(f"2. The deployment {_DEPLOYMENT}, run by the worker while the sample platform is written to"):
+        if run_keepwell(state, "run", _DEPLOYMENT) != 0:
             return None
-    with _chapter("3. The evidence: what was read back from the store and shown equal to its source"):
-        _keepwell(state, "backup", "show", "newest")
+    with chapter("3. The evidence: what was read back from the store and shown equal to its source"):
+        run_keepwell(state, "backup", "show", "newest")
         platform = load_platform_file(state.platform_file)
         manifest, proof = _newest(open_store(platform))
-    with _chapter("4. One byte flipped in a copy of the set: verification must turn red and name the object"):
+    with chapter("4. One byte flipped in a copy of the set: verification must turn red and name the object"):
         part, damaged_proof = _damage_and_verify(platform, manifest)
         detected = _tell_damage(part, damaged_proof)
     return _summarize(manifest, proof, detected=detected)
-
-
-@contextlib.contextmanager
-def _chapter(title: str) -> Iterator[None]:
-    began = time.monotonic()
-    _console.print(f"\n[bold]{title}[/bold]")
-    yield
-    _console.print(f"[dim]({time.monotonic() - began:.1f} s)[/dim]")
-
-
-def _tell_part(part: dict[str, Any]) -> None:
-    if part["state"] in ("ready", "done") and part["kind"] == "server":
-        _console.print(f"  ✓ {part['name']:<24}{part['address']}", markup=False)
-
-
-def _keepwell(state: StateFolder, *arguments: str) -> int:
-    """Run the console as an operator would."""
-    sys.stdout.flush()
-    environment = os.environ | {CONFIG_VARIABLE: str(state.platform_file)}
-    return subprocess.run(
-        [Path(sys.executable).with_name("keepwell"), *arguments], env=environment, check=False
-    ).returncode
 
 
 def _newest(store: Store) -> tuple[Manifest, Proof]:
@@ -149,7 +102,7 @@ def _damage_and_verify(platform: Platform, manifest: Manifest) -> tuple[Part, Pr
 def _tell_damage(part: Part, proof: Proof) -> bool:
     """Whether the damage was found, and the right object named."""
     for outcome in proof.levels:
-        _console.print(f"  {outcome.verdict.value:<6} {outcome.level:<9} {outcome.summary}", markup=False)
+        SCREEN.print(f"  {outcome.verdict.value:<6} {outcome.level:<9} {outcome.summary}", markup=False)
     return proof.damaged and any(finding.name == part.name for finding in proof.findings)
 
 

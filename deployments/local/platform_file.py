@@ -29,6 +29,9 @@ _SMOKE_QUERIES = {
     ),
 }
 
+# Pages that are made of what the database holds.
+_SMOKE_PATHS = ({"path": "/calendar/feed", "contains": "BEGIN:VEVENT"},)
+
 
 def write_platform_file(state: StateFolder, ports: Mapping[str, int]) -> None:
     """Write it anew: ports may have changed. Secrets stay in their own files."""
@@ -60,6 +63,11 @@ def render_platform_file(state: StateFolder, ports: Mapping[str, int]) -> str:
         },
         "sealing": _seal(state),
         "uploads": {"directory": str(sample_platform.uploads_folder(state))},
+        # After a swap, the application is asked whether it serves what came back.
+        "restore": {
+            "base_url": f"http://{HOST}:{ports[sample_platform.BACKEND]}",
+            "flush_cache": True,
+        },
         "orchestrator": {
             "api_url": orchestrator.api_url(ports[orchestrator.SERVER]),
             "auth_string_file": str(orchestrator.login_file(state)),
@@ -70,6 +78,8 @@ def render_platform_file(state: StateFolder, ports: Mapping[str, int]) -> str:
     text += "".join(f"\n[{name}]\n" + _lines(table) for name, table in tables.items())
     for name, query in _SMOKE_QUERIES.items():
         text += "\n[[backup.smoke_queries]]\n" + _lines({"name": name, "sql": query, "at_least": 1})
+    for path in _SMOKE_PATHS:
+        text += "\n[[restore.smoke_paths]]\n" + _lines(path)
     return text
 
 

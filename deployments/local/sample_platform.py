@@ -28,7 +28,7 @@ def data_part(state: StateFolder, port: int, scale: float) -> Part:
 
     def build() -> Command:
         argv = (sys.executable, "-m", __name__, str(state.data(PRODUCTION)), str(uploads_folder(state)), str(scale))
-        return Command(argv, {_DATABASE_URL: _database_url(state, port, "postgres")})
+        return Command(argv, {_DATABASE_URL: database_url(state, port, "postgres")})
 
     return Part("load-sample-data", build, needs=(PRODUCTION,), start_limit_seconds=1_800)
 
@@ -38,7 +38,7 @@ def program_parts(state: StateFolder, ports: dict[str, int]) -> list[Part]:
     backend_port, frontend_port = ports[BACKEND], ports[FRONTEND]
     backend_url, frontend_url = f"http://{HOST}:{backend_port}", f"http://{HOST}:{frontend_port}"
     stores = {
-        _DATABASE_URL: _database_url(state, ports[PRODUCTION], DATABASE),
+        _DATABASE_URL: database_url(state, ports[PRODUCTION]),
         "REDIS_URL": f"redis://:{quote(state.secret('redis-password'))}@{HOST}:{ports['redis']}/0",
     }
     # The load and the health checks come from one address, which the platform's own limits would refuse.
@@ -113,7 +113,8 @@ def _load_database(database_url: str, scale: float) -> None:
         maintenance.execute(sql.SQL("ALTER DATABASE {partial} RENAME TO {final}").format(**names))
 
 
-def _database_url(state: StateFolder, port: int, database: str) -> str:
+def database_url(state: StateFolder, port: int, database: str = DATABASE) -> str:
+    """How its own programs reach one of its databases."""
     return f"postgresql://{SUPERUSER}:{quote(state.secret(f'{PRODUCTION}-password'))}@{HOST}:{port}/{database}"
 
 

@@ -120,7 +120,8 @@ def show_question(screen: "Console", client: "Orchestrator", question: "Question
     """The plan as its page shows it, and until when it waits."""
     from rich.markdown import Markdown
 
-    screen.print(Markdown(question.text))
+    for text in filter(None, (question.page, question.text)):
+        screen.print(Markdown(text))
     console.print_plain(screen, f"Run {question.run.name}: {client.address(question.run)}")
     if question.until is not None:
         console.print_plain(

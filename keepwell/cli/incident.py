@@ -4,6 +4,7 @@
 
 import getpass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -257,6 +258,53 @@ def verify_service(by: By = None, case: CaseOption = None, platform: console.Pla
         data={"case_id": found.case.case_id, "evidence": evidence},
         hint="" if console.exit_code(evidence.verdict) else "Next: keepwell incident resolve TEXT",
         show=lambda screen: _show_observations(screen, evidence.observations),
+    )
+
+
+@app.command("post-mortem")
+@console.command("incident.post-mortem")
+def write_post_mortem(
+    output: Annotated[
+        Path | None, typer.Option("--output", help="Write it there as well; never over what is there.", metavar="FILE")
+    ] = None,
+    by: By = None,
+    case: Annotated[str | None, typer.Option("--case", help="Which case; the newest by default.", metavar="ID")] = None,
+    platform: console.PlatformName = None,
+) -> Outcome:
+    """Write the post-mortem out of the journal, with places for what only people know."""
+    from keepwell.errors import PreconditionFailed
+    from keepwell.incident.journal import read_incident, read_incidents
+    from keepwell.incident.sources import build_sources
+    from keepwell.incident.writing_up import write_up
+    from keepwell.objectstore.bucket import open_store
+    from keepwell.verdict import Verdict
+
+    if output is not None and output.exists():
+        raise PreconditionFailed(f"{output} is there already.", hint="Name another file: somebody may have edited it.")
+    settings, now = console.load_platform(platform), datetime.now(UTC)
+    store = open_store(settings)
+    known = [read_incident(store, case)] if case else read_incidents(store)[:1]
+    if not known:
+        raise PreconditionFailed("There is no case.", hint="`keepwell incident open` opens one.")
+    with console.working("Writing it up"):
+        written = write_up(
+            store,
+            known[0],
+            build_sources(settings, store, now),
+            limit_seconds=settings.incident.look_seconds,
+            now=now,
+            by=_name(by),
+        )
+    if output is not None:
+        output.write_text(written.text, encoding="utf-8")
+    hint = (
+        "Cause and actions are left for you to write." if written.is_final else "The case is open: this is no end yet."
+    )
+    return Outcome(
+        Verdict.OK,
+        data={"case_id": known[0].case.case_id, "key": written.key, "final": written.is_final, "text": written.text},
+        hint=f"It lies at {store.place}/{written.key}. {hint}",
+        show=lambda screen: console.print_plain(screen, written.text),
     )
 
 

@@ -11,7 +11,7 @@ _NEXT = {
     Step.RESTORE: "Restore, then: keepwell incident done restore HOW; or not: keepwell incident skip restore REASON",
     Step.VERIFY: "See whether it serves again: keepwell incident verify",
     Step.RESOLVE: "Tell people that it is over: keepwell incident resolve TEXT",
-    Step.POST_MORTEM: "Write it up while it is fresh, then: keepwell incident done post-mortem HOW",
+    Step.POST_MORTEM: "Write it up while it is fresh: keepwell incident post-mortem",
 }
 
 

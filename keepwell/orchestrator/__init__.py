@@ -17,12 +17,13 @@ from keepwell.orchestrator.client import (
     Worker,
     connect,
 )
-from keepwell.orchestrator.questions import Question, answer_question, read_questions
+from keepwell.orchestrator.questions import REJECTION, Question, answer_question, read_questions
 
 __all__ = [
     "PLATFORM_TAG",
     "REGISTER_COMMAND",
     "REGISTER_HINT",
+    "REJECTION",
     "WORK_POOL",
     "Automation",
     "Deployment",

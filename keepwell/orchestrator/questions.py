@@ -11,7 +11,11 @@ from typing import Any
 from keepwell.errors import KeepwellError
 from keepwell.orchestrator.client import FlowRun, Orchestrator
 
-_FIELDS = {"decision", "plan", "approver", "reason", "typed"}
+# How the key of a plan's page ends.
+_PLAN_PAGE = "-plan"
+_FIELDS = {"approver", "reason", "plan", "typed"}
+# What is typed in place of the word to say no.
+REJECTION = "REJECT"
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,8 @@ class Question:
         run: The run.
         plan: The digest that an approval names.
         word: What the approver has to type.
-        text: The plan for people, as Markdown.
+        text: The plan in a sentence, as Markdown.
+        page: The whole plan, as Markdown; empty where the run shows none.
         until: When the run ends as failed if nobody answers; None where the server does not say.
     """
 
@@ -30,6 +35,7 @@ class Question:
     plan: str
     word: str
     text: str
+    page: str
     until: datetime | None
 
 
@@ -62,11 +68,10 @@ def answer_question(
         PreconditionFailed: The server refused the answer; the run waits still, or somebody else has answered it.
     """
     answer = {
-        "decision": "approve" if approve else "reject",
-        "plan": question.plan,
         "approver": approver,
         "reason": reason,
-        "typed": typed if approve else "",
+        "plan": question.plan,
+        "typed": typed if approve else REJECTION,
     }
     return client.resume_run(question.run, answer)
 
@@ -79,17 +84,19 @@ def _read_question(client: Orchestrator, run: FlowRun) -> Iterator[Question]:
     if not set(fields) >= _FIELDS:
         return
     try:
-        plan, word = str(fields["plan"]["enum"][0]), str(fields["typed"]["examples"][0])
+        plan, word = str(fields["plan"]["examples"][0]), str(fields["typed"]["examples"][0])
     except (KeyError, IndexError) as error:
         raise KeepwellError(
             f"What the run {run.name} asks was not understood: {error}.",
             hint=f"It was started by another release; answer it on its page: {client.address(run)}",
         ) from None
+    pages = client.read_pages(run.id)
     until = run.state_details.get("pause_timeout")
     yield Question(
         run=run,
         plan=plan,
         word=word,
         text=str(client.read_input(run, keys["description"])),
+        page=next((page for key, page in pages.items() if key.endswith(_PLAN_PAGE)), ""),
         until=datetime.fromisoformat(until) if until else None,
     )

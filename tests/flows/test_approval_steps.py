@@ -11,12 +11,13 @@ from prefect import flow
 from waiting import wait_until
 
 from keepwell.approval import Approval, Subject
+from keepwell.backup.report import escape
 from keepwell.settings import OrchestratorSettings
 from tasks import approval_steps
 from tasks.redaction import scrubbed
 
 SUBJECT = Subject("restore", "esn", {"backup_id": "20261129T020000Z-abcdef", "mode": "swap"}, "esn_db")
-PLAN = "# Restore\n\n20261129T020000Z-abcdef takes the place of\nesn_db.\n\nMore."
+PLAN = "20261129T020000Z-abcdef takes the place of esn_db, then esn_db_replaced_<UTC>."
 
 
 class Situation:
@@ -64,7 +65,7 @@ def test_an_answered_run_goes_on_with_who_why_and_when(waiting_run: DeployedRun,
 def test_people_are_told_once_what_waits_and_until_when(engine: Engine, waiting_run: DeployedRun) -> None:
     (message,) = engine.sent
     assert message.title == "esn: a restore waits for approval"
-    assert "20261129T020000Z-abcdef takes the place of esn_db." in message.cause
+    assert PLAN in message.cause
     assert f"keepwell approve {waiting_run.id}" in message.next_command
     assert f"Plan: {SUBJECT.digest}" in message.details
     waiting_run.answer()
@@ -73,8 +74,9 @@ def test_people_are_told_once_what_waits_and_until_when(engine: Engine, waiting_
 
 
 def test_the_form_shows_the_plan_and_nothing_in_it_may_be_left_out(waiting_run: DeployedRun) -> None:
-    assert waiting_run.description() == f"{PLAN}\n\nPlan **{SUBJECT.digest}**"
-    for field in ("decision", "plan", "approver", "reason", "typed"):
+    assert waiting_run.description().startswith(escape(PLAN))
+    assert waiting_run.description().endswith(f"Plan **{SUBJECT.digest}**.")
+    for field in ("plan", "approver", "reason", "typed"):
         answered = waiting_run.answer(**{field: None})
         assert (answered["status"], waiting_run.state.name) == ("REJECT", "Suspended"), field
 
@@ -86,7 +88,8 @@ MALFORMED: list[dict[str, Any]] = [
     {"typed": 5},
     {"approver": ""},
     {"reason": "  "},
-    {"decision": "yes"},
+    {"typed": ""},
+    {"typed": "reject"},
     {"more": "than asked"},
 ]
 
@@ -112,11 +115,12 @@ def test_a_name_that_no_log_can_show_ends_the_run(waiting_run: DeployedRun, situ
     assert situation.approved == []
 
 
-def test_an_approval_without_the_word_is_void(waiting_run: DeployedRun, situation: Situation) -> None:
-    assert waiting_run.answer(typed="")["status"] == "ACCEPT"
+def test_an_approval_for_another_name_is_void(waiting_run: DeployedRun, situation: Situation) -> None:
+    assert waiting_run.answer()["status"] == "ACCEPT"
+    situation.subject = replace(SUBJECT, typed="esn_db_2")
     state = waiting_run.go_on()
     assert state.is_failed()
-    assert "the word that was typed is not esn_db" in (state.message or "")
+    assert "The approval is void" in (state.message or "")
     assert situation.approved == []
 
 
@@ -129,8 +133,8 @@ def test_an_approval_of_an_older_plan_is_void(waiting_run: DeployedRun, situatio
     assert situation.approved == []
 
 
-def test_a_rejection_needs_no_word_and_says_who_and_why(waiting_run: DeployedRun, situation: Situation) -> None:
-    assert waiting_run.answer(decision="reject", typed="", reason="wrong platform")["status"] == "ACCEPT"
+def test_a_rejection_has_a_word_of_its_own_and_says_who_and_why(waiting_run: DeployedRun, situation: Situation) -> None:
+    assert waiting_run.answer(typed="REJECT", reason="wrong platform")["status"] == "ACCEPT"
     state = waiting_run.go_on()
     assert "refused by Ada (self-declared)" in (state.message or "")
     assert "wrong platform. Nothing was changed" in (state.message or "")
@@ -139,7 +143,7 @@ def test_a_rejection_needs_no_word_and_says_who_and_why(waiting_run: DeployedRun
 
 def test_it_is_answered_once(waiting_run: DeployedRun, situation: Situation) -> None:
     assert waiting_run.answer()["status"] == "ACCEPT"
-    form = {"plan": SUBJECT.digest, "typed": "", "decision": "reject", "approver": "Eve", "reason": "no"}
+    form = {"plan": SUBJECT.digest, "typed": "REJECT", "approver": "Eve", "reason": "no"}
     assert waiting_run.resume(form)["status"] == "ABORT"
     assert waiting_run.go_on().is_completed()
     assert [approval.approver for approval in situation.approved] == ["Ada"]

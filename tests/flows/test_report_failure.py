@@ -6,7 +6,7 @@ import pytest
 from engine_double import Engine, a_platform, failing
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
-from prefect.states import Crashed, Late
+from prefect.states import Crashed, Failed, Late
 
 from flows.backup_and_verify import backup_and_verify
 from flows.report_failure import report_failure
@@ -64,8 +64,15 @@ def test_evidence_that_the_run_left_itself_is_kept(engine: Engine) -> None:
     assert len(engine.store.objects) == documents
 
 
-@pytest.mark.parametrize(("state", "says"), [(Crashed(message="It fell silent."), "killed"), (Late(), "not started")])
-def test_runs_that_were_killed_or_never_began(engine: Engine, state: State, says: str) -> None:
+@pytest.mark.parametrize(
+    ("state", "says"),
+    [
+        (Crashed(message="It fell silent."), "killed"),
+        (Late(), "not started"),
+        (Failed(message="The flow was paused and never resumed."), "nobody answered in time"),
+    ],
+)
+def test_runs_that_were_killed_never_began_or_were_never_answered(engine: Engine, state: State, says: str) -> None:
     run_id = a_failed_run(engine)
     with get_client(sync_client=True) as client:
         client.set_flow_run_state(run_id, state, force=True)

@@ -1,6 +1,7 @@
 """A case led from the console on real servers: evidence first, then everything that is said and decided."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -49,7 +50,9 @@ def test_a_server_s_state_and_that_a_fenced_database_lets_nobody_in(
     assert not fenced.lets_in
 
 
-def test_a_case_from_the_first_look_to_its_end(platform: Platform, store: Store, server: Server, database: str) -> None:
+def test_a_case_from_the_first_look_to_its_end(
+    platform: Platform, store: Store, server: Server, database: str, tmp_path: Path
+) -> None:
     with server.connect(database) as connection:
         connection.execute("CREATE TABLE people AS SELECT generate_series(1, 7) AS id")
     backup_id = back_up_and_prove(platform).backup_id
@@ -111,6 +114,12 @@ def test_a_case_from_the_first_look_to_its_end(platform: Platform, store: Store,
     assert keepwell("verify")[0] == 0
     code, over = keepwell("resolve", "It is over.")
     assert (code, over["data"]["reminder"]) == (0, "")
+    page = tmp_path / "post-mortem.md"
+    code, written = keepwell("post-mortem", "--output", str(page))
+    assert (code, written["data"]["final"], page.read_text()) == (0, True, written["data"]["text"])
+    assert store.get_bytes(written["data"]["key"]).decode() == written["data"]["text"]
+    assert "Restore rather than repair. – bob (self-declared)" in written["data"]["text"]
+    assert keepwell("post-mortem", "--output", str(page))[0] == 1
     code, none = keepwell("status")
     assert (code, none["data"]["error"]) == (1, "PreconditionFailed")
     assert "resolved" in in_words("list")

@@ -61,7 +61,7 @@ class FakePrefect:
                 {"id": "t1", "name": "dump-0", "state_type": "COMPLETED", "state_name": "Completed"}
             ],
             "/logs/filter": self._lines,
-            "/artifacts/filter": lambda: [{"id": "p1", "key": "dump", "data": json.dumps(p)} for p in self.progress],
+            "/artifacts/filter": lambda: self._artifacts(body["artifacts"]),
             "/flow_runs/filter": lambda: [self.last_run] if self.last_run else [],
         }
         return answers[path]() if path in answers else None
@@ -89,6 +89,12 @@ class FakePrefect:
         kind, name = ("SCHEDULED", "Resuming") if answered else ("PAUSED", "Suspended")
         state = {"type": kind, "name": name, "state_details": details}
         return {"id": run_id, "name": "restore/esn", "state_type": kind, "state_name": name, "state": state}
+
+    def _artifacts(self, wanted: dict[str, Any]) -> list[dict[str, Any]]:
+        if wanted["type"]["any_"] == ["progress"]:
+            return [{"id": "p1", "key": "dump", "data": json.dumps(p)} for p in self.progress]
+        shown = [self.suspended[run_id]["page"] for run_id in wanted["flow_run_id"]["any_"] if run_id in self.suspended]
+        return [{"id": "m1", "key": "esn-restore-plan", "data": page} for page in shown]
 
     def _lines(self) -> list[dict[str, Any]]:
         return [

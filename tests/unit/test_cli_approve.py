@@ -13,10 +13,10 @@ from keepwell.cli.main import app
 RUN, OTHER = "8b0c1c2e-0000-4000-8000-000000000001", "8b0c1c2e-0000-4000-8000-000000000002"
 DIGEST = "0123456789ab"
 FORM = {
+    "page": "# Restore of esn\n\nSeven sessions are ended.",
     "text": "20261129T020000Z-abcdef takes the place of esn_db.",
     "fields": {
-        "decision": {"enum": ["approve", "reject"]},
-        "plan": {"enum": [DIGEST]},
+        "plan": {"examples": [DIGEST]},
         "approver": {},
         "reason": {},
         "typed": {"examples": ["esn_db"]},
@@ -59,7 +59,7 @@ def test_where_nothing_waits_it_says_so(server: FakePrefect) -> None:
 
 
 def test_what_others_suspended_for_something_else_is_none_of_ours(server: FakePrefect) -> None:
-    server.suspended = {RUN: {"text": "", "fields": {"name": {}}}}
+    server.suspended = {RUN: {"page": "", "text": "", "fields": {"name": {}}}}
     assert run("approve")[1] == "Nothing waits.\n"
 
 
@@ -67,11 +67,12 @@ def test_what_others_suspended_for_something_else_is_none_of_ours(server: FakePr
 def test_without_a_terminal_everything_is_given(server: FakePrefect, called: str) -> None:
     code, printed, told = run("approve", called, *ALL, "--json")
     assert code == 0
+    assert "Seven sessions are ended." in told
     assert "takes the place of esn_db" in told
     data = json.loads(printed)["data"]
     assert (data["id"], data["state"], data["plan"]) == (RUN, "Resuming", DIGEST)
     wanted = {
-        "decision": "approve", "plan": DIGEST, "approver": "Ada", "reason": "rows are gone", "typed": "esn_db"
+        "plan": DIGEST, "approver": "Ada", "reason": "rows are gone", "typed": "esn_db"
     }  # fmt: skip
     assert server.answers == [(RUN, wanted)]
 
@@ -125,7 +126,7 @@ def test_a_rejection_needs_who_and_why_and_no_word(server: FakePrefect) -> None:
     assert code == 0
     assert "Rejected by Ada" in printed
     said: dict[str, Any] = server.answers[0][1]
-    assert (said["decision"], said["reason"], said["typed"]) == ("reject", "wrong platform", "")
+    assert (said["reason"], said["plan"], said["typed"]) == ("wrong platform", DIGEST, "REJECT")
 
 
 def test_a_run_that_does_not_wait_is_told_with_how_it_stands(server: FakePrefect) -> None:
@@ -146,7 +147,7 @@ def test_several_of_one_name_are_asked_for_by_id(server: FakePrefect) -> None:
 
 
 def test_a_form_of_another_release_is_left_to_its_page(server: FakePrefect) -> None:
-    server.suspended[RUN] = {"text": "", "fields": FORM["fields"] | {"plan": {}}}
+    server.suspended[RUN] = {"page": "", "text": "", "fields": FORM["fields"] | {"plan": {}}}
     code, _, told = run("approve")
     assert code == 1
     assert "was not understood" in told

@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from keepwell.cli import stack
 from keepwell.cli.main import app
+from keepwell.guide import Standing, read_guide
 
 HEAVY = ("boto3", "psycopg", "apprise", "httpx", "redis", "prefect", "pydantic", "rich.table")
 
@@ -49,7 +50,8 @@ def test_the_guide_is_printed_with_its_counts() -> None:
     result = CliRunner().invoke(app, ["guide"])
     assert result.exit_code == 0
     assert "BK-1" in result.stdout
-    assert "66 items: 7 automated" in result.stdout
+    automated = sum(1 for item in read_guide() if item.standing is Standing.AUTOMATED)
+    assert f"66 items: {automated} automated" in result.stdout
 
 
 @pytest.mark.parametrize(

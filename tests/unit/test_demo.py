@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from backup_documents import a_manifest, a_proof
 
-from deployments.local import demo
+from deployments.local import demo, story
 from deployments.local.stack import StackOptions
 from deployments.running.lifecycle import StackReport
 from deployments.running.state import StateFolder
@@ -32,8 +32,8 @@ def engine(state: StateFolder, monkeypatch: pytest.MonkeyPatch) -> None:
         state.log("prefect-worker").write_text("what the worker said")
         return StackReport(Verdict.OK, {}, "")
 
-    monkeypatch.setattr(demo, "bring_up", start)
-    monkeypatch.setattr(demo, "_keepwell", lambda *_: 0)
+    monkeypatch.setattr(story, "bring_up", start)
+    monkeypatch.setattr(demo, "run_keepwell", lambda *_: 0)
     monkeypatch.setattr(demo, "load_platform_file", lambda _: None)
     monkeypatch.setattr(demo, "open_store", lambda _: None)
     monkeypatch.setattr(demo, "_newest", lambda _: (MANIFEST, a_proof()))
@@ -73,7 +73,7 @@ def test_a_good_end_is_one_json_object_and_leaves_nothing(
 def test_a_run_that_fails_keeps_the_logs(
     state: StateFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(demo, "_keepwell", lambda *_: 1)
+    monkeypatch.setattr(demo, "run_keepwell", lambda *_: 1)
     code, said = run(state, capsys)
     assert code == 1
     assert_logs_are_kept(state, said)
@@ -82,13 +82,13 @@ def test_a_run_that_fails_keeps_the_logs(
 def test_a_part_that_does_not_start_keeps_the_logs_that_its_hint_names(
     state: StateFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    start = demo.bring_up
+    start = story.bring_up
 
     def fail(*arguments: object, **options: object) -> StackReport:
         start(*arguments, **options)  # type: ignore[arg-type]
         return StackReport(Verdict.ALERT, {}, f"redis ended: read {state.log('redis')}.")
 
-    monkeypatch.setattr(demo, "bring_up", fail)
+    monkeypatch.setattr(story, "bring_up", fail)
     code, said = run(state, capsys)
     assert code == 1
     assert f"redis ended: read {state.log('redis')}." in said

@@ -33,7 +33,7 @@ HANDED_ON = {
     ("keepwell/cli/serve.py", "serve"): OTHER_HALF,
     ("keepwell/cli/upgrade.py", "upgrade"): OTHER_HALF,
     ("deployments/production/compose/roles.py", "become"): "a container's program in our place, with what it was given",
-    ("deployments/local/demo.py", "_keepwell"): AS_TYPED,
+    ("deployments/local/story.py", "_run"): AS_TYPED,
     ("deployments/local/install_demo.py", "install_and_isolate"): AS_TYPED,
     ("deployments/local/install_demo.py", "_install_missing"): AS_TYPED,
     ("deployments/local/install_demo.py", "main"): AS_TYPED,

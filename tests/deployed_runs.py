@@ -10,7 +10,7 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.exceptions import Pause
 from prefect.flow_engine import run_flow_sync
 
-FORM = {"decision": "approve", "approver": "Ada", "reason": "rows were deleted by mistake"}
+FORM = {"approver": "Ada", "reason": "rows were deleted by mistake"}
 
 
 class DeployedRun:
@@ -62,7 +62,7 @@ class DeployedRun:
     def answer(self, **changes: Any) -> dict[str, Any]:
         """Answer as the pages do: HTTP 200 or 201, and in it whether it was taken."""
         form = self.form()
-        said = FORM | {"plan": form["plan"]["enum"][0], "typed": form["typed"]["examples"][0]} | changes
+        said = FORM | {"plan": form["plan"]["examples"][0], "typed": form["typed"]["examples"][0]} | changes
         return self.resume({name: value for name, value in said.items() if value is not None})
 
     def resume(self, said: Mapping[str, Any] | None) -> dict[str, Any]:
