@@ -156,11 +156,14 @@ class DatabaseSettings(ContainedSettings):
 class RestoreServerSettings(ContainedSettings):
     """Another PostgreSQL server to restore on, where the maintained one is gone or has no space for two."""
 
-    host: str = Field(min_length=1, description="Host name, address, or folder of its socket.")
+    host: str = Field(min_length=1, examples=["10.0.0.7"], description="Host name, address, or folder of its socket.")
     port: int = Field(default=5432, ge=1, le=65535, description="TCP port.")
-    user: str = Field(min_length=1, max_length=63, description="Role that restores there.")
+    user: str = Field(min_length=1, max_length=63, examples=["postgres"], description="Role that restores there.")
     password: SecretStr | None = Field(default=None, description="Secret.")
     password_file: Path | None = Field(default=None, description="File that holds the password.")
+    container: _ContainerName | None = Field(
+        default=None, examples=["esn_postgres_2"], description="Container or compose service that it runs in."
+    )
     maintenance_name: str = Field(default="postgres", description="A database of it that is always there.")
     sslmode: Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"] = Field(
         default="prefer", description="As libpq knows it."
