@@ -24,7 +24,8 @@ from keepwell.postgres.archive import translate_failure
 
 _POLL_SECONDS = 0.05
 _APPEAR_SECONDS = 0.001
-_OFFER_SECONDS = 0.003
+# Between two looks whether pg_restore wants another stream: longer while it works on those that it has.
+_OFFER_SECONDS, _LONGEST_OFFER_SECONDS = 0.002, 0.008
 # pg_restore opens its files more or less one after the other, so most looks need not ask for every one.
 _LIKELY = 32
 _FULL_LOOK_EVERY = 8
@@ -33,6 +34,9 @@ _RESERVED_DESCRIPTORS = 256
 _REFUSED_WORDS = "is not a regular file"
 _PIPE_BYTES = 1024 * 1024
 _F_SETPIPE_SZ = 1031
+# A server writes rows a few kilobytes at a time: it is left alone for so long, and the pipe holds more than comes then.
+_GATHER_SECONDS = 0.001
+_GATHERED_BYTES = _PIPE_BYTES // 8
 
 
 class FifosUnavailable(KeepwellError):
@@ -161,23 +165,94 @@ def restore_through_fifos(
         feeders = stack.enter_context(_threads(process, workers, aborted))
         fed: list[Future[None]] = []
         looks = place = 0
+        pause_seconds = _OFFER_SECONDS
         while process.poll() is None:
             looks += 1
             everywhere = looks % max(_FULL_LOOK_EVERY, len(pending) // _LIKELY) == 0
             likely = pending if everywhere else pending[max(place - _LIKELY, 0) : place + _LIKELY]
-            for name, descriptor in _offer(folder, likely):
+            offered = _offer(folder, likely)
+            for name, descriptor in offered:
                 place = pending.index(name)
                 del pending[place]
                 opened.append(descriptor)
                 fed.append(feeders.submit(_feed, feeds[name], FifoWriter(descriptor, aborted), opened))
             _raise_failed(fed)
             watch()
-            time.sleep(_OFFER_SECONDS)
+            pause_seconds = _OFFER_SECONDS if offered else min(pause_seconds * 1.5, _LONGEST_OFFER_SECONDS)
+            time.sleep(pause_seconds)
         _raise_failed(fed)
         if process.returncode != 0:
             raise translate_failure(call, process.returncode, said.read())
         _wait_for(fed, watch)
     return set(pending)
+
+
+def take_through_fifo(file: Path, write: Callable[[], object], take: Callable[[bytes], object]) -> None:
+    """Have somebody else write into a FIFO, and take what comes as it comes.
+
+    Args:
+        file: New, and gone afterwards; whoever gets into its folder may write to it, and is not trusted otherwise.
+        write: Has it written, in a thread of its own; returns once the writer has closed its end.
+        take: Gets the bytes, in this thread.
+
+    Raises:
+        FifosUnavailable: The file system knows no FIFOs.
+        BaseException: Whatever `write` or `take` raised.
+    """
+    try:
+        descriptor = _make_for_others(file)
+        with ThreadPoolExecutor(1, "writing") as threads:
+            try:
+                written = threads.submit(write)
+                _take_until(written, descriptor, take)
+            finally:
+                os.close(descriptor)  # who still writes would wait for us for ever, and we for them
+            written.result()
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def _make_for_others(file: Path) -> int:
+    """A FIFO that others may write to, opened for reading: this one, and nothing that they put in its place since."""
+    try:
+        os.mkfifo(file, 0o600)
+        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except (OSError, AttributeError) as error:
+        raise FifosUnavailable(f"{file.parent} cannot hold FIFOs: {error}.") from error
+    found = os.fstat(descriptor)
+    if not stat.S_ISFIFO(found.st_mode) or found.st_uid != os.geteuid():
+        os.close(descriptor)
+        raise FifosUnavailable(f"{file} was replaced.")
+    os.fchmod(descriptor, 0o622)
+    return descriptor
+
+
+def _take_until(written: Future[object], descriptor: int, take: Callable[[bytes], object]) -> None:
+    """Take bytes until the writer is done and none are left; a FIFO that nobody has opened yet looks like an end."""
+    gathers = _widen(descriptor)
+    ready = select.poll()
+    ready.register(descriptor, select.POLLIN)
+    while True:
+        done = written.done()  # asked first, so that all that was written by then is taken below
+        ready.poll(0 if done else _POLL_SECONDS * 1000)
+        try:
+            chunk = os.read(descriptor, _PIPE_BYTES)
+        except BlockingIOError:
+            chunk = b""
+        take(chunk)
+        if done and not chunk:
+            return
+        if not done and (not chunk or (gathers and len(chunk) < _GATHERED_BYTES)):
+            wait([written], _GATHER_SECONDS)
+
+
+def _widen(descriptor: int) -> bool:
+    """Let a pipe hold as much as we move at once; False where an ordinary user has too many such pipes already."""
+    try:
+        fcntl.fcntl(descriptor, _F_SETPIPE_SZ, _PIPE_BYTES)
+    except OSError:
+        return False
+    return True
 
 
 class _Fifo:
@@ -191,8 +266,7 @@ class _Fifo:
         self._aborted = aborted
         self._ready = select.poll()
         self._ready.register(descriptor, wanted)
-        with suppress(OSError):  # an ordinary user may have only so many large pipes
-            fcntl.fcntl(descriptor, _F_SETPIPE_SZ, _PIPE_BYTES)
+        _widen(descriptor)
 
     def _require_wanted(self) -> None:
         if self._aborted.is_set():

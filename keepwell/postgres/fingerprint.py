@@ -5,7 +5,6 @@ A table's hash is the sum of one 64-bit hash per row. A sum sees every row, in a
 """
 
 import hashlib
-import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,10 @@ from psycopg import sql
 
 from keepwell.errors import KeepwellError
 from keepwell.postgres.connection import translated
+from keepwell.postgres.fifos import FifosUnavailable, take_through_fifo
+
+# How a server says that it gets to no such file.
+_CANNOT_WRITE = (psycopg.errors.InsufficientPrivilege, psycopg.errors.UndefinedFile)
 
 
 @dataclass(frozen=True)
@@ -122,9 +125,9 @@ def digest_copy_stream(
     trailer: bytes,
     file: Path,
 ) -> str | None:
-    """SHA-256 of what `read_copy_stream` gives and a trailer, computed beside a server of our own.
+    """SHA-256 of what `read_copy_stream` gives and a trailer, which a server of our own writes into a FIFO.
 
-    Millions of rows need not come through a driver for that. Only for a scratch server: the program runs as its user.
+    Millions of rows need not come through a driver for that.
 
     Args:
         connection: As its superuser, in the state to be described, with canonical output.
@@ -133,30 +136,31 @@ def digest_copy_stream(
         columns: As for `fingerprint_table`.
         condition: As for `fingerprint_table`.
         trailer: What pg_dump writes behind the rows.
-        file: New file that the server may write and we may read; gone afterwards.
+        file: New file in a folder that only the server and we get into; gone afterwards.
 
     Returns:
-        The digest; None when the program could not do it, which says nothing of the rows.
+        The digest; None when the server could not write there, which says nothing of the rows.
 
     Raises:
         KeepwellError: The table cannot be read.
     """
-    octal = "".join(f"\\{byte:03o}" for byte in trailer)
-    program = f"{{ cat; printf '{octal}'; }} | sha256sum > {shlex.quote(str(file))}"
-    query = sql.SQL("COPY {} TO PROGRAM {}").format(
-        _copy_source(schema, name, columns, condition), sql.Literal(program)
-    )
-    try:
+    query = sql.SQL("COPY {} TO {}").format(_copy_source(schema, name, columns, condition), sql.Literal(str(file)))
+    digest = hashlib.sha256()
+
+    def write() -> None:
         with translated(f"hashing the rows of {schema}.{name}"):
             connection.execute(query)
-        said = file.read_text().split()
+
+    try:
+        take_through_fifo(file, write, digest.update)
+    except FifosUnavailable:
+        return None
     except KeepwellError as error:
-        if isinstance(error.__cause__, psycopg.errors.ExternalRoutineException):
-            return None  # no such program, or no space for its line
+        if isinstance(error.__cause__, _CANNOT_WRITE):
+            return None
         raise
-    finally:
-        file.unlink(missing_ok=True)
-    return said[0] if said else None
+    digest.update(trailer)
+    return digest.hexdigest()
 
 
 def _copy_source(schema: str, name: str, columns: Sequence[str], condition: str) -> sql.Composable:

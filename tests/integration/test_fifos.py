@@ -19,6 +19,7 @@ from keepwell.postgres.fifos import (
     require_fifo_reader,
     require_fifos,
     restore_through_fifos,
+    take_through_fifo,
 )
 
 pytestmark = pytest.mark.timeout(300)
@@ -68,6 +69,49 @@ def test_more_streams_than_takers_end_before_they_are_looked_at(tmp_path: Path) 
     names = [f"{number}.dat" for number in range(1500)]
     run_dump(tmp_path / "out", "i=0; while [ $i -lt 1500 ]; do echo $i > $i.dat; i=$((i+1)); done", names, taker)
     assert taker.streams == {f"{number}.dat": b"%d\n" % number for number in range(1500)}
+
+
+def test_what_somebody_else_writes_is_taken_to_its_end(tmp_path: Path) -> None:
+    taken: list[bytes] = []
+    lines = b"".join(b"%d\n" % number for number in range(300_000))
+
+    def write() -> None:
+        time.sleep(0.2)  # nobody has opened it yet, and that is no end
+        (tmp_path / "stream").write_bytes(lines)
+
+    take_through_fifo(tmp_path / "stream", write, taken.append)
+    assert b"".join(taken) == lines
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_writer_that_fails_is_heard_and_one_that_nobody_takes_from_any_more_is_not_waited_for(tmp_path: Path) -> None:
+    def fail() -> None:
+        raise LockTimeout("no lock", hint="")
+
+    def refuse(chunk: bytes) -> None:
+        if chunk:
+            raise VerificationFailed("no", hint="")
+
+    with pytest.raises(LockTimeout):
+        take_through_fifo(tmp_path / "stream", fail, lambda _: None)
+    with pytest.raises(VerificationFailed):
+        take_through_fifo(tmp_path / "stream", lambda: (tmp_path / "stream").write_bytes(bytes(10_000_000)), refuse)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("regular", [True, False])
+def test_what_others_put_in_the_place_of_a_fifo_is_neither_read_nor_opened_up(
+    regular: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = tmp_path / "ours"
+    ours.write_text("secret")
+    ours.chmod(0o600)
+    put = ours.rename if regular else lambda file: file.symlink_to(ours)
+    monkeypatch.setattr(fifos.os, "mkfifo", lambda file, mode: put(file))
+    with pytest.raises(FifosUnavailable):
+        take_through_fifo(tmp_path / "stream", lambda: None, lambda _: pytest.fail("it was read"))
+    assert regular or ours.stat().st_mode & 0o777 == 0o600
+    assert not (tmp_path / "stream").exists()
 
 
 def test_a_program_that_fails_is_heard_and_no_stream_waits_for_ever(tmp_path: Path) -> None:

@@ -16,8 +16,10 @@ from keepwell.backup.manifest import Manifest
 from keepwell.backup.rehearsal import Target, check_serving, check_sound, create_like
 from keepwell.errors import ServiceUnavailable
 from keepwell.postgres import facts
+from keepwell.postgres.connection import connect_to
 from keepwell.postgres.fingerprint import Fingerprint, fingerprint_table
 from keepwell.postgres.server import throwaway_server
+from keepwell.postgres.soundness import _with_memory
 from keepwell.settings import SmokeQuery
 from keepwell.verdict import Finding, Verdict
 
@@ -109,6 +111,17 @@ def damage_file(scratch: Scratch, database: str, relation: str, pattern: bytes, 
 
 def test_a_whole_database_is_sound(scratch: Scratch, copy: str, described: Database) -> None:
     assert soundness(scratch, copy, described) == []
+
+
+def test_the_check_of_indexes_gets_the_memory_that_it_needs_beside_what_its_login_asks_for(
+    scratch: Scratch, copy: str
+) -> None:
+    conninfo = make_conninfo(scratch.conninfo, dbname=copy, options="-c event_triggers=off")
+    with connect_to(conninfo) as connection:
+        own = _with_memory(conninfo, connection)
+    with connect_to(own) as connection:
+        shown = [connection.execute(f"SHOW {name}").fetchone() for name in ("maintenance_work_mem", "event_triggers")]
+    assert shown == [("1MB",), ("off",)]
 
 
 def test_an_index_that_is_out_of_order_is_not_sound(scratch: Scratch, copy: str, described: Database) -> None:
