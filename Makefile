@@ -97,7 +97,8 @@ suite_flows := -m "not long" tests/flows
 suite_integration := -m "not long" $(call without,$(OWN_INTEGRATION)) tests/integration
 suite_end_to_end := -m "not long" tests/end_to_end
 suite_dumps := -m "not long" tests/integration/test_prove_dump*.py
-suite_backups := -m "not long" tests/integration/test_backup*.py tests/integration/test_restore*.py
+suite_backups := -m "not long" tests/integration/test_backup*.py
+suite_restores := -m "not long" tests/integration/test_restore*.py
 suite_faults := $(call without,$(OWN_FAULTS)) tests/faults
 suite_kills := $(OWN_FAULTS:%=tests/faults/%.py)
 suite_long_integration := -m long tests/unit tests/flows tests/integration
@@ -106,7 +107,7 @@ suite_long_serving := -m long $(OWN_END_TO_END:%=tests/end_to_end/%.py)
 suite_long_composed := -m long tests/end_to_end/test_composed*.py
 
 test: bootstrap ## unit, flows, integration, end-to-end tests, backups and restores, and dumps of others
-	$(call run_suites,integration end_to_end backups unit dumps flows)
+	$(call run_suites,integration backups restores end_to_end unit dumps flows)
 
 test-long: bootstrap ## fault tables and soak
 	$(call run_suites,faults long_integration long_serving long_composed kills long_stack)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from prefect import flow
 
 from keepwell.interlock import Procedure
-from tasks import interlock_steps, retention_steps, second_steps
+from tasks import interlock_steps, restore_steps, retention_steps, second_steps
 from tasks.platforms import PlatformName
 from tasks.redaction import scrubbed
 
@@ -37,3 +37,9 @@ def expire_backups(platform: PlatformName) -> None:
     second = second_steps.expire(platform, started_at)
 
     retention_steps.require_applied(expiry, second)
+
+    # What a restore replaced, once the days are over that the platform file gives it: never by default, and never the
+    # only copy of anything.
+    for case_id in restore_steps.find_due(platform):
+        with interlock_steps.hold(platform, Procedure.SWAP):
+            restore_steps.purge(platform, case_id)

@@ -7,6 +7,7 @@ from prefect import get_run_logger
 from keepwell.approval import Approval
 from keepwell.errors import VerificationFailed
 from keepwell.objectstore.bucket import open_store
+from keepwell.progress import silent
 from keepwell.restore.apply import RestoreOutcome, apply_restore, plan_case
 from keepwell.restore.choice import Choice
 from keepwell.restore.pages import (
@@ -17,6 +18,7 @@ from keepwell.restore.pages import (
     summarize_plan,
 )
 from keepwell.restore.plan import Mode, RestorePlan, plan_restore, require_applicable
+from keepwell.restore.purge import PurgeOutcome, purge_replaced, read_due
 from keepwell.verdict import Verdict
 from tasks import platforms
 from tasks.artifacts import show_markdown, shown_progress
@@ -106,3 +108,30 @@ def require_good(outcome: RestoreOutcome) -> None:
     bad = [finding for finding in outcome.findings if finding.verdict in (Verdict.ALERT, Verdict.UNKNOWN)]
     if bad:
         raise VerificationFailed(f"{summarize_outcome(outcome)}. But: {bad[0].message}", hint=bad[0].hint)
+
+
+@step("look for replaced databases that may go", timeout_seconds=10 * MINUTE_SECONDS)
+def find_due(platform: str) -> list[str]:
+    """Cases whose replaced database has been kept for `restore.keep_replaced_days`; none unless that is set.
+
+    Raises:
+        KeepwellError: The store or the server cannot be asked.
+    """
+    loaded = platforms.load(platform)
+    if loaded.restore.keep_replaced_days is None:
+        return []
+    return [planned.case_id for planned in read_due(loaded, open_store(loaded), datetime.now(UTC))]
+
+
+@step("drop what case {case_id} left", timeout_seconds=HOUR_SECONDS)
+def purge(platform: str, case_id: str) -> PurgeOutcome:
+    """Drop a database that a restore replaced, because its days are over; the caller holds the platform.
+
+    Raises:
+        PreconditionFailed: Its time has not come, or nothing else holds what is live now; nothing was dropped.
+        KeepwellError: The server refused.
+    """
+    loaded = platforms.load(platform)
+    outcome = purge_replaced(loaded, open_store(loaded), case_id, None, silent, now=datetime.now(UTC))
+    get_run_logger().info("Dropped %s, which gave back %d bytes.", outcome.dropped, outcome.freed_bytes)
+    return outcome

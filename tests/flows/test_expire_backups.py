@@ -1,4 +1,5 @@
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 from engine_double import Engine
@@ -11,8 +12,9 @@ from flows.expire_backups import expire_backups
 from keepwell.backup import layout
 from keepwell.backup.catalogue import read_catalogue
 from keepwell.errors import Busy, PartialFailure, PreconditionFailed, ServiceUnavailable, VerificationFailed
+from keepwell.restore.purge import PurgeOutcome
 from keepwell.verdict import Verdict
-from tasks import interlock_steps, retention_steps
+from tasks import interlock_steps, restore_steps, retention_steps
 
 
 @pytest.fixture(autouse=True)
@@ -157,3 +159,42 @@ def test_what_an_earlier_run_left_half_removed_is_finished(engine: Engine, sets:
     assert run().is_completed()
     assert keys_of(engine.store, half_gone) == []
     assert "an earlier run" in {f.name: f.message for f in engine.evidence("BK-2").findings}[half_gone]
+
+
+@pytest.fixture
+def replaced(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was dropped; one case is due wherever days are set."""
+    dropped: list[str] = []
+
+    def purge(_platform: object, _store: object, case_id: str, approval: None, *_: object, now: datetime) -> object:
+        assert engine.held
+        assert approval is None
+        dropped.append(case_id)
+        return PurgeOutcome(case_id, "esn_db_replaced_20261029T030000Z", 12)
+
+    monkeypatch.setattr(restore_steps, "open_store", lambda _: engine.store)
+    monkeypatch.setattr(restore_steps, "read_due", lambda *_: [SimpleNamespace(case_id="20261029T030000Z-fedcba")])
+    monkeypatch.setattr(restore_steps, "purge_replaced", purge)
+    return dropped
+
+
+def keep_replaced(engine: Engine, days: int) -> None:
+    settings = engine.platform.restore.model_copy(update={"keep_replaced_days": days})
+    engine.platform = engine.platform.model_copy(update={"restore": settings})
+
+
+def test_what_a_restore_replaced_goes_after_its_days_and_by_default_never(
+    engine: Engine, sets: list[str], replaced: list[str]
+) -> None:
+    assert run().is_completed()
+    assert replaced == []
+    keep_replaced(engine, 30)
+    assert run().is_completed()
+    assert replaced == ["20261029T030000Z-fedcba"]
+
+
+def test_without_a_fresh_proven_set_what_was_replaced_stays(engine: Engine, replaced: list[str]) -> None:
+    put_history(engine.store, datetime.now(UTC).replace(microsecond=0), 31, 32)
+    keep_replaced(engine, 30)
+    assert run().name == "Failed"
+    assert replaced == []
