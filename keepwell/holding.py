@@ -30,6 +30,7 @@ def hold_platform(
     *,
     token: str | None = None,
     on_wait: Callable[[Holder], None] | None = None,
+    on_lease_alone: Callable[[KeepwellError], None] | None = None,
 ) -> "Hold":
     """Wait for a procedure's turn on a platform, bounded by its settings, and keep it for the block.
 
@@ -39,12 +40,14 @@ def hold_platform(
         procedure: What is to be done.
         token: A parent's, for a nested procedure; a new one by default.
         on_wait: Told who is in the way, once for each wait.
+        on_lease_alone: For a recovery: with the database down it goes on by the store's lease, and is told so here.
+            Nothing else may: a backup that cannot ask the database has nothing to do either.
 
     Returns:
         What to enter: `with hold_platform(...) as hold`.
     """
     own = token or _new_token()
-    return Hold(platform, store, procedure, own, on_wait)
+    return Hold(platform, store, procedure, own, on_wait, on_lease_alone=on_lease_alone)
 
 
 class Hold:
@@ -52,6 +55,7 @@ class Hold:
 
     Attributes:
         token: For nested procedures.
+        lease_alone: Whether the store's lease holds it by itself, since the database did not answer.
 
     Raises:
         Busy: On entering: somebody else was still at work when the time was over.
@@ -65,8 +69,12 @@ class Hold:
         procedure: Procedure,
         token: str,
         on_wait: Callable[[Holder], None] | None,
+        *,
+        on_lease_alone: Callable[[KeepwellError], None] | None = None,
     ) -> None:
         self.token = token
+        self.lease_alone = False
+        self._on_lease_alone = on_lease_alone
         self._platform, self._store, self._procedure, self._on_wait = platform, store, procedure, on_wait
         self._locks: AdvisoryLocks | None = None
         self._held = ExitStack()
@@ -88,6 +96,8 @@ class Hold:
         Raises:
             ServiceUnavailable: It was lost with its session: somebody else may have been at work meanwhile.
         """
+        if self.lease_alone:
+            return  # it is renewed from a thread, and nobody can take it away
         if self._locks is None:
             raise ServiceUnavailable("The interlock was lost and could not be taken again.", hint="Run it again.")
         self._locks.require_held(self.token)
@@ -118,12 +128,21 @@ class Hold:
         platform, wait_seconds = self._platform, self._platform.backup.interlock_wait_seconds
         deadline = time.monotonic() + wait_seconds
         with ExitStack() as taking:
-            locks = taking.enter_context(open_locks(platform.database, platform.name, self.token))
+            try:
+                locks = taking.enter_context(open_locks(platform.database, platform.name, self.token))
+            except ServiceUnavailable as error:
+                if self._on_lease_alone is None or not self._store.may_write:
+                    raise
+                self._on_lease_alone(error)
+                # Of no server, so that it binds everywhere.
+                taking.enter_context(_leased(self._store, self._procedure, self.token, "", deadline))
+                self.lease_alone, self._held = True, taking.pop_all()
+                return
             interlock.acquire(
                 locks, self._procedure, token=self.token, wait_seconds=wait_seconds, on_wait=self._on_wait
             )
             taking.enter_context(_leased(self._store, self._procedure, self.token, locks.cluster(), deadline))
-            self._locks, self._held = locks, taking.pop_all()
+            self.lease_alone, self._locks, self._held = False, locks, taking.pop_all()
 
 
 @contextmanager

@@ -52,6 +52,10 @@ class Stricken:
             assert row is not None
             return row
 
+    def ids_if_open(self) -> tuple[int, int] | None:
+        """The same of the live database; None where nobody is let in."""
+        return self.ids() if self.names()[self.live] else None
+
     def names(self) -> dict[str, bool]:
         """Databases whose names begin with the live one's, each with whether it lets anybody in."""
         with self.server.connect() as connection:

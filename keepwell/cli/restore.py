@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from keepwell.restore.choice import Choice
     from keepwell.restore.plan import Mode, RestorePlan
     from keepwell.restore.purge import PurgePlan
+    from keepwell.restore.standing import CaseState
     from keepwell.restore.status import Case, RestoreStatus
     from keepwell.restore.undo import UndoPlan
     from keepwell.verdict import Verdict
@@ -65,10 +66,12 @@ def plan(
     store = open_destination(settings, destination)
     choice, mode = build_choice(which, before, database, unproven=unproven), mode_of(swap=swap)
     planned = plan_restore(settings, store, choice, mode=mode, name=into, now=datetime.now(UTC))
+    carry_out = f"keepwell restore apply {planned.backup_id}{' --swap' if swap else ''}"
+    refused = "As it stands, it would be refused."
     return Outcome(
         planned.verdict,
         data=describe_plan(planned),
-        hint="Nothing was changed." if planned.verdict is not Verdict.ALERT else "As it stands, it would be refused.",
+        hint=refused if planned.verdict is Verdict.ALERT else f"Nothing was changed. Carry it out: {carry_out}",
         show=lambda screen: show_plan(screen, planned),
     )
 
@@ -257,6 +260,8 @@ def describe_plan(planned: "RestorePlan") -> dict[str, Any]:
         "expected_seconds": planned.expected_seconds,
         "sessions": planned.sessions,
         "carried": planned.carried,
+        "rows_lost": planned.loss.rows_lost if planned.loss else None,
+        "rows_back": planned.loss.rows_back if planned.loss else None,
         "findings": planned.findings,
     }
 
@@ -333,24 +338,23 @@ def _describe_case(one: "Case") -> dict[str, Any]:
 
 
 def _show_status(screen: "Console", found: "RestoreStatus") -> None:
-    from rich.text import Text
-
-    table = console.table("case", "set", "live name", "how it stands", "restored", "former", "what now")
+    table = console.table("case", "set", "how it stands")
     for one in found.cases:
-        state = one.state
-        table.add_row(
-            one.case.case_id,
-            one.case.backup_id,
-            Text(one.case.live),
-            state.standing if state else "not known",
-            Text(state.restored.name if state and state.restored else "-"),
-            Text(state.former.name if state and state.former else "-"),
-            Text(state.advice if state else ""),
-        )
+        table.add_row(one.case.case_id, one.case.backup_id, one.state.standing if one.state else "not known")
     if found.cases:
         screen.print(table)
+    for one in found.cases:
+        if one.state is not None and one.state.advice:
+            for line in (f"{one.case.case_id}: {_whereabouts(one.state)}", f"  {one.state.advice}"):
+                console.print_plain(screen, line)
     if found.findings:
         screen.print(console.findings_table(found.findings))
+
+
+def _whereabouts(state: "CaseState") -> str:
+    """What its two databases are called now."""
+    there = {"the restored one": state.restored, "the former one": state.former}
+    return ", ".join(f"{which} is {one.name}" for which, one in there.items() if one is not None)
 
 
 def _show_undo(screen: "Console", planned: "UndoPlan") -> None:

@@ -94,7 +94,7 @@ class SessionGroup:
         application: As it calls itself; empty where it does not.
         role: That it logged in as.
         count: How many there are.
-        out_of_reach: Whether we may not end them: a superuser's, and we are none.
+        out_of_reach: Whether we may not end them: a superuser's, or of a role whose sessions are not ours to end.
     """
 
     application: str
@@ -201,12 +201,16 @@ def read_sessions(connection: psycopg.Connection, name: str) -> tuple[SessionGro
     """Who is in a database: groups of alike sessions, the largest first; background workers of the server are none."""
     query = """
         SELECT a.application_name AS application, coalesce(a.usename::text, '') AS role,
-               pg_catalog.count(*)::int AS count, pg_catalog.bool_or(r.rolsuper) AND NOT me.rolsuper AS out_of_reach
+               pg_catalog.count(*)::int AS count, NOT pg_catalog.bool_and(
+                   me.rolsuper OR NOT r.rolsuper AND (
+                       pg_catalog.pg_has_role(r.oid, 'USAGE') OR pg_catalog.pg_has_role('pg_signal_backend', 'USAGE')
+                   )
+               ) AS out_of_reach
         FROM pg_catalog.pg_stat_activity a
         JOIN pg_catalog.pg_roles r ON r.oid = a.usesysid
         JOIN pg_catalog.pg_roles me ON me.rolname = current_user
         WHERE a.datname = %s AND a.pid <> pg_catalog.pg_backend_pid() AND a.leader_pid IS NULL
-        GROUP BY 1, 2, me.rolsuper ORDER BY 3 DESC, 1, 2
+        GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2
         """
     with translated("looking at sessions"), connection.cursor(row_factory=class_row(SessionGroup)) as cursor:
         return tuple(cursor.execute(query, (name,)).fetchall())

@@ -12,7 +12,7 @@ A run that died goes on under its case's id: what is done is not done again.
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import NoReturn
 
@@ -201,14 +201,15 @@ def _require_same(plan: RestorePlan, case: RestoreCase) -> None:
 
 
 def _plan_anew(platform: Platform, store: Store, plan: RestorePlan, state: CaseState | None) -> RestorePlan:
-    fresh = plan_restore(platform, store, plan.choice, mode=plan.mode, name=plan.name, now=datetime.now(UTC))
+    now = datetime.now(UTC)
+    fresh = plan_restore(platform, store, plan.choice, mode=plan.mode, name=plan.name, now=now, measures_loss=False)
     if fresh.digest != plan.digest:
         raise PreconditionFailed(
             f"The plan is {fresh.digest} by now, not {plan.digest}: nothing was changed.",
             hint="Look at it again: keepwell restore plan.",
         )
     require_applicable(fresh, ignoring=_OF_OURSELVES.get(state.standing, ()) if state else ())
-    return fresh
+    return replace(fresh, loss=plan.loss)
 
 
 def _describe_case(platform: Platform, plan: RestorePlan, approval: Approval | None, now: datetime) -> RestoreCase:
@@ -417,6 +418,8 @@ def _leave_evidence(run: _Run, verdict: Verdict | None, summary: str) -> tuple[s
         "backup_id": plan.backup_id,
         "snapshot_at": plan.snapshot_at.isoformat(),
         "rows": run.rows,
+        "rows_lost": plan.loss.rows_lost if plan.loss else None,
+        "rows_back": plan.loss.rows_back if plan.loss else None,
         "lost_seconds": (case.begun_at - plan.snapshot_at).total_seconds(),
         **{f"{phase.replace(' ', '_')}_seconds": seconds for phase, seconds in run.watch.phases.items()},
     }

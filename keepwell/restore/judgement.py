@@ -186,11 +186,13 @@ def _judge_reach(target: TargetFacts, facts: LiveFacts, live: str) -> Iterator[F
     if target.powers.superuser:
         return
     out_of_reach = [f"{one.count} of {one.role}" for one in facts.sessions if one.out_of_reach]
-    hint = "Set database.restoring_user to a superuser for this restore, or let one end or do it."
+    hint = "Set database.restoring_user to a superuser for this restore, or let one do it."
     if out_of_reach:
-        yield _alert(
-            "sessions", f"Superusers' sessions in {live} are not ours to end: {', '.join(out_of_reach)}.", hint
+        message = f"Sessions in {live} are not ours to end: {', '.join(out_of_reach)}."
+        signal = (
+            "GRANT pg_signal_backend to the role that restores, which ends all but superusers' sessions; or end them."
         )
+        yield _alert("sessions", message, signal)
     per_role = sorted({one.role for one in facts.properties.settings if one.role is not None})
     if per_role:
         message = f"{live} has settings of its own for the roles {', '.join(per_role)}, which only a superuser sets."

@@ -15,13 +15,15 @@ from keepwell.backup.catalogue import BackupEntry, read_catalogue
 from keepwell.backup.database import Database
 from keepwell.backup.restore import choose_database
 from keepwell.backup.space import estimate_scratch_bytes
-from keepwell.errors import PreconditionFailed
+from keepwell.errors import KeepwellError, PreconditionFailed
 from keepwell.objectstore.store import Store
+from keepwell.postgres.connection import connect
 from keepwell.postgres.databases import SessionGroup
 from keepwell.restore.choice import Choice, choose_set
 from keepwell.restore.judgement import judge_age, judge_beside, judge_set, judge_swap, judge_target
+from keepwell.restore.loss import Loss, judge_loss, measure_loss
 from keepwell.restore.names import replaced_name, restored_name
-from keepwell.restore.server import LiveFacts, read_target
+from keepwell.restore.server import LiveFacts, TargetFacts, read_target
 from keepwell.settings import Platform, ProofLevel
 from keepwell.verdict import Finding, Verdict, worst
 
@@ -61,6 +63,7 @@ class RestorePlan:
         sessions: Who is in the live database now; a swap ends them.
         carried: What the new database takes over from the live one, in words.
         findings: What is wrong, unknown or worth knowing.
+        loss: How the live database differs from what comes back; None where that was not asked, or cannot be known.
     """
 
     platform: str
@@ -82,6 +85,7 @@ class RestorePlan:
     sessions: tuple[SessionGroup, ...]
     carried: tuple[str, ...]
     findings: tuple[Finding, ...]
+    loss: Loss | None = None
 
     @property
     def verdict(self) -> Verdict:
@@ -141,7 +145,14 @@ def size_class(size_bytes: int) -> str:
 
 
 def plan_restore(
-    platform: Platform, store: Store, choice: Choice, *, mode: Mode, name: str | None, now: datetime
+    platform: Platform,
+    store: Store,
+    choice: Choice,
+    *,
+    mode: Mode,
+    name: str | None,
+    now: datetime,
+    measures_loss: bool = True,
 ) -> RestorePlan:
     """Plan a restore; nothing is changed.
 
@@ -152,6 +163,7 @@ def plan_restore(
         mode: Whether the restored database is to take the live one's place.
         name: Of the new database; a name made of the live one's and the set's moment by default.
         now: Aware.
+        measures_loss: Look at the live database's tables too, for half a minute at most.
 
     Returns:
         The plan; one with an alert is not carried out.
@@ -169,9 +181,11 @@ def plan_restore(
     target = read_target(platform, manifest, database, live, new)
     needed_bytes = estimate_scratch_bytes(database.source.size_bytes)
     expected_seconds = expect_seconds(read_catalogue(store), database.source.size_bytes)
+    loss, lost = _measure(platform, database, target) if measures_loss else (None, [])
     findings = [
         *judge_set(platform, store, entry, choice),
         *judge_age(platform, database, now),
+        *lost,
         *judge_target(target, needed_bytes),
         *(judge_swap(platform, store, target, live, new) if mode is Mode.SWAP else judge_beside(database)),
     ]
@@ -195,7 +209,22 @@ def plan_restore(
         sessions=target.live.sessions if target.live else (),
         carried=tuple(_carried(target.live)) if target.live and mode is Mode.SWAP else (),
         findings=tuple(findings),
+        loss=loss,
     )
+
+
+def _measure(platform: Platform, database: Database, target: TargetFacts) -> tuple[Loss | None, list[Finding]]:
+    """What would be lost; that it cannot be told is a finding, and stops nothing."""
+    if target.live is None:
+        return None, []
+    try:
+        settings = platform.database.of(target.live.named.name)
+        with connect(settings, application_name="keepwell plan") as connection:
+            loss = measure_loss(connection, database)
+    except KeepwellError as error:
+        message = f"It cannot be told: {error.message}"
+        return None, [Finding(name="what would be lost", verdict=Verdict.UNKNOWN, message=message, hint=error.hint)]
+    return loss, list(judge_loss(loss))
 
 
 def live_name(platform: Platform, database: Database) -> str:

@@ -51,7 +51,7 @@ class CaseState:
     @property
     def verdict(self) -> Verdict:
         """Alert while the live database is shut or missing, a warning while something is half done."""
-        if self.live is None or not self.live.open:
+        if self.live is None or self.standing in (Standing.FENCED, Standing.SHUT):
             return Verdict.ALERT
         return Verdict.OK if self.standing in _SETTLED else Verdict.WARN
 
@@ -88,15 +88,16 @@ def _stand(
 ) -> Standing:
     if journal.case.mode is Mode.BESIDE:
         return _stand_unswapped(journal, restored)
-    if live is not None and not live.open and live == former:
-        return Standing.FENCED
     if journal.last is StepName.PURGED or (journal.last is StepName.PURGING and None in (former, restored)):
         return Standing.PURGED
     if live is not None and live == restored:
         return _stand_swapped(journal, live)
     if live is not None and live != former:
         return Standing.SUPERSEDED
-    return _stand_unswapped(journal, restored)
+    standing = _stand_unswapped(journal, restored)
+    # Another case may have shut it, or somebody: then this one has nothing to do with it.
+    is_ours = standing is not Standing.UNDONE and journal.since(StepName.FENCING) is not None
+    return Standing.FENCED if live is not None and not live.open and is_ours else standing
 
 
 def _stand_swapped(journal: Journal, live: NamedDatabase) -> Standing:

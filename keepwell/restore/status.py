@@ -8,6 +8,7 @@ from keepwell.errors import KeepwellError
 from keepwell.interlock import Procedure
 from keepwell.objectstore.lease import read_leases
 from keepwell.objectstore.store import Store
+from keepwell.postgres.advisory_locks import open_locks
 from keepwell.postgres.databases import NamedDatabase, read_databases
 from keepwell.restore.journal import Journal, RestoreCase, read_case_ids, read_journal
 from keepwell.restore.standing import CaseState, judge_case
@@ -62,23 +63,27 @@ def read_status(platform: Platform, store: Store) -> RestoreStatus:
     """
     findings: list[Finding] = []
     databases: tuple[NamedDatabase, ...] | None = None
+    at_work: bool | None = None
     try:
+        with open_locks(platform.database, platform.name, "status") as locks:
+            at_work = any(holder.procedure is Procedure.SWAP for holder in locks.holders())
         with connect_beside(platform) as connection:
             databases = read_databases(connection)
     except KeepwellError as error:
         message = f"How the databases are called now is not known: {error.message}"
         findings.append(_finding("server", Verdict.UNKNOWN, message, error.hint))
-    journals, at_work = [], False
+    journals = []
     try:
         journals = list(_read_journals(store, findings))
-        at_work = _is_at_work(store)
+        # The lease of a run that was killed lasts for a minute; the server's locks know at once.
+        at_work = _is_leased(store) if at_work is None else at_work
     except KeepwellError as error:
         message = f"What was begun is not known, since the bucket does not answer: {error.message}"
         findings.append(_finding("journals", Verdict.UNKNOWN, message, error.hint))
     cases = tuple(_describe(journal, databases) for journal in journals)
-    findings += judge_cases(cases, at_work=at_work)
+    findings += judge_cases(cases, at_work=bool(at_work))
     if databases is not None:
-        findings += judge_databases(platform, databases, cases, at_work=at_work)
+        findings += judge_databases(platform, databases, cases, at_work=bool(at_work))
     return RestoreStatus(cases, tuple(findings))
 
 
@@ -144,7 +149,7 @@ def _read_journals(store: Store, findings: list[Finding]) -> Iterator[Journal]:
             findings.append(_finding(f"case {case_id}", Verdict.UNKNOWN, error.message, error.hint))
 
 
-def _is_at_work(store: Store) -> bool:
+def _is_leased(store: Store) -> bool:
     return any(lease.procedure == Procedure.SWAP for lease in read_leases(store, store.read_clock()))
 
 

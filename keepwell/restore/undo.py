@@ -112,8 +112,10 @@ def plan_undo(platform: Platform, store: Store, case_id: str) -> UndoPlan:
         findings.append(Finding(name="obstacles", verdict=Verdict.ALERT, message=message, hint=hint))
     out_of_reach = [one.role for one in sessions if one.out_of_reach]
     if out_of_reach:
-        message = f"Superusers' sessions are not ours to end: {', '.join(out_of_reach)}."
-        hint = "Set database.restoring_user to a superuser, or let one end them."
+        message = f"Sessions are not ours to end: those of {', '.join(out_of_reach)}."
+        hint = (
+            "GRANT pg_signal_backend to the role that restores, which ends all but superusers' sessions; or end them."
+        )
         findings.append(Finding(name="sessions", verdict=Verdict.ALERT, message=message, hint=hint))
     return UndoPlan(platform.name, journal.case, state, sessions, tuple(findings))
 

@@ -12,12 +12,13 @@ from answering import application
 from backup_sets import back_up, prove
 from psycopg import sql
 from real_servers import Server
-from restored_platforms import Stricken, approve, stricken_platform
+from restored_platforms import MISFORTUNE, SOURCE, Stricken, approve, drop_all, stricken_platform
 
 from keepwell.errors import PreconditionFailed, VerificationFailed
 from keepwell.evidence import read_last_evidence
 from keepwell.holding import hold_platform
 from keepwell.interlock import Procedure
+from keepwell.objectstore.bucket import open_store
 from keepwell.postgres.databases import read_properties, split_names
 from keepwell.progress import silent
 from keepwell.restore.apply import ITEM
@@ -235,6 +236,48 @@ def test_beside_nothing_is_asked_and_the_live_database_is_not_touched(stricken: 
     with stricken.server.connect(planned.name) as connection:
         assert connection.execute("SELECT count(*) FROM pg_extension WHERE extname = 'amcheck'").fetchone() == (0,)
     assert statuses(stricken)[1] == [Standing.BESIDE]
+
+
+@pytest.fixture
+def lesser_roles(server: Server) -> Iterator[None]:
+    """An owner, the application's login beside it, and a role that restores; none of them is a superuser."""
+    with server.connect() as connection:
+        connection.execute("CREATE ROLE swap_owner")
+        connection.execute("CREATE ROLE swap_client LOGIN PASSWORD 'marked-secret-of-the-database'")
+        connection.execute("CREATE ROLE swap_restorer LOGIN CREATEDB BYPASSRLS IN ROLE swap_owner")
+        connection.execute("ALTER ROLE swap_restorer PASSWORD 'marked-secret-of-the-database'")
+    yield
+    with server.connect() as connection:
+        connection.execute("DROP ROLE swap_restorer, swap_client, swap_owner")
+
+
+@pytest.mark.usefixtures("lesser_roles")
+def test_a_role_that_is_no_superuser_swaps_what_it_may_act_for(server: Server, platform: Platform) -> None:
+    live = platform.database.name
+    with server.connect(live) as connection:
+        connection.execute(sql.SQL("ALTER DATABASE {} OWNER TO swap_owner").format(sql.Identifier(live)))
+        connection.execute(f"SET ROLE swap_owner; {SOURCE}")
+    backup_id = back_up(platform).backup_id
+    assert prove(platform, backup_id).reached == "serving"
+    as_lesser = {"restoring_user": "swap_restorer", "restoring_password": platform.database.password}
+    database = platform.database.model_copy(update=as_lesser)
+    stricken = Stricken(server, platform.model_copy(update={"database": database}), open_store(platform), backup_id)
+    stricken.execute(MISFORTUNE, live)
+    client = server.url(live).replace("//postgres:", "//swap_client:")
+    try:
+        with psycopg.connect(client) as application:
+            refused = [one for one in stricken.plan().findings if one.verdict is Verdict.ALERT]
+            assert [one.name for one in refused] == ["sessions"]
+            assert "pg_signal_backend" in refused[0].hint
+            with server.connect() as connection:
+                connection.execute("GRANT pg_signal_backend TO swap_restorer")
+            outcome = stricken.apply(stricken.plan())
+            with pytest.raises(psycopg.OperationalError):
+                application.execute("SELECT true")
+        assert stricken.ids() == (100, 0)
+        assert any(one.name == "indexes" and one.verdict is Verdict.WARN for one in outcome.findings)
+    finally:
+        drop_all(stricken)
 
 
 @pytest.mark.parametrize(

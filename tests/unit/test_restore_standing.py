@@ -64,6 +64,9 @@ EXCHANGED = (*FENCED, StepName.EXCHANGING, StepName.EXCHANGED)
         (PROVEN, BEFORE, Standing.BESIDE, Verdict.OK),
         (FENCED, BEFORE, Standing.BESIDE, Verdict.OK),
         (FENCED, (database(FORMER, LIVE, shut=True), BEFORE[1]), Standing.FENCED, Verdict.ALERT),
+        # Whoever shut it, it was not this case.
+        (PROVEN, (database(FORMER, LIVE, shut=True), BEFORE[1]), Standing.BESIDE, Verdict.OK),
+        ((*EXCHANGED, StepName.UNDONE), (database(FORMER, LIVE, shut=True), BEFORE[1]), Standing.UNDONE, Verdict.OK),
         # The last steps never came to the bucket: the names tell all the same.
         (FENCED, AFTER, Standing.SWAPPED, Verdict.WARN),
         (EXCHANGED, AFTER, Standing.SWAPPED, Verdict.WARN),
