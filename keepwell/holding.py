@@ -146,8 +146,8 @@ class Hold:
 
 
 @contextmanager
-def hold_sets(platform: Platform, store: Store) -> Iterator[None]:
-    """Keep backup sets from being removed for as long as the block reads or pins them.
+def hold_sets(platform: Platform, store: Store, procedure: Procedure = Procedure.VERIFY) -> Iterator[None]:
+    """Keep backup sets from being removed for as long as the block reads or pins them, in the name of a procedure.
 
     By the store's lease alone: a set can be verified with its database gone. A machine whose key only reads leaves no
     lease: it waits for an expiry that is at work, and one that begins later does not see it.
@@ -158,8 +158,8 @@ def hold_sets(platform: Platform, store: Store) -> Iterator[None]:
     """
     own, cluster = _new_token(), ""  # of no server, so that it binds everywhere
     deadline = time.monotonic() + platform.backup.interlock_wait_seconds
-    with keep_lease(store, Procedure.VERIFY, own, cluster) if store.may_write else nullcontext():
-        _wait_for_leases(store, Procedure.VERIFY, own, cluster, deadline)
+    with keep_lease(store, procedure, own, cluster) if store.may_write else nullcontext():
+        _wait_for_leases(store, procedure, own, cluster, deadline)
         yield
 
 

@@ -15,6 +15,7 @@ from keepwell.backup.manifest import Manifest
 from keepwell.backup.pins import Pin
 from keepwell.backup.proof import Proof
 from keepwell.drill.documents import Drill
+from keepwell.drill.offline_key import OfflineKeyTrial
 from keepwell.evidence import Evidence
 from keepwell.incident.documents import Case, Entry
 from keepwell.restore.journal import JournalStep, RestoreCase
@@ -30,6 +31,7 @@ PUBLISHED: dict[str, type[BaseModel]] = {
     "restore-case-1": RestoreCase,
     "restore-step-1": JournalStep,
     "drill-1": Drill,
+    "offline-key-trial-1": OfflineKeyTrial,
     "incident-case-1": Case,
     "incident-entry-1": Entry,
 }

@@ -437,6 +437,20 @@ class DrillSettings(Section):
         description="How a drill damages copies of a set, to see the checker turn red. A cut stream and an altered row "
         "cost a restore each; fewer kinds make a drill shorter, and prove less.",
     )
+    application_command: tuple[str, ...] = Field(
+        default=(),
+        examples=[["node", "/srv/esn/backend/dist/main.js"]],
+        description="How a full drill starts the application on what it restored, in a network that holds loopback "
+        "alone; none by default. Its words may name {port}, {database_url}, {redis_url} and {uploads}.",
+    )
+    application_environment: tuple[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*=")], ...] = Field(
+        default=(),
+        examples=[["DATABASE_URL={database_url}", "REDIS_URL={redis_url}", "PORT={port}"]],
+        description="Its variables, with the same names in braces; it gets nothing of ours. No secret belongs here.",
+    )
+    application_port: int = Field(
+        default=3000, ge=1024, le=65535, description="Where it answers, on that network; restore.health_path is asked."
+    )
 
 
 class SealingSettings(Section):

@@ -3,6 +3,7 @@
 Showing never stops a backup: where the orchestrator does not take it, the run goes on and says so in its log.
 """
 
+import base64
 import contextvars
 import re
 import threading
@@ -13,7 +14,7 @@ from uuid import UUID
 
 import httpx
 from prefect import get_run_logger
-from prefect.artifacts import create_markdown_artifact, create_progress_artifact
+from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_progress_artifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.exceptions import PrefectException
@@ -39,6 +40,21 @@ def show_markdown(key: str, text: str, description: str) -> None:
         create_markdown_artifact(markdown=redact(text), key=_artifact_key(key), description=description)
     except _NOT_TAKEN as error:
         get_run_logger().warning("The page %s could not be shown: %s", key, type(error).__name__)
+
+
+def show_picture(key: str, png: bytes, description: str) -> None:
+    """Show a picture on the run's page; it lies in the artifact itself, so that no other server is asked for it.
+
+    Args:
+        key: Letters, digits and dashes; other signs become dashes.
+        png: The picture.
+        description: One line.
+    """
+    address = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    try:
+        create_image_artifact(image_url=address, key=_artifact_key(key), description=description)
+    except _NOT_TAKEN as error:
+        get_run_logger().warning("The picture %s could not be shown: %s", key, type(error).__name__)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Mapping
 
 from deployments.local import sample_platform
@@ -15,6 +16,7 @@ from keepwell.keyring import IDENTITIES, SIGNING_KEY, make_key_files, make_offli
 
 PLATFORM = "esn"
 BUCKET = "keepwell"
+_DRILLED_PORT = 4000
 
 # Questions whose answers do not depend on the day they are asked.
 _SMOKE_QUERIES = {
@@ -63,6 +65,12 @@ def render_platform_file(state: StateFolder, ports: Mapping[str, int]) -> str:
         },
         "sealing": _seal(state),
         "uploads": {"directory": str(sample_platform.uploads_folder(state))},
+        # A full drill starts it on what was restored, in a network of its own.
+        "drill": {
+            "application_command": [sys.executable, "-m", "sample.backend"],
+            "application_environment": ["DATABASE_URL={database_url}", "REDIS_URL={redis_url}", "PORT={port}"],
+            "application_port": _DRILLED_PORT,
+        },
         # After a swap, the application is asked whether it serves what came back.
         "restore": {
             "base_url": f"http://{HOST}:{ports[sample_platform.BACKEND]}",

@@ -9,6 +9,7 @@ from keepwell.cli import (
     bucket,
     console,
     cron,
+    drill,
     incident,
     itself,
     keys,
@@ -73,6 +74,7 @@ for part in (
 app.add_typer(restore.app, name="restore")
 app.add_typer(bucket.app, name="bucket")
 app.add_typer(cron.app, name="cron")
+app.add_typer(drill.app, name="drill")
 app.add_typer(incident.app, name="incident")
 app.add_typer(keys.app, name="keys")
 app.add_typer(itself.app, name="self")

@@ -4,12 +4,17 @@ import random
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 from keepwell.backup.catalogue import BackupEntry
+from keepwell.drill.documents import Drill, Kind
 from keepwell.errors import PreconditionFailed
 from keepwell.settings import ProofLevel
+from keepwell.verdict import Verdict
 
 _SEED_BITS = 32
+# A quarter, less what its months differ by: a monthly drill that comes a little early still counts.
+_QUARTER = timedelta(days=85)
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,18 @@ class ChosenSets:
 def new_seed() -> int:
     """A seed that fits everywhere a number does, JSON included."""
     return secrets.randbits(_SEED_BITS)
+
+
+def choose_kind(drills: Sequence[Drill], now: datetime) -> Kind:
+    """A full drill when a quarter is about to pass without one that was good; one that failed is made up for.
+
+    Args:
+        drills: Those so far.
+        now: When this one begins.
+    """
+    recent = [drill for drill in drills if now - drill.started_at < _QUARTER]
+    good = any(drill.kind == "full" and drill.verdict in (Verdict.OK, Verdict.WARN) for drill in recent)
+    return "monthly" if good else "full"
 
 
 def choose_sets(entries: Sequence[BackupEntry], *, proven_level: ProofLevel, seed: int) -> ChosenSets:

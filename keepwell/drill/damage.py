@@ -283,8 +283,8 @@ def _split_rows(content: bytes) -> tuple[list[bytes], bytes]:
 def alter_row(row: bytes, dice: random.Random) -> bytes | None:
     """Another row of the same shape: one letter or digit of one field is another one.
 
-    A field of words is taken before one of letters and digits, and that before a number: the freer its type, the surer
-    is the altered row restored, so that only a comparison can find it.
+    The freer a field's type looks, the sooner it is taken: then the altered row restores, and only a comparison can
+    find it.
 
     Args:
         row: One line of a COPY stream.
@@ -311,11 +311,15 @@ def alter_row(row: bytes, dice: random.Random) -> bytes | None:
 
 
 def _rank(field: bytes) -> int:
-    """How free a field's type looks: 0 for words, 1 for one word, more for anything else."""
-    text = field.decode("ascii", errors="replace").replace(" ", "")
-    if text.isalpha() and len(text) > 1:
-        return 0 if b" " in field else 1
-    return _UNFREE
+    """How free a field's type looks: a sentence, a name, a moment, a number; last what may be a word of a list."""
+    text = field.decode("ascii", errors="replace")
+    if " " in text and 2 * sum(map(str.isalpha, text)) > len(text):
+        return 0
+    if text.isalpha() and text.istitle() and len(text) > 1:
+        return 1
+    if any(map(str.isdigit, text)):
+        return _UNFREE if ":" in text else _UNFREE + 1
+    return _UNFREE + 2
 
 
 def _another(sign: int) -> bytes:

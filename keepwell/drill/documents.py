@@ -19,6 +19,7 @@ from keepwell.settings import DamageKind, ProofLevel
 from keepwell.verdict import Finding, Verdict
 
 DRILLS = "drills/"
+APPLICATION = "application"
 _DOCUMENT = ".json"
 
 Kind = Literal["monthly", "full"]
@@ -54,6 +55,15 @@ class Phases(Document):
         return self.fetch + self.restore + (self.indexes or 0) + self.prove
 
 
+class Stage(Document):
+    """One part of a full drill beside the database."""
+
+    name: str
+    verdict: Verdict
+    message: str
+    seconds: float = Field(ge=0)
+
+
 class Rehearsal(Document):
     """One set restored from nothing, and timed."""
 
@@ -73,6 +83,15 @@ class Rehearsal(Document):
     server: str | None = None
     isolation: str | None = None
     findings: tuple[Finding, ...] = ()
+    stages: tuple[Stage, ...] = Field(default=(), description="What a full drill restored beside it, in order.")
+
+    @property
+    def whole_seconds(self) -> float | None:
+        """From the start to the application's last answer; None where it was not started, or something fell short."""
+        served = any(stage.name == APPLICATION and stage.verdict is Verdict.OK for stage in self.stages)
+        if self.rto_seconds is None or not served:
+            return None
+        return self.rto_seconds + sum(stage.seconds for stage in self.stages)
 
 
 class DamageOutcome(Document):
@@ -129,6 +148,7 @@ class Drill(Document):
     damages: tuple[DamageOutcome, ...]
     recovery: Recovery
     targets: tuple[Target, ...]
+    communication: Stage | None = Field(default=None, description="How telling people was rehearsed; by full drills.")
     findings: tuple[Finding, ...] = Field(default=(), description="What else is wrong or worth knowing.")
     flow_run: str | None = Field(default=None, description="Id of the orchestrator's run; null without one.")
 

@@ -7,13 +7,14 @@ from itertools import pairwise
 from keepwell.backup.catalogue import BackupEntry
 from keepwell.backup.proof import Proof
 from keepwell.backup.verify import Climb
-from keepwell.drill.documents import Chosen, DamageOutcome, Phases, Recovery, Rehearsal, Target
+from keepwell.drill.documents import APPLICATION, Chosen, DamageOutcome, Phases, Recovery, Rehearsal, Stage, Target
 from keepwell.quantities import describe_seconds
 from keepwell.settings import DrillSettings, ProofLevel, RetentionSettings
 from keepwell.verdict import Finding, Verdict, worst
 
 _HOUR_SECONDS = 3600
 _MINUTE_SECONDS = 60
+_TRIED = (Verdict.OK, Verdict.ALERT)
 
 
 def measure_phases(climb: Climb, find_seconds: float) -> Phases:
@@ -173,21 +174,29 @@ def extrapolate_rto(main: Rehearsal, live_bytes: int | None) -> float | None:
     return fixed + main.phases.growing * live_bytes / main.source_bytes
 
 
-def judge_targets(recovery: Recovery, settings: DrillSettings) -> tuple[Target, ...]:
-    """Each target of the platform file with what was measured; what was not measured is unknown, never met."""
+def judge_targets(recovery: Recovery, settings: DrillSettings, *, whole: Rehearsal | None = None) -> tuple[Target, ...]:
+    """Each target of the platform file with what was measured; what was not measured is unknown, never met.
+
+    Args:
+        recovery: What was measured.
+        settings: The targets.
+        whole: The restore of a full drill, whose application was to answer too.
+    """
     rpo, rto = settings.rpo_hours * _HOUR_SECONDS, settings.rto_minutes * _MINUTE_SECONDS
-    measured = (
+    measured: tuple[tuple[str, float, float | None], ...] = (
         ("RPO now", rpo, recovery.rpo_seconds),
         ("RPO at the worst moment", rpo, recovery.worst_gap_seconds),
         ("RTO measured", rto, recovery.rto_seconds),
         ("RTO at the live size", rto, recovery.rto_at_live_size_seconds),
     )
+    if whole is not None and any(one.name == APPLICATION and one.verdict in _TRIED for one in whole.stages):
+        measured = (*measured, ("RTO with the application", rto, whole.whole_seconds))
     return tuple(_judge_target(name, limit, seconds) for name, limit, seconds in measured)
 
 
 def _judge_target(name: str, limit: float, measured: float | None) -> Target:
     if measured is None:
-        verdict, told = Verdict.UNKNOWN, "it could not be measured"
+        verdict, told = Verdict.UNKNOWN, "Not measured, against the target"
     else:
         verdict = Verdict.OK if measured <= limit else Verdict.ALERT
         told = f"{describe_seconds(measured)}, {'within' if verdict is Verdict.OK else 'beyond'} the target"
@@ -196,7 +205,7 @@ def _judge_target(name: str, limit: float, measured: float | None) -> Target:
         limit_seconds=limit,
         measured_seconds=measured,
         verdict=verdict,
-        message=f"{name}: {told} of {describe_seconds(limit)}.",
+        message=f"{told} of {describe_seconds(limit)}.",
     )
 
 
@@ -205,9 +214,13 @@ def judge_drill(
     damages: Sequence[DamageOutcome],
     targets: Sequence[Target],
     findings: Sequence[Finding],
+    *,
+    communication: Stage | None = None,
 ) -> Verdict:
     """The worst of everything. A drill that damaged nothing shows nothing of the checker, and is not fine."""
     verdicts = [rehearsal.verdict for rehearsal in rehearsals] + [outcome.verdict for outcome in damages]
+    verdicts += [stage.verdict for rehearsal in rehearsals for stage in rehearsal.stages]
+    verdicts += [communication.verdict] if communication else []
     verdicts += [target.verdict for target in targets] + [finding.verdict for finding in findings]
     tried = any(outcome.verdict is not Verdict.NOT_APPLICABLE for outcome in damages)
     return worst([Verdict.OK if tried else Verdict.UNKNOWN, *verdicts])

@@ -12,8 +12,19 @@ from datetime import UTC, datetime
 from keepwell.backup.catalogue import read_catalogue
 from keepwell.backup.verify import climb_ladder, keep_proof
 from keepwell.drill.checker import try_damages
-from keepwell.drill.choosing import ChosenSets, choose_sets
-from keepwell.drill.documents import Chosen, DamageOutcome, Drill, Kind, Rehearsal, keep_drill, new_drill_id
+from keepwell.drill.choosing import ChosenSets, choose_kind, choose_sets
+from keepwell.drill.documents import (
+    Chosen,
+    DamageOutcome,
+    Drill,
+    Kind,
+    Rehearsal,
+    Stage,
+    keep_drill,
+    new_drill_id,
+    read_history,
+)
+from keepwell.drill.offline_key import judge_offline_key, read_trials
 from keepwell.drill.recovery import (
     describe_rehearsal,
     failed_rehearsal,
@@ -22,6 +33,7 @@ from keepwell.drill.recovery import (
     measure_recovery,
     summarize,
 )
+from keepwell.drill.whole_platform import WholePlatform, rehearse_telling
 from keepwell.errors import KeepwellError, TransientError, VerificationFailed
 from keepwell.objectstore.bucket import open_store
 from keepwell.objectstore.store import Store
@@ -61,17 +73,25 @@ class DrillPlan:
         return found | ({"by lot": self.sets.by_lot} if self.sets.by_lot else {})
 
 
-def begin_drill(platform: Platform, *, kind: Kind, seed: int) -> DrillPlan:
+def begin_drill(platform: Platform, *, kind: Kind | None, seed: int) -> DrillPlan:
     """Find out from the bucket what there is to restore, as after a disaster.
+
+    Args:
+        platform: Whose bucket.
+        kind: What the drill covers; None makes it a full one when a quarter has passed without one that was good.
+        seed: Chooses the set by lot, and the damage.
 
     Raises:
         PreconditionFailed: There is no proven set.
         KeepwellError: The bucket cannot be read.
     """
     started_at, started = datetime.now(UTC), time.monotonic()
-    entries = read_catalogue(open_store(platform))
+    store = open_store(platform)
+    entries = read_catalogue(store)
     sets = choose_sets(entries, proven_level=platform.backup.proven_level, seed=seed)
-    return DrillPlan(new_drill_id(started_at), kind, seed, sets, time.monotonic() - started, started_at)
+    find_seconds = time.monotonic() - started
+    kind = kind or choose_kind(read_history(store).drills, started_at)
+    return DrillPlan(new_drill_id(started_at), kind, seed, sets, find_seconds, started_at)
 
 
 def rehearse(platform: Platform, store: Store, plan: DrillPlan, chosen: Chosen, progress: Progress) -> Rehearsal:
@@ -93,8 +113,11 @@ def rehearse(platform: Platform, store: Store, plan: DrillPlan, chosen: Chosen, 
         TransientError: The store or the scratch server went away.
     """
     backup_id = plan.chosen[chosen]
+    stages: list[Stage] = []
+    gone = without_live_server(platform)
+    whole = WholePlatform(gone, store, progress, stages).restore if _is_whole(plan, chosen) else None
     try:
-        climb = climb_ladder(without_live_server(platform), store, backup_id, progress)
+        climb = climb_ladder(gone, store, backup_id, progress, while_up=whole)
         keep_proof(store, climb.proof)
     except TransientError:
         raise
@@ -102,7 +125,18 @@ def rehearse(platform: Platform, store: Store, plan: DrillPlan, chosen: Chosen, 
         verdict = Verdict.ALERT if isinstance(error, VerificationFailed) else Verdict.UNKNOWN
         finding = Finding(name=backup_id, verdict=verdict, message=error.message, hint=error.hint)
         return failed_rehearsal(backup_id, chosen, finding)
-    return describe_rehearsal(climb, chosen, plan.find_seconds, platform.backup.proven_level)
+    rehearsal = describe_rehearsal(climb, chosen, plan.find_seconds, platform.backup.proven_level)
+    return rehearsal.model_copy(update={"stages": tuple(stages)})
+
+
+def _is_whole(plan: DrillPlan, chosen: Chosen) -> bool:
+    """Whether the rest of the platform is restored too: once, from the set that a disaster would be answered with."""
+    return plan.kind == "full" and chosen == "newest"
+
+
+def rehearse_communication(platform: Platform, plan: DrillPlan) -> Stage | None:
+    """Tell every channel that this is a drill; by full drills alone."""
+    return rehearse_telling(platform, plan.drill_id) if plan.kind == "full" else None
 
 
 def check_checker(
@@ -125,7 +159,7 @@ def conclude_drill(
     rehearsals: tuple[Rehearsal, ...],
     damages: tuple[DamageOutcome, ...],
     *,
-    findings: tuple[Finding, ...] = (),
+    communication: Stage | None = None,
     flow_run: str | None = None,
 ) -> Drill:
     """Judge what was measured, and keep it in the bucket.
@@ -144,8 +178,8 @@ def conclude_drill(
         live_bytes=live_bytes,
         now=plan.started_at,
     )
-    targets = judge_targets(recovery, platform.drill)
-    findings = (*findings, *asked)
+    targets = judge_targets(recovery, platform.drill, whole=main)
+    findings = (*asked, look_at_offline_key(platform, store, plan.started_at))
     drill = Drill(
         drill_id=plan.drill_id,
         platform=platform.name,
@@ -153,16 +187,28 @@ def conclude_drill(
         seed=plan.seed,
         started_at=plan.started_at,
         finished_at=datetime.now(UTC),
-        verdict=judge_drill(rehearsals, damages, targets, findings),
+        verdict=judge_drill(rehearsals, damages, targets, findings, communication=communication),
         summary=summarize(rehearsals, damages, recovery, targets),
         rehearsals=rehearsals,
         damages=damages,
         recovery=recovery,
         targets=targets,
+        communication=communication,
         findings=findings,
         flow_run=flow_run,
     )
     return keep_drill(store, drill)
+
+
+def look_at_offline_key(platform: Platform, store: Store, now: datetime) -> Finding:
+    """How it stands with the key that lies elsewhere; its first quarter begins with the first drill.
+
+    Raises:
+        KeepwellError: The store cannot be read.
+    """
+    drills = read_history(store).drills
+    since = drills[0].started_at if drills else now
+    return judge_offline_key(read_trials(store), sealed=platform.sealing.mode == "age", since=since, now=now)
 
 
 def without_live_server(platform: Platform) -> Platform:

@@ -11,7 +11,7 @@ from keepwell.backup.manifest import CacheKeys, Manifest
 from keepwell.backup.read_back import SetReader
 from keepwell.backup.restore import require_restorable
 from keepwell.backup.spool import open_spool
-from keepwell.cache import Comparison, KeyLoader, read_server, require_empty
+from keepwell.cache import BesideLoader, Comparison, read_server, require_empty
 from keepwell.errors import PreconditionFailed, VerificationFailed
 from keepwell.objectstore.store import Store
 from keepwell.progress import Progress
@@ -126,7 +126,7 @@ def restore_keys(
     parts = [part for part in manifest.parts if part.content_name == layout.CACHE_KEYS]
     with open_spool(platform) as folder:
         reader = SetReader(store, manifest, folder, progress, parts=parts)
-        loader = KeyLoader(
+        loader = BesideLoader(
             settings, read_server(settings), source=plan.source, target=target, now_ms=int(time.time() * 1000)
         )
         with closing(loader):

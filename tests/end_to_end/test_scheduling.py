@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 from runs import Api, wait_until
 
+from deployments.deployment_file import read_deployment_file
+
 if TYPE_CHECKING:
     from conftest import Stack
 
@@ -35,11 +37,12 @@ def test_registering_again_changes_nothing(stack: "Stack") -> None:
         for _ in range(2)
     ]
     assert counts[0] == counts[1]
+    specs = read_deployment_file().deployments
     assert counts[0] == {
         "work_pools": 1,
         "work_queues": 2,
-        "deployments": 6,
-        "schedules": 3,
+        "deployments": len(specs),
+        "schedules": sum(len(spec.schedules) for spec in specs),
         "automations": 4,
         "platforms": ["esn"],
         "removed": [],

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from runs import Api, wait_until
 
+from deployments.deployment_file import read_deployment_file
 from deployments.local.stack import StackOptions, plan_stack
 from deployments.running.lifecycle import bring_up, take_down
 from deployments.running.orchestrator import DATABASE, DATABASE_PART, REGISTRATION, SERVER, login_file
@@ -100,7 +101,7 @@ def test_a_stack_of_the_previous_release_is_taken_over(state: StateFolder) -> No
     done = keepwell(environment, "upgrade", "--approve", planned)
     assert done.returncode == 0, done.stderr
     print(done.stdout)  # noqa: T201 - likewise
-    procedures = ("backup-and-verify", "check-backups", "expire-backups", "resume-platform", "verify-backups")
+    procedures = [spec.name for spec in read_deployment_file().deployments if spec.per_platform]
     assert names(api) == {*(f"{name}/esn" for name in procedures), "report-failure/report-failure"}
     # The one that an operator had paused stays so, and it alone.
     assert {name: api.get(f"/deployments/name/{name}/esn")["paused"] for name in procedures} == {

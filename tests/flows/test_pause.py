@@ -10,6 +10,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.settings import PREFECT_API_URL
 from typer.testing import CliRunner
 
+from deployments.deployment_file import read_deployment_file
 from deployments.register import register
 from flows.resume_platform import resume_platform
 from keepwell import pausing
@@ -20,7 +21,12 @@ from keepwell.orchestrator import Orchestrator
 from tasks import platforms, schedule_steps
 
 PLATFORM = 'name = "{}"\n[database]\nname = "d"\nuser = "u"\n[bucket]\nname = "b"\n'
-SWITCHED = ("backup-and-verify/shop", "expire-backups/shop", pausing.expiry_name("shop"), "verify-backups/shop")
+# Everything that a platform has, but for what must go on in a pause.
+OFF = {spec.name for spec in read_deployment_file().deployments if spec.per_platform} - {
+    "check-backups",
+    "resume-platform",
+}
+SWITCHED = (*(f"{name}/shop" for name in OFF), pausing.expiry_name("shop"))
 
 
 @pytest.fixture
@@ -85,7 +91,7 @@ def test_everything_that_starts_by_itself_is_off_and_comes_back(
     until = now + timedelta(hours=3)
     done = pausing.pause(orchestrator, "shop", until=until, now=now)
     assert done.switched == tuple(sorted(SWITCHED))
-    assert paused(prefect) == {"backup-and-verify", "expire-backups", "verify-backups"}
+    assert paused(prefect) == OFF
     assert not expiry_is_on(prefect)
     assert planned_ends(prefect) == [until]
     assert paused(prefect, "blog") == set()
@@ -236,14 +242,14 @@ def test_a_registration_takes_no_pause_over_that_does_not_hold(
     prefect.resume_deployment(prefect.read_deployment_by_name("backup-and-verify/shop").id)
     prefect.delete_deployment(prefect.read_deployment_by_name("verify-backups/shop").id)
     register()
-    assert paused(prefect) == {"expire-backups"}
+    assert paused(prefect) == OFF - {"backup-and-verify", "verify-backups"}
 
 
 def test_a_registration_ends_no_pause(orchestrator: Orchestrator, prefect: SyncPrefectClient) -> None:
     pausing.pause(orchestrator, "shop", until=None, now=datetime.now(UTC))
     prefect.delete_deployment(prefect.read_deployment_by_name("verify-backups/shop").id)
     register()
-    assert paused(prefect) == {"backup-and-verify", "expire-backups", "verify-backups"}
+    assert paused(prefect) == OFF
     assert not expiry_is_on(prefect)
     pausing.resume(orchestrator, "shop", now=datetime.now(UTC))
     assert paused(prefect) == set()
