@@ -299,8 +299,8 @@ def _require_free(platform: Platform, live: str, schema: str, size_bytes: int) -
         )
     if free_bytes is not None and free_bytes < needed_bytes:
         raise PreconditionFailed(
-            f"The tables may take {describe_bytes(needed_bytes)}, and {describe_bytes(free_bytes)} are free on the disk "
-            "of the live server.",
+            f"The tables may take {describe_bytes(needed_bytes)}, and {describe_bytes(free_bytes)} are free on the "
+            "disk of the live server.",
             hint="Choose fewer, or restore onto another server: `keepwell restore elsewhere`.",
         )
 
