@@ -93,14 +93,14 @@ def exchange(platform: Platform, wanted: Exchange, progress: Progress, *, before
         # The connection may have gone in the very moment of the commit: then it is done, whatever the server said.
         if done and isinstance(error, Exception):
             return
+        if not done:
+            with suppress(KeepwellError):  # status tells of a database that stays shut
+                open_databases(platform, wanted.oids)
         if done is None and isinstance(error, KeepwellError):
             raise ServiceUnavailable(
                 f"{error.message} Whether the names were exchanged is not known, since the server does not answer.",
                 hint="Once it does: keepwell restore status.",
             ) from error
-        if not done:
-            with suppress(KeepwellError):  # status tells of a database that stays shut
-                open_databases(platform, wanted.oids)
         raise
 
 

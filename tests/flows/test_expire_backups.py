@@ -199,3 +199,21 @@ def test_without_a_fresh_proven_set_what_was_replaced_stays(engine: Engine, repl
     keep_replaced(engine, 30)
     assert run().name == "Failed"
     assert replaced == []
+
+
+def test_one_that_may_not_go_after_all_keeps_no_other_from_going(
+    engine: Engine, sets: list[str], replaced: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    purge_others = restore_steps.purge_replaced
+
+    def purge(platform: object, store: object, case_id: str, *rest: object, **more: object) -> object:
+        if case_id == "20261028T030000Z-fedcba":
+            raise PreconditionFailed("Somebody is in it.")
+        return purge_others(platform, store, case_id, *rest, **more)  # type: ignore[arg-type]
+
+    due = [SimpleNamespace(case_id=f"202610{day}T030000Z-fedcba") for day in (28, 29)]
+    monkeypatch.setattr(restore_steps, "read_due", lambda *_: DuePurges(tuple(due)))  # type: ignore[arg-type]
+    monkeypatch.setattr(restore_steps, "purge_replaced", purge)
+    keep_replaced(engine, 30)
+    assert run().is_completed()
+    assert replaced == ["20261029T030000Z-fedcba"]
