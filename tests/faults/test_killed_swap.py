@@ -46,14 +46,14 @@ RESTORING = (
 SWAPPING = (
     "carry over",
     "write fencing",
+    "write exchanging",
     "shut",
     "end sessions",
-    "write exchanging",
     "rename the live one",
     "give the live name",
     "write exchanged",
     "empty the cache",
-    "write serving",
+    "write not-asked",
     "write evidence",
 )
 UNDOING = (

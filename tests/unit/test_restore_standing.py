@@ -71,6 +71,10 @@ EXCHANGED = (*FENCED, StepName.EXCHANGING, StepName.EXCHANGED)
         (FENCED, AFTER, Standing.SWAPPED, Verdict.WARN),
         (EXCHANGED, AFTER, Standing.SWAPPED, Verdict.WARN),
         ((*EXCHANGED, StepName.SERVING), AFTER, Standing.SERVING, Verdict.OK),
+        ((*EXCHANGED, StepName.NOT_ASKED), AFTER, Standing.SERVING, Verdict.OK),
+        # The bucket missed what came after the fence.
+        ((*FENCED, StepName.SERVING), AFTER, Standing.SERVING, Verdict.OK),
+        ((*EXCHANGED, StepName.SERVING, *FENCED), AFTER, Standing.SWAPPED, Verdict.WARN),
         (EXCHANGED, (database(RESTORED, LIVE, shut=True), AFTER[1]), Standing.SHUT, Verdict.ALERT),
         ((*EXCHANGED, StepName.UNDOING), AFTER, Standing.SWAPPED, Verdict.WARN),
         ((*EXCHANGED, StepName.UNDOING), BEFORE, Standing.UNDONE, Verdict.OK),
@@ -95,6 +99,8 @@ def test_how_a_case_stands(
     [
         (PROVEN, BEFORE, Standing.BESIDE),
         (PROVEN, BEFORE[:1], Standing.GONE),
+        # It failed before it had its name, and was dropped.
+        ((StepName.RESTORING, StepName.PROVEN, StepName.FAILED), BEFORE[:1], Standing.FAILED),
         # Another restore was swapped in since: a copy beside is a copy beside.
         (PROVEN, (database(9, LIVE), database(FORMER, REPLACED), BEFORE[1]), Standing.BESIDE),
         ((StepName.RESTORING,), BEFORE[:1], Standing.NOT_RESTORED),
