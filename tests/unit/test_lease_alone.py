@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 from typing import cast
 
 import pytest
-from engine_double import a_platform
 from memory_store import MemoryStore
+from pydantic import SecretStr
 from waiting import wait_until
 
 from keepwell.errors import Busy, KeepwellError, ServiceUnavailable
@@ -14,38 +14,40 @@ from keepwell.holding import hold_platform, hold_sets
 from keepwell.interlock import Procedure
 from keepwell.objectstore import lease
 from keepwell.objectstore.store import Store
-from keepwell.settings import Platform
+from keepwell.settings import BackupSettings, DatabaseSettings, Platform
 
 
 @pytest.fixture
 def platform() -> Platform:
     """One whose server does not answer, and who waits for nobody."""
-    made = a_platform()
-    database = made.database.model_copy(update={"host": "127.0.0.1", "port": 9})
-    backup = made.backup.model_copy(update={"interlock_wait_seconds": 0})
-    return made.model_copy(update={"database": database, "backup": backup})
+    return Platform.model_construct(
+        name="esn",
+        database=DatabaseSettings(name="esn_db", user="esn", host="127.0.0.1", port=9, password=SecretStr("x")),
+        backup=BackupSettings(interlock_wait_seconds=0),
+    )
 
 
 def test_a_lease_that_could_not_be_renewed_is_noticed(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
     store = MemoryStore()
     monkeypatch.setattr(lease, "_RENEW_SECONDS", 0.01)
     told: list[KeepwellError] = []
-    with (
-        pytest.raises(ServiceUnavailable, match="ran out"),
-        hold_platform(platform, cast("Store", store), Procedure.SWAP, on_lease_alone=told.append) as hold,
-    ):
+
+    def refuse(relative: str, content: bytes) -> None:
+        del relative, content
+        raise KeepwellError("It is full.")
+
+    def has_run_out() -> bool:
+        return hold._lease is not None and hold._lease.has_run_out
+
+    with hold_platform(platform, cast("Store", store), Procedure.SWAP, on_lease_alone=told.append) as hold:
         hold.require_held()
         assert len(told) == 1
-
-        def refuse(relative: str, content: bytes) -> None:
-            del relative, content
-            raise KeepwellError("It is full.")
-
         monkeypatch.setattr(store, "put_bytes", refuse)
         monkeypatch.setattr(lease, "_LIFETIME", timedelta(seconds=0.05))
-        assert hold._lease is not None
-        wait_until(lambda: hold._lease is not None and hold._lease.has_run_out)
-        hold.require_held()
+        wait_until(has_run_out)
+        with pytest.raises(ServiceUnavailable, match="ran out"):
+            hold.require_held()
+        hold.end_early()
 
 
 def test_what_is_done_does_not_fail_any_more_by_a_lost_lease(
