@@ -37,4 +37,7 @@ def restore_drill(platform: PlatformName, kind: Kind | None = None, seed: int | 
 
     # Good or bad, it is recorded first: a drill that fell short is the one that people will want to read about.
     drill = drill_steps.record(platform, plan, rehearsals, damages, communication)
+
+    # The key that lies elsewhere is nobody's parameter: the person who has it is asked to try it at a terminal.
+    drill_steps.ask_for_key(platform, drill)
     drill_steps.require_passed(drill)

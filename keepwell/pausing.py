@@ -16,9 +16,9 @@ from keepwell.errors import KeepwellError, VerificationFailed
 from keepwell.orchestrator import REGISTER_HINT, Automation, Deployment, FlowRun, Orchestrator
 
 BACKUP, CHECK, RESUME = "backup-and-verify", "check-backups", "resume-platform"
-REMIND = "remind-of-incidents"
-# What these start stays switched on in a pause.
-_STAYS = {CHECK, RESUME, REMIND}
+RESTORE, RECOVER, REMIND = "restore-backup", "recover-from-disaster", "remind-of-incidents"
+# What these start stays switched on in a pause: checks, and what somebody starts by hand.
+_STAYS = {CHECK, RESUME, RESTORE, RECOVER, REMIND}
 # So long are ended pauses remembered: the nights within them were not missed.
 _REMEMBERED = timedelta(days=7)
 

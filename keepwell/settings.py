@@ -153,6 +153,24 @@ class DatabaseSettings(ContainedSettings):
         return self.model_copy(update={"name": name, "more_names": ()})
 
 
+class RestoreServerSettings(ContainedSettings):
+    """Another PostgreSQL server to restore on, where the maintained one is gone or has no space for two."""
+
+    host: str = Field(min_length=1, examples=["10.0.0.7"], description="Host name, address, or folder of its socket.")
+    port: int = Field(default=5432, ge=1, le=65535, description="TCP port.")
+    user: str = Field(min_length=1, max_length=63, examples=["postgres"], description="Role that restores there.")
+    password: SecretStr | None = Field(default=None, description="Secret.")
+    password_file: Path | None = Field(default=None, description="File that holds the password.")
+    container: _ContainerName | None = Field(
+        default=None, examples=["esn_postgres_2"], description="Container or compose service that it runs in."
+    )
+    maintenance_name: str = Field(default="postgres", description="A database of it that is always there.")
+    sslmode: Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"] = Field(
+        default="prefer", description="As libpq knows it."
+    )
+    ssl_root_certificate: Path | None = Field(default=None, description="Certificate authority for verify-*.")
+
+
 class BucketSettings(Section):
     """The object store that keeps backup sets and evidence."""
 
@@ -521,6 +539,7 @@ class Platform(BaseSettings):
 
     name: Annotated[str, Field(pattern=PLATFORM_NAME, description="Short name: a-z, 0-9 and dashes.")]
     database: DatabaseSettings
+    restore_server: RestoreServerSettings | None = None
     bucket: BucketSettings
     second_bucket: SecondBucketSettings | None = None
     second_folder: SecondFolderSettings | None = None
@@ -534,6 +553,23 @@ class Platform(BaseSettings):
     notify: NotifySettings = NotifySettings()
     incident: IncidentSettings = IncidentSettings()
     orchestrator: OrchestratorSettings = OrchestratorSettings()
+
+    @property
+    def on_restore_server(self) -> Self:
+        """The same platform as if it lived on the server of `[restore_server]`, for restoring there.
+
+        Raises:
+            ConfigurationError: The platform file has no such section.
+        """
+        server = self.restore_server
+        if server is None:
+            raise ConfigurationError(
+                "The platform file names no other server to restore on.",
+                hint="Add [restore_server] to it, with host, port, user and password_file.",
+            )
+        # Its fields are a database's too, and were validated.
+        there = server.model_dump() | {"restoring_user": None, "restoring_password": None}
+        return self.model_copy(update={"database": self.database.model_copy(update=there)})
 
     @model_validator(mode="after")
     def _has_one_second_destination(self) -> Self:

@@ -7,6 +7,7 @@ from keepwell.drill.choosing import new_seed
 from keepwell.drill.documents import Chosen, DamageOutcome, Drill, Kind, Rehearsal, Stage
 from keepwell.drill.evidence import build_drill_evidence, describe_shortfall
 from keepwell.drill.keeping import keep_reports
+from keepwell.drill.offline_key import build_key_message
 from keepwell.drill.rehearsing import DrillPlan, begin_drill, check_checker, conclude_drill, rehearse_communication
 from keepwell.drill.rehearsing import rehearse as engine_rehearse
 from keepwell.errors import ConfigurationError, KeepwellError, VerificationFailed
@@ -15,7 +16,7 @@ from keepwell.interlock import Procedure
 from keepwell.objectstore.bucket import open_store
 from keepwell.settings import Platform
 from keepwell.verdict import Verdict
-from tasks import platforms
+from tasks import notify_steps, platforms
 from tasks.artifacts import show_markdown, show_picture, shown_progress
 from tasks.evidence_steps import keep_evidence
 from tasks.redaction import redact
@@ -112,6 +113,13 @@ def record(
     show_markdown(f"{platform}-drill-report", page, drill.summary)
     _show_plot(loaded, history.drills)
     return drill
+
+
+def ask_for_key(platform: str, drill: Drill) -> None:
+    """Ask whoever has the offline key to try it, when a quarter has passed; each drill does until it is done."""
+    message = build_key_message(platform, drill.findings)
+    if message is not None:
+        notify_steps.tell(platform, message)
 
 
 @step("require that the drill passed", timeout_seconds=MINUTE_SECONDS)

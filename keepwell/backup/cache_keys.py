@@ -5,11 +5,12 @@ Logical, key by key: see docs/decisions/0010. A key is whole and of one moment; 
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Protocol
 
 from keepwell.backup import layout
 from keepwell.backup.lines import LineSink, LineSource
@@ -227,10 +228,56 @@ def _open_rehearsal(
     return rehearsal
 
 
+class Comparer(Protocol):
+    """Whoever puts keys into a server and compares what they read as there."""
+
+    def compare(self, records: Sequence[KeyRecord]) -> list[ComparedKey]:
+        """Some keys at a time; one that is not wanted is left out of the answer."""
+
+
+@dataclass(frozen=True)
+class LoadedKeys:
+    """What came of keys that were loaded into a server.
+
+    Attributes:
+        results: How many came back how.
+        findings: What is wrong, or cannot be told.
+    """
+
+    results: dict[Comparison, int]
+    findings: tuple[Finding, ...]
+
+
+def load_keys(manifest: Manifest, reader: SetReader, loader: Comparer, progress: Progress) -> LoadedKeys:
+    """Read a set's keys back and load them, each compared; what is wrong with the list is found only at its end.
+
+    Args:
+        manifest: Of a set that holds keys.
+        reader: Reads the part.
+        loader: Takes them.
+        progress: Told how far it is.
+
+    Raises:
+        KeepwellError: The store cannot be read.
+    """
+    if manifest.cache is None:
+        message = "the set holds no keys"
+        raise ValueError(message)
+    sink = _KeySink(loader, progress, manifest.cache.records)
+    lines = LineSink(sink.take)
+    read = reader.feed(layout.CACHE_KEYS, lines.write)
+    sink.flush()
+    findings = [] if read is not None and read.sound else [_alert(f"{layout.CACHE_KEYS} is not what was stored.")]
+    if not lines.finish():
+        sink.fault = sink.fault or "it ends in the middle of a line"
+    findings += [*_judge_list(manifest.cache, sink), *_judge_compared(sink), *_judge_refused(sink)]
+    return LoadedKeys(dict(sink.results), tuple(findings))
+
+
 class _KeySink:
     """Takes lines as they come back and compares them, a few at a time."""
 
-    def __init__(self, rehearsal: CacheRehearsal | None, progress: Progress, total: int) -> None:
+    def __init__(self, rehearsal: Comparer | None, progress: Progress, total: int) -> None:
         self.tally = _Tally(progress)
         self.results: Counter[Comparison] = Counter()
         self.bad: list[ComparedKey] = []

@@ -275,7 +275,7 @@ def require_target(platform: Platform, manifest: Manifest, database: Database, n
     if missing:
         raise PreconditionFailed(
             f"The server lacks roles that own or may use what will be restored: {', '.join(missing)}.",
-            hint=f"Create them first; {layout.GLOBALS} in the set holds their definitions.",
+            hint=f"`keepwell restore roles` creates them; {layout.GLOBALS} in the set holds their definitions.",
         )
     if out_of_reach:
         raise PreconditionFailed(

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from keepwell.backup.catalogue import read_manifest
+from keepwell.backup.manifest import UploadedFiles
 from keepwell.backup.spool import require_space
 from keepwell.backup.uploads_index import FileEntry, leads_outside, read_index
 from keepwell.errors import KeepwellError, PreconditionFailed, VerificationFailed
@@ -66,14 +67,8 @@ def restore_uploads(store: Store, backup_id: str, into: Path, progress: Progress
         VerificationFailed: The set or one of its contents is damaged; the folder is not complete.
     """
     started = time.monotonic()
-    manifest = read_manifest(store, backup_id)
-    if manifest.uploads is None:
-        raise PreconditionFailed(
-            f"{backup_id} holds no uploaded files: no uploads folder was configured.", hint="Take another set."
-        )
-    entries = read_index(store, manifest)
-    _require_empty(into)
-    require_space(into.parent, manifest.uploads.size_bytes, "the restored files")
+    plan_uploads(store, backup_id, into)
+    entries = read_index(store, read_manifest(store, backup_id))
     into.mkdir(mode=0o700, exist_ok=True)
     files = [entry for entry in entries if entry.kind == "file"]
     try:
@@ -96,6 +91,22 @@ def restore_uploads(store: Store, backup_id: str, into: Path, progress: Progress
         seconds=time.monotonic() - started,
         findings=tuple(findings),
     )
+
+
+def plan_uploads(store: Store, backup_id: str, into: Path) -> UploadedFiles:
+    """What would be put into a folder, and whether it can be; nothing is changed.
+
+    Raises:
+        PreconditionFailed: The set holds no uploaded files, the folder is in use, or space is short.
+    """
+    manifest = read_manifest(store, backup_id)
+    if manifest.uploads is None:
+        raise PreconditionFailed(
+            f"{backup_id} holds no uploaded files: no uploads folder was configured.", hint="Take another set."
+        )
+    _require_empty(into)
+    require_space(into.parent, manifest.uploads.size_bytes, "the restored files")
+    return manifest.uploads
 
 
 def _require_empty(into: Path) -> None:

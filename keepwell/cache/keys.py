@@ -162,7 +162,7 @@ def read_server(settings: RedisSettings) -> ServerFacts:
         PreconditionFailed: It is a cluster, of which one server holds only a part.
         ServiceUnavailable: No answer.
     """
-    with translated(_told(settings)), _connect(settings, 0) as client:
+    with translated(_told(settings)), connect_to_database(settings, 0) as client:
         info = parse_info(client.execute_command("INFO"))
         if info.get("cluster_enabled") == "1":
             raise PreconditionFailed(
@@ -203,7 +203,7 @@ def read_keys(settings: RedisSettings, facts: ServerFacts) -> Iterator[KeyRecord
         KeepwellError: It refused something.
     """
     for database in facts.databases:
-        with _connect(settings, database) as client:
+        with connect_to_database(settings, database) as client:
             try:
                 with suppress(ResponseError):
                     # So that reading everything once does not change what the server would evict first.
@@ -275,7 +275,8 @@ class _Foreseen:
     fields: tuple[bytes, ...] = ()
 
 
-def _connect(settings: RedisSettings, database: int) -> RawClient:
+def connect_to_database(settings: RedisSettings, database: int) -> RawClient:
+    """A raw client, logged in to one database of a server."""
     return connect_raw(
         database,
         **connection_place(settings),

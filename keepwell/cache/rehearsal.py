@@ -28,6 +28,7 @@ class Comparison(StrEnum):
     DIFFERENT = "different"
     NOT_TAKEN = "not taken"
     UNPROVEN = "unproven"
+    EXPIRED = "expired"
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class ComparedKey:
 
     Attributes:
         comparison: `not taken` means that this server does not know the payload's format, which says nothing of the
-            key; `unproven` that its value cannot be compared by anybody.
+            key; `unproven` that its value cannot be compared by anybody; `expired` that its time has come since.
         why: What is wrong; empty when nothing is.
     """
 
@@ -78,7 +79,7 @@ class CacheRehearsal:
             return ComparedKey(record, Comparison.UNPROVEN, record.unproven or f"type {record.type}")
         restored, kind, expiry, reply, _ = self._ask(client, record)
         if isinstance(restored, RedisError):
-            return _refused(record, str(restored))
+            return describe_refusal(record, str(restored))
         if _word(kind) != record.type:
             return ComparedKey(record, Comparison.DIFFERENT, f"came back as {_word(kind) or 'nothing'}")
         if self._keeps_expiry(record) and expiry != record.expires_at_ms:
@@ -119,7 +120,8 @@ def payload_is_whole(payload: bytes) -> bool:
     return checksum.to_bytes(8, "little") == expected
 
 
-def _refused(record: KeyRecord, said: str) -> ComparedKey:
+def describe_refusal(record: KeyRecord, said: str) -> ComparedKey:
+    """A key whose payload a server refused: the payload's fault, or a format that the server does not know."""
     if not payload_is_whole(record.payload):
         return ComparedKey(record, Comparison.DIFFERENT, "has a payload that does not fit its checksum")
     version = int.from_bytes(record.payload[-_FOOTER_BYTES:-8], "little")

@@ -248,11 +248,14 @@ def resolve(
 @console.command("incident.verify")
 def verify_service(by: By = None, case: CaseOption = None, platform: console.PlatformName = None) -> Outcome:
     """Ask the application, its database with the smoke queries, and Redis whether they serve again."""
-    from keepwell.incident.verifying import verify
+    from keepwell.incident.verifying import build_questions, limit_of, verify
 
     settings, store, found = _choose(platform, case)
+    now = datetime.now(UTC)
     with console.working("Asking"):
-        evidence = verify(settings, store, found, now=datetime.now(UTC), by=_name(by))
+        evidence = verify(
+            store, found, build_questions(settings, now), limit_seconds=limit_of(settings), now=now, by=_name(by)
+        )
     return Outcome(
         evidence.verdict,
         data={"case_id": found.case.case_id, "evidence": evidence},
@@ -336,11 +339,19 @@ def complete(
     platform: console.PlatformName = None,
 ) -> Outcome:
     """Say that a step was done by hand."""
+    from keepwell.incident.documents import Step
     from keepwell.incident.journal import complete_step
+    from keepwell.incident.restores import find_restore, mode_of, record_restore
     from keepwell.verdict import Verdict
 
     wanted = read_step(step)
-    _, store, found = _choose(platform, case)
+    settings, store, found = _choose(platform, case)
+    if wanted is Step.RESTORE:
+        # What `keepwell restore` did since then, who approved it, and what is lost by it, its own journal knows.
+        done = find_restore(settings, store, since=found.case.opened_at, mode=mode_of(found.case))
+        if done.is_done and not found.standing.steps[wanted].is_over:
+            entry = record_restore(store, found, done, how, now=datetime.now(UTC), by=_name(by))
+            return _written(Verdict.OK, found, entry, f"Restore is done, by the restore case {done.restore_case}.")
     entry = complete_step(store, found, wanted, how, by=_name(by), now=datetime.now(UTC))
     return _written(Verdict.OK, found, entry, f"{wanted.value.capitalize()} is done.")
 

@@ -63,7 +63,14 @@ backup.app.command()(retention.unpin)
 backup.app.command()(second.copy)
 backup.app.command()(second.prepare_second)
 app.add_typer(backup.app, name="backup")
-restore.app.command()(restore_parts.tables)
+for part in (
+    restore_parts.tables,
+    restore_parts.uploads,
+    restore_parts.redis,
+    restore_parts.roles,
+    restore_parts.elsewhere,
+):
+    restore.app.command()(part)
 app.add_typer(restore.app, name="restore")
 app.add_typer(bucket.app, name="bucket")
 app.add_typer(cron.app, name="cron")

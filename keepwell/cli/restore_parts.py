@@ -1,7 +1,9 @@
-"""`keepwell restore tables`: a part of a backup set brought back beside the live data, and taken away again."""
+"""`keepwell restore tables | uploads | redis | roles | elsewhere`: parts beside live data, or on another server."""
 
 # ruff: noqa: PLC0415 - heavy imports happen when a command needs them, so that the console starts fast
 
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,13 +16,17 @@ from keepwell.destination import Destination
 from keepwell.errors import PreconditionFailed
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import Console
 
     from keepwell.approval import Subject
     from keepwell.backup.restored_schemas import RestoredSchema
     from keepwell.objectstore.store import Store
     from keepwell.restore.parts import RestoredTables, TablesPlan
+    from keepwell.restore.roles import RolesPlan
     from keepwell.settings import Platform
+    from keepwell.verdict import Finding
 
 Which = Annotated[str, typer.Argument(help="A backup's id, `newest` or `newest-proven`.", metavar="ID")]
 PlanOnly = Annotated[bool, typer.Option("--plan", help="Show what would be restored; nothing is changed.")]
@@ -73,6 +79,172 @@ def tables(
     if plan:
         return _plan(settings, store, backup_id, wanted, unproven=unproven)
     return _restore(settings, store, backup_id, wanted, unproven=unproven)
+
+
+@console.command("restore.uploads")
+def uploads(
+    which: Which = "newest-proven",
+    *,
+    into: Annotated[Path, typer.Option(help="New or empty folder; nothing that exists is touched.")],
+    plan: PlanOnly = False,
+    destination: In = Destination.FIRST,
+    platform: console.PlatformName = None,
+) -> Outcome:
+    """Put a set's uploaded files into a folder of their own, each compared with its hash; needs no database."""
+    from keepwell.backup.restore_uploads import plan_uploads, restore_uploads
+    from keepwell.holding import hold_sets
+    from keepwell.objectstore.destinations import open_destination
+    from keepwell.verdict import Verdict, worst
+
+    settings = console.load_platform(platform)
+    store = open_destination(settings, destination)
+    backup_id = choose(settings, store, which)
+    if plan:
+        held = plan_uploads(store, backup_id, into)
+        told = f"{held.files:,} files ({size(held.size_bytes)}) of {backup_id} into {into}. Nothing was changed."
+        return Outcome(Verdict.OK, data={"backup_id": backup_id, "folder": into, "uploads": held}, hint=told)
+    with console.progress_shown() as progress, hold_sets(settings, store):
+        restored = restore_uploads(store, backup_id, into, progress)
+    verdict = worst([Verdict.OK, *(finding.verdict for finding in restored.findings)])
+    told = f"{restored.files:,} files ({size(restored.size_bytes)}) are in {into}, each compared with its hash."
+    return Outcome(verdict, data=restored, hint=told, show=lambda screen: _show_findings(screen, restored.findings))
+
+
+@console.command("restore.redis")
+def redis(
+    which: Which = "newest-proven",
+    *,
+    into_database: Annotated[
+        int, typer.Option("--into-database", min=0, metavar="NUMBER", help="An empty database of the platform's Redis.")
+    ],
+    from_database: Annotated[
+        int | None, typer.Option("--from-database", min=0, metavar="NUMBER", help="Where the set holds several.")
+    ] = None,
+    plan: PlanOnly = False,
+    unproven: Unproven = False,
+    destination: In = Destination.FIRST,
+    platform: console.PlatformName = None,
+) -> Outcome:
+    """Load a set's keys of Redis into an empty database beside the live ones, and read each of them back."""
+    from keepwell.holding import hold_sets
+    from keepwell.objectstore.destinations import open_destination
+    from keepwell.restore.cache_beside import plan_keys, restore_keys
+    from keepwell.verdict import Verdict, worst
+
+    settings = console.load_platform(platform)
+    store = open_destination(settings, destination)
+    backup_id = choose(settings, store, which)
+    if plan:
+        planned = plan_keys(
+            settings, store, backup_id, target=into_database, source=from_database, allow_unproven=unproven
+        )
+        told = f"{planned.keys:,} keys of {backup_id} into database {into_database} of {planned.place}."
+        return Outcome(Verdict.OK, data=planned, hint=f"{told} Nothing was changed.")
+    with console.progress_shown() as progress, hold_sets(settings, store):
+        restored = restore_keys(
+            settings, store, backup_id, progress, target=into_database, source=from_database, allow_unproven=unproven
+        )
+    told = (
+        f"{restored.equal:,} keys are in database {into_database}, equal in type, expiry and value; "
+        f"{restored.expired:,} had expired. Undo it: redis-cli -n {into_database} FLUSHDB"
+    )
+    return Outcome(
+        worst([Verdict.OK, *(finding.verdict for finding in restored.findings)]),
+        data=restored,
+        hint=told,
+        show=lambda screen: _show_findings(screen, restored.findings),
+    )
+
+
+@console.command("restore.roles")
+def roles(
+    which: Which = "newest-proven",
+    *,
+    plan: PlanOnly = False,
+    other_server: Annotated[
+        bool, typer.Option("--other-server", help="On the server of [restore_server] in the platform file.")
+    ] = False,
+    unproven: Unproven = False,
+    approve: Approve = None,
+    approver: Approver = None,
+    reason: Reason = None,
+    typed: Typed = None,
+    destination: In = Destination.FIRST,
+    platform: console.PlatformName = None,
+) -> Outcome:
+    """Create the roles of a set that the server lacks; those that are there are compared, and stay as they are."""
+    from keepwell.holding import hold_platform
+    from keepwell.interlock import Procedure
+    from keepwell.objectstore.destinations import open_destination
+    from keepwell.restore.roles import create_missing_roles, read_roles_plan
+    from keepwell.verdict import Verdict, worst
+
+    settings = console.load_platform(platform)
+    store = open_destination(settings, destination)
+    there = settings.on_restore_server if other_server else settings
+    planned = read_roles_plan(there, store, choose(settings, store, which), allow_unproven=unproven)
+    verdict = worst([Verdict.OK, *(finding.verdict for finding in planned.findings)])
+    data = {
+        name: getattr(planned, name) for name in ("backup_id", "server", "missing", "there", "passwords", "findings")
+    }
+    _show_roles(console.stderr(), planned)
+    if plan or not planned.missing:
+        return Outcome(verdict, data=data | {"created": ()}, hint="Nothing was changed.")
+    obtain_approval(planned.subject, Given(approve, approver, reason, typed))
+    with hold_platform(there, store, Procedure.RESTORE, on_wait=tell_waiting):
+        created = create_missing_roles(there, planned)
+    hint = f"Created, as the set says: {', '.join(created)}."
+    if not planned.passwords:
+        hint += " The set holds no passwords: set them before anybody logs in."
+    return Outcome(verdict, data=data | {"created": created}, hint=hint)
+
+
+@console.command("restore.elsewhere")
+def elsewhere(
+    which: Which = "newest-proven",
+    *,
+    into: Annotated[str, typer.Option(help="Name of the new database there; there must be none of that name.")],
+    database: Annotated[
+        str | None,
+        typer.Option("--database", metavar="NAME", help="Which of the set's databases; its main one otherwise."),
+    ] = None,
+    plan: PlanOnly = False,
+    unproven: Unproven = False,
+    destination: In = Destination.FIRST,
+    platform: console.PlatformName = None,
+) -> Outcome:
+    """Restore a database onto the server of [restore_server], where the live one is gone or has no space for two."""
+    from keepwell.backup.restore import restore_into
+    from keepwell.holding import hold_platform
+    from keepwell.interlock import Procedure
+    from keepwell.objectstore.destinations import open_destination
+    from keepwell.restore.choice import Choice
+    from keepwell.restore.plan import Mode, plan_restore
+    from keepwell.verdict import Verdict, worst
+
+    settings = console.load_platform(platform)
+    store = open_destination(settings, destination)
+    there = settings.on_restore_server
+    backup_id = choose(settings, store, which)
+    if plan:
+        choice = Choice(backup_id, None, database, allow_unproven=unproven)
+        planned = plan_restore(there, store, choice, mode=Mode.BESIDE, name=into, now=datetime.now(UTC))
+        told = f"{planned.rows:,} rows of {backup_id} into {into} on {there.database.place}. Nothing was changed."
+        return Outcome(
+            planned.verdict,
+            data={"backup_id": backup_id, "server": there.database.place, "name": into, "findings": planned.findings},
+            hint=told,
+            show=lambda screen: _show_findings(screen, planned.findings),
+        )
+    with console.progress_shown() as progress, hold_platform(there, store, Procedure.RESTORE, on_wait=tell_waiting):
+        restored = restore_into(there, store, backup_id, into, progress, source=database, allow_unproven=unproven)
+    told = f"{restored.rows:,} rows are in {into} on {there.database.place}, compared with their source."
+    return Outcome(
+        worst([Verdict.OK, *(finding.verdict for finding in (*restored.findings, *restored.smoke))]),
+        data={"server": there.database.place, "restored": restored},
+        hint=told,
+        show=lambda screen: _show_findings(screen, [*restored.findings, *restored.smoke]),
+    )
 
 
 def _plan(settings: "Platform", store: "Store", backup_id: str, wanted: Any, *, unproven: bool) -> Outcome:
@@ -162,13 +334,24 @@ def _show_restored(screen: "Console", restored: "RestoredTables") -> None:
     )
     for told in restored.left_out:
         console.print_plain(screen, f"Left out: {told}.")
-    if restored.findings:
-        screen.print(console.findings_table(restored.findings))
+    _show_findings(screen, restored.findings)
     ready = [one for one in restored.tables if one.copy_back]
     if ready:
         console.print_plain(screen, "The live tables are as they were. What they lack would go back so:")
     for one in ready:
         console.print_plain(screen, f"  {one.copy_back}")
+
+
+def _show_roles(screen: "Console", planned: "RolesPlan") -> None:
+    missing = ", ".join(planned.missing) or "none"
+    console.print_plain(screen, f"Roles of {planned.backup_id} that {planned.server} lacks: {missing}.")
+    console.print_plain(screen, f"Already there, and left as they are: {', '.join(planned.there) or 'none'}.")
+    _show_findings(screen, planned.findings)
+
+
+def _show_findings(screen: "Console", findings: "Sequence[Finding]") -> None:
+    if findings:
+        screen.print(console.findings_table(findings))
 
 
 def _plain(text: str) -> Any:

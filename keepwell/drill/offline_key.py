@@ -20,6 +20,7 @@ from keepwell.document import Document
 from keepwell.drill.documents import DRILLS, new_drill_id
 from keepwell.drill.overlay import DamagedCopy
 from keepwell.errors import PreconditionFailed, VerificationFailed
+from keepwell.notify import Message
 from keepwell.objectstore.store import ObjectMissing, Store
 from keepwell.settings import Platform
 from keepwell.verdict import Finding, Verdict
@@ -161,6 +162,25 @@ def judge_offline_key(trials: Sequence[OfflineKeyTrial], *, sealed: bool, since:
     why = f", and was skipped on {skipped[-1].tried_at:%Y-%m-%d}: {skipped[-1].message}" if skipped else ""
     message = f"{last}, is due since {due_at:%Y-%m-%d}{why}."
     return Finding(name=NAME, verdict=Verdict.WARN, message=message, hint=f"Whoever has it: {COMMAND}")
+
+
+def build_key_message(platform: str, findings: Sequence[Finding]) -> Message | None:
+    """What asks whoever has the offline key to try it; None while it is not due.
+
+    Args:
+        platform: Its name.
+        findings: Of a drill.
+    """
+    due = next((one for one in findings if one.name == NAME and one.verdict is Verdict.WARN), None)
+    if due is None:
+        return None
+    return Message(
+        title=f"{platform}: the offline key is due to be tried",
+        cause=due.message,
+        still_safe="Everything, as long as this machine is there: its own key opens the backups.",
+        next_command=f"{COMMAND} --platform {platform}",
+        verdict=Verdict.WARN,
+    )
 
 
 def _open(store: Store, manifest: Manifest, part: Part, seal: sealing.Seal, recipient: str) -> str:

@@ -8,7 +8,8 @@ from keepwell.incident.journal import Incident
 _NEXT = {
     Step.IDENTIFY: "Gather the evidence before anything is changed: keepwell incident identify",
     Step.COMMUNICATE: "Tell people: keepwell incident update TEXT",
-    Step.RESTORE: "Restore, then: keepwell incident done restore HOW; or not: keepwell incident skip restore REASON",
+    Step.RESTORE: "Restore: keepwell restore plan --swap, then: keepwell incident done restore HOW; "
+    "or leave it out: keepwell incident skip restore REASON",
     Step.VERIFY: "See whether it serves again: keepwell incident verify",
     Step.RESOLVE: "Tell people that it is over: keepwell incident resolve TEXT",
     Step.POST_MORTEM: "Write it up while it is fresh: keepwell incident post-mortem",

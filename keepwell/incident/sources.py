@@ -17,6 +17,7 @@ from keepwell.errors import ServiceUnavailable
 from keepwell.evidence import EVIDENCE, Evidence, read_last_evidence
 from keepwell.incident.documents import Observation
 from keepwell.incident.gathering import Source
+from keepwell.incident.restores import observe_restores
 from keepwell.objectstore.lease import read_leases
 from keepwell.objectstore.store import Store
 from keepwell.orchestrator import Deployment, FlowRun, connect
@@ -55,6 +56,7 @@ def build_sources(platform: Platform, store: Store, now: datetime) -> tuple[Sour
         Source("redis", partial(observe_redis, platform, now)),
         Source("containers", partial(_look_at_containers, platform, now)),
         Source("backups", partial(_look_at_backups, platform, store, now)),
+        Source("restores", partial(observe_restores, store, now, within=_RECENT)),
         Source("at work", partial(_look_at_work, store, now)),
         Source("maintenance", partial(_look_at_evidence, store, now)),
         Source("runs", partial(_look_at_runs, platform, now)),
@@ -170,8 +172,10 @@ def observe_redis(platform: Platform, now: datetime) -> Iterator[Observation]:
         )
         return
     facts = read_cache(platform.redis)
+    # To the minute: it tells whole seconds of its age, and two looks should find the same start.
+    started_at = (now - timedelta(seconds=facts.up_seconds)).replace(second=0, microsecond=0)
     yield Observation(
-        at=now - timedelta(seconds=facts.up_seconds),
+        at=started_at,
         source="redis",
         verdict=Verdict.WARN if facts.up_seconds < _NEWLY_STARTED.total_seconds() else Verdict.OK,
         message="Redis was started.",
@@ -306,10 +310,10 @@ def _look_at_runs(platform: Platform, now: datetime) -> Iterator[Observation]:
     with client:
         titles = {one.id: one for one in client.read_deployments() if one.platform in (platform.name, None)}
         runs = client.read_last_runs(list(titles.values()), since=now - _RECENT, limit=_RUNS_SHOWN)
-    for run in runs:
-        if run.start_time is not None:
-            yield _describe_run(run, titles)
-    if not runs:
+    begun = [run for run in runs if run.start_time is not None]
+    for run in begun:
+        yield _describe_run(run, titles)
+    if not begun:
         yield Observation(
             at=now,
             source="runs",

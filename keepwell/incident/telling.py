@@ -308,7 +308,7 @@ def describe_delivery(delivery: Delivery, posted: bool | None, fault: str) -> st
         named = "; ".join(f"{outcome.channel} {outcome.reason}" for outcome in failed)
         parts = [f"{len(failed)} of {len(delivery.outcomes)} channels did not take it: {named}"]
     else:
-        parts = [f"all {len(delivery.outcomes)} channels took it"]
+        parts = [f"{len(delivery.outcomes)} of {len(delivery.outcomes)} channels took it"]
     if posted is not None:
         parts.append("the status page's webhook took it" if posted else f"not on the status page: {fault}")
     return "; ".join(parts)

@@ -11,7 +11,7 @@ OPERATOR = "operator"
 KEEPWELL = "keepwell"
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Event:
     """One line of a timeline.
 
@@ -53,11 +53,11 @@ def build_timeline(case: Case, entries: Sequence[Entry]) -> tuple[Event, ...]:
 
 
 def merge(events: Iterable[Event]) -> tuple[Event, ...]:
-    """By time, then source; what was told twice stands there once."""
+    """By time, and as they were told where that is the same; what was told twice stands there once."""
     kept: dict[tuple[datetime, str, str], Event] = {}
     for event in events:
         kept.setdefault((event.at, event.source, event.message), event)
-    return tuple(sorted(kept.values()))
+    return tuple(sorted(kept.values(), key=lambda event: event.at))
 
 
 def event_of(observation: Observation) -> Event:

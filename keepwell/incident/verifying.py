@@ -1,7 +1,7 @@
 """Verify: whether it serves again, asked of everything that the platform file names (guide item DR-3)."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 
@@ -19,13 +19,22 @@ from keepwell.verdict import Verdict, worst
 _BAD = (Verdict.ALERT, Verdict.UNKNOWN)
 
 
-def verify(platform: Platform, store: Store, incident: Incident, *, now: datetime, by: str | None = None) -> Entry:
-    """Ask the application, its database with the smoke queries, and Redis; done only where each answered as it should.
+def verify(
+    store: Store,
+    incident: Incident,
+    questions: Sequence[Source],
+    *,
+    limit_seconds: float,
+    now: datetime,
+    by: str | None = None,
+) -> Entry:
+    """Ask everything that shows whether it serves; done only where each answered as it should.
 
     Args:
-        platform: Which.
-        store: Its folder in the bucket.
+        store: The platform's folder in its bucket.
         incident: Which case.
+        questions: From `build_questions`.
+        limit_seconds: From `limit_of`.
         now: Aware.
         by: Who asks, by their own account; None for a run.
 
@@ -37,15 +46,8 @@ def verify(platform: Platform, store: Store, incident: Incident, *, now: datetim
     """
     case_id = incident.case.case_id
     write_step(store, case_id, Step.VERIFY, StepOutcome.BEGUN, "", now=now, by=by)
-    wait_seconds = platform.restore.smoke_wait_seconds
-    asked = (
-        Source("application", partial(observe_application, platform, now, wait_seconds=wait_seconds)),
-        Source("database", partial(observe_database, platform, now)),
-        Source("smoke queries", partial(_ask_queries, platform, now)),
-        Source("redis", partial(observe_redis, platform, now)),
-    )
     began = time.monotonic()
-    found = gather(asked, limit_seconds=wait_seconds + platform.incident.look_seconds, now=now)
+    found = gather(questions, limit_seconds=limit_seconds, now=now)
     ended_at = now + timedelta(seconds=time.monotonic() - began)
     verdict, said = worst(one.verdict for one in found), summarise(found)
     evidence = append(
@@ -57,6 +59,27 @@ def verify(platform: Platform, store: Store, incident: Incident, *, now: datetim
     outcome = StepOutcome.FAILED if verdict in _BAD else StepOutcome.DONE
     write_step(store, case_id, Step.VERIFY, outcome, said, now=ended_at, by=by, verdict=verdict)
     return evidence
+
+
+def limit_of(platform: Platform) -> float:
+    """How long all questions together may take, in seconds: the application may need a while to find its database."""
+    return platform.restore.smoke_wait_seconds + platform.incident.look_seconds
+
+
+def build_questions(platform: Platform, now: datetime) -> tuple[Source, ...]:
+    """What is asked to see whether it serves; nothing is asked yet.
+
+    Args:
+        platform: Which.
+        now: Aware.
+    """
+    wait_seconds = platform.restore.smoke_wait_seconds
+    return (
+        Source("application", partial(observe_application, platform, now, wait_seconds=wait_seconds)),
+        Source("database", partial(observe_database, platform, now)),
+        Source("smoke queries", partial(_ask_queries, platform, now)),
+        Source("redis", partial(observe_redis, platform, now)),
+    )
 
 
 def _ask_queries(platform: Platform, now: datetime) -> Iterator[Observation]:

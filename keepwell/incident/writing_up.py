@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from keepwell.errors import VerificationFailed
+from keepwell.evidence import write_evidence
 from keepwell.incident.documents import POST_MORTEM, Entry, Kind, Step, StepOutcome, case_folder
 from keepwell.incident.gathering import Source, gather
 from keepwell.incident.identify import summarise
 from keepwell.incident.journal import Incident, append, read_incident, write_step
 from keepwell.incident.post_mortem import render_post_mortem
+from keepwell.incident.report import build_evidence
 from keepwell.objectstore.store import Store
 from keepwell.verdict import worst
 
@@ -40,8 +42,11 @@ def write_up(
     limit_seconds: float,
     now: datetime,
     by: str | None = None,
+    flow_run: str | None = None,
 ) -> WrittenUp:
     """Gather what ran since the first look, render the post-mortem, and keep it beside the journal.
+
+    Once the case is resolved, it leaves evidence of the guide's four steps as well.
 
     Args:
         store: The platform's folder in its bucket.
@@ -50,6 +55,7 @@ def write_up(
         limit_seconds: How long they may take.
         now: Aware.
         by: Who writes it up, by their own account; None for a run.
+        flow_run: Id of the orchestrator's run; None without one.
 
     Returns:
         The document. Of an open case it is written as well, and the step is not done by that.
@@ -83,4 +89,5 @@ def write_up(
     if final:
         # Behind the document: a step that is done has something to show.
         write_step(store, case_id, Step.POST_MORTEM, StepOutcome.DONE, f"It lies at {key}.", now=now, by=by)
+        write_evidence(store, build_evidence(read_incident(store, case_id), finished_at=now, flow_run=flow_run))
     return WrittenUp(key, text, final)

@@ -98,7 +98,7 @@ def judge_target(target: TargetFacts, needed_bytes: int) -> Iterator[Finding]:
         yield _alert(
             "space",
             f"It may take {needed}, and {describe_bytes(target.free_bytes)} are free on the server's disk.",
-            "Free some space, or restore onto another server.",
+            "Free some space, or restore onto another server: `keepwell restore elsewhere`.",
         )
     else:
         message = f"It may take {needed}; {describe_bytes(target.free_bytes)} are free on the server's disk."

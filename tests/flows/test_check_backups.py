@@ -127,6 +127,7 @@ class TestTheScheduleOfARealServer:
     ) -> None:
         from prefect.client.orchestration import get_client
 
+        from deployments.deployment_file import read_deployment_file
         from deployments.register import register
 
         monkeypatch.undo()
@@ -139,7 +140,10 @@ class TestTheScheduleOfARealServer:
 
         first = register(["esn", "other"])
         assert register(["esn", "other"]) == first
-        assert (first.deployments, first.schedules, first.automations) == (13, 6, 5)
+        specs = read_deployment_file().deployments
+        deployed = sum(2 if spec.per_platform else 1 for spec in specs)
+        scheduled = sum(2 * len(spec.schedules) for spec in specs)
+        assert (first.deployments, first.schedules, first.automations) == (deployed, scheduled, 5)
         for platform in ("esn", "other"):
             facts = read(platform)
             assert isinstance(facts, ScheduleFacts)

@@ -21,9 +21,12 @@ from keepwell.orchestrator import Orchestrator
 from tasks import platforms, schedule_steps
 
 PLATFORM = 'name = "{}"\n[database]\nname = "d"\nuser = "u"\n[bucket]\nname = "b"\n'
-# Everything that a platform has, but for what must go on in a pause.
+# Everything that a platform has, but for what must go on in a pause, and what only a person starts.
 OFF = {spec.name for spec in read_deployment_file().deployments if spec.per_platform} - {
     "check-backups",
+    "recover-from-disaster",
+    "remind-of-incidents",
+    "restore-backup",
     "resume-platform",
 }
 SWITCHED = (*(f"{name}/shop" for name in OFF), pausing.expiry_name("shop"))

@@ -91,6 +91,15 @@ def test_without_a_good_full_drill_it_is_one_and_people_are_told_that_it_is_a_dr
     assert "took no message" in (state.message or "")
 
 
+def test_whoever_has_the_offline_key_is_asked_once_a_quarter_has_passed(
+    engine: Engine, drill: DrillEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    due = Finding(name="offline key", verdict=Verdict.WARN, message="The offline key was never tried.")
+    monkeypatch.setattr("keepwell.drill.rehearsing.look_at_offline_key", lambda *_: due)
+    assert run(kind="monthly").is_completed()
+    assert [message.title for message in engine.sent] == ["esn: the offline key is due to be tried"]
+
+
 def test_damage_that_nothing_found_fails_the_drill_once_it_is_recorded(engine: Engine, drill: DrillEngine) -> None:
     drill.damages = (a_damage(detected_at=None, verdict=Verdict.ALERT, message="NOT FOUND: bit 7 passed."),)
     state = run()

@@ -47,6 +47,11 @@ def test_doctor_and_backups_work_without_the_orchestrator(
             more_names = ["{further}"]
             user = "postgres"
             password_file = "{tmp_path / "password"}"
+            [restore_server]
+            host = "127.0.0.1"
+            port = {server.port}
+            user = "postgres"
+            password_file = "{tmp_path / "password"}"
             [bucket]
             name = "{bucket.name}"
             endpoint_url = "{bucket.endpoint_url}"
@@ -90,6 +95,12 @@ def test_doctor_and_backups_work_without_the_orchestrator(
             chosen = ("--database", further, "--into", f"{further}_copy")
             code, restored = keepwell("backup", "restore", "newest-proven", *chosen)
             assert (code, restored["data"]["source"], restored["data"]["rows"]) == (0, further, 3)
+            code, roles = keepwell("restore", "roles", "--other-server")
+            assert (code, roles["data"]["missing"], roles["data"]["created"]) == (0, [], [])
+            there = ("restore", "elsewhere", "--database", further, "--into", f"{further}_there")
+            assert keepwell(*there, "--plan")[1]["data"]["name"] == f"{further}_there"
+            code, restored = keepwell(*there)
+            assert (code, restored["data"]["restored"]["rows"]) == (0, 3)
             part = ("restore", "tables", "--table", "public.people", "--into-schema", "restored")
             code, planned = keepwell(*part, "--plan")
             assert (code, planned["data"]["rows"], planned["data"]["database"]) == (0, 7, database)
@@ -106,4 +117,5 @@ def test_doctor_and_backups_work_without_the_orchestrator(
             assert connection.execute("SELECT FROM pg_namespace WHERE nspname = 'restored'").fetchone() is None
         finally:
             for name in (database, further):
-                connection.execute(f'DROP DATABASE IF EXISTS "{name}_copy"')
+                for copy in (f"{name}_copy", f"{name}_there"):
+                    connection.execute(f'DROP DATABASE IF EXISTS "{copy}"')

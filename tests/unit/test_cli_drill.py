@@ -12,7 +12,13 @@ from keepwell.cli import console
 from keepwell.cli.main import app
 from keepwell.drill.documents import keep_drill
 from keepwell.objectstore import bucket
+from keepwell.sealing import make_identity
+from keepwell.settings import BackupSettings, Platform
 from keepwell.verdict import Verdict
+
+
+def a_platform() -> Platform:
+    return Platform.model_construct(name="esn", backup=BackupSettings())
 
 
 @pytest.fixture
@@ -65,6 +71,19 @@ def test_writes_a_report_and_never_over_another_file(store: MemoryStore, keepwel
         assert "exists already" in keepwell("report", "--to", str(tmp_path / name)).output
     assert "not as drill.pdf" in keepwell("report", "--to", str(tmp_path / "drill.pdf")).output
     assert "cannot be written" in keepwell("report", "--to", str(tmp_path / "nowhere" / "drill.md")).output
+
+
+def test_the_offline_key_is_tried_from_a_file_or_skipped_for_a_reason(
+    store: MemoryStore, keepwell: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "load_platform", lambda name: a_platform())
+    skipped = keepwell("offline-key", "--skip", "Ada is on leave", "--json")
+    assert skipped.exit_code == 0
+    assert (data(skipped)["outcome"], data(skipped)["message"]) == ("skipped", "Ada is on leave")
+    (tmp_path / "key").write_text(make_identity()[0])
+    assert "no proven backup set" in keepwell("offline-key", "--key-file", str(tmp_path / "key")).output
+    assert "no terminal" in keepwell("offline-key").output
+    assert "contradict" in keepwell("offline-key", "--skip", "x", "--key-file", "y").output
 
 
 def test_a_machine_that_only_reads_begins_no_drill(store: MemoryStore, keepwell: Any) -> None:

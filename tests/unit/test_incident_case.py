@@ -252,7 +252,8 @@ class TestTimeline:
     def test_merging_keeps_every_event_once_by_time(self, events: list[Event]) -> None:
         merged = merge(events)
         keys = [(event.at, event.source, event.message) for event in merged]
-        assert keys == sorted(set(keys))
+        assert [key[0] for key in keys] == sorted(key[0] for key in keys)
+        assert len(keys) == len(set(keys))
         assert set(keys) == {(event.at, event.source, event.message) for event in events}
         assert merge(merged) == merged
 

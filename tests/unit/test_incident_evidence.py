@@ -37,6 +37,7 @@ NAMES = [
     "redis",
     "containers",
     "backups",
+    "restores",
     "at work",
     "maintenance",
     "runs",
@@ -354,6 +355,11 @@ class TestRuns:
         assert (found.verdict, found.at) == (verdict, NOW - timedelta(hours=1))
         assert found.message.startswith("backup-and-verify/esn ended")
         assert ("the store was full" in found.message) is (verdict is Verdict.ALERT)
+
+    def test_runs_that_only_wait_are_none_that_began(self, prefect: FakePrefect) -> None:
+        prefect.last_run = self.run("SCHEDULED") | {"start_time": None, "end_time": None}
+        (found,) = look("runs", a_platform(orchestrator=OrchestratorSettings(api_url=prefect.url)))
+        assert (found.verdict, "began" in found.message) == (Verdict.OK, True)
 
     def test_an_orchestrator_that_is_gone_is_unknown(self) -> None:
         platform = a_platform(orchestrator=OrchestratorSettings(api_url="http://127.0.0.1:1/api"))

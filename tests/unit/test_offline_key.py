@@ -12,6 +12,7 @@ from keepwell import sealing
 from keepwell.drill.offline_key import (
     QUARTER,
     OfflineKeyTrial,
+    build_key_message,
     judge_offline_key,
     read_trials,
     skip_offline_key,
@@ -59,6 +60,15 @@ def test_once_the_quarter_is_over_it_is_asked_for_and_a_skip_is_told() -> None:
     verdict, message = judge(trial(120, "opened"), trial(20, "skipped", "Ada is on leave"))
     assert verdict is Verdict.WARN
     assert "skipped on 2026-10-12: Ada is on leave" in message
+
+
+def test_whoever_has_it_is_asked_while_it_is_due_and_not_before() -> None:
+    at = {"sealed": True, "since": NOW - timedelta(days=300), "now": NOW}
+    asked = build_key_message("esn", [judge_offline_key([], **at)])  # type: ignore[arg-type]
+    assert asked is not None
+    assert asked.next_command == "keepwell drill offline-key --platform esn"
+    assert build_key_message("esn", [judge_offline_key([trial(5, "opened")], **at)]) is None  # type: ignore[arg-type]
+    assert build_key_message("esn", []) is None
 
 
 def test_a_key_that_does_not_open_the_newest_set_is_an_alert() -> None:

@@ -25,6 +25,9 @@ endpoint_url = "https://someone:marked-secret-in-an-address@store.example:9000/x
 access_key_id_file = "{folder}/bucket"
 [second_bucket]
 name = "b2"
+[restore_server]
+host = "other"
+user = "postgres"
 [redis]
 [uploads]
 directory = "/srv/uploads"

@@ -7,11 +7,13 @@ import pytest
 from memory_store import MemoryStore, WatchedStore
 
 from keepwell.errors import VerificationFailed
+from keepwell.evidence import read_last_evidence
 from keepwell.incident.documents import Kind, Observation, Step, StepOutcome
 from keepwell.incident.gathering import Source
 from keepwell.incident.identify import identify
 from keepwell.incident.journal import Incident, note, open_case, read_incident, skip_step, write_step
 from keepwell.incident.post_mortem import render_post_mortem
+from keepwell.incident.report import build_evidence
 from keepwell.incident.telling import Phase, tell
 from keepwell.incident.writing_up import write_up
 from keepwell.notify import Delivery
@@ -135,6 +137,34 @@ def test_writing_it_up_asks_again_only_what_tells_of_runs(store: Any) -> None:
     assert "The database is there." not in written.text
     state = again(store, incident).standing.steps[Step.POST_MORTEM]
     assert (state.outcome, state.by) == (StepOutcome.DONE, "ann")
+    evidence = read_last_evidence(store, "DR-4")
+    assert evidence is not None
+    verdicts = {finding.name: finding.verdict for finding in evidence.findings}
+    assert verdicts == {
+        "identify": Verdict.OK,
+        "communicate": Verdict.OK,
+        "restore": Verdict.OK,
+        "verify": Verdict.WARN,
+        "resolve": Verdict.OK,
+        "post-mortem": Verdict.OK,
+    }
+    assert (evidence.verdict, evidence.numbers["rto_seconds"]) == (Verdict.WARN, 1800)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "verdict"),
+    [(StepOutcome.FAILED, Verdict.ALERT), (StepOutcome.BEGUN, Verdict.UNKNOWN), (None, Verdict.UNKNOWN)],
+)
+def test_a_step_that_failed_or_did_not_end_is_never_fine(
+    store: Any, outcome: StepOutcome | None, verdict: Verdict
+) -> None:
+    incident = opened(store, drill=True)
+    if outcome is not None:
+        write_step(store, incident.case.case_id, Step.RESTORE, outcome, "", now=at(1))
+    evidence = build_evidence(again(store, incident), finished_at=at(2))
+    (restore,) = [finding for finding in evidence.findings if finding.name == "restore"]
+    assert restore.verdict is verdict
+    assert evidence.summary.startswith("DRILL: ")
 
 
 def test_of_an_open_case_it_is_written_and_not_done(store: Any) -> None:
