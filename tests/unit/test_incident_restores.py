@@ -37,6 +37,7 @@ def a_case(number: int = 1, *, minutes_ago: int = 30, mode: Mode = Mode.SWAP, **
         "database": "esn_db",
         "snapshot_at": begun_at - timedelta(hours=2),
         "allow_unproven": False,
+        "server": "7410000000000000000",
         "live": "esn_db",
         "live_oid": 1,
         "name": "esn_db_restored",
@@ -83,6 +84,7 @@ def find(monkeypatch: pytest.MonkeyPatch, *known: Known, mode: Mode = Mode.SWAP)
         (Standing.UNDONE, False, False),
         (Standing.PURGED, False, False),
         (Standing.SUPERSEDED, False, False),
+        (Standing.ELSEWHERE, False, False),
     ],
 )
 def test_what_was_begun_is_gone_on_with_and_what_went_back_does_not_count(
