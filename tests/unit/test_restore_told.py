@@ -100,9 +100,9 @@ def test_whether_names_were_exchanged_is_asked_and_a_silent_server_is_no_answer(
     wanted = Exchange("esn", LIVE, "esn_replaced", COMING)
     if told:
         with pytest.raises(type(raised), match=told):
-            exchange(PLATFORM, wanted, silent, before_renaming=lambda: None)
+            exchange(PLATFORM, wanted, silent, before_shutting=lambda: None)
     else:
-        exchange(PLATFORM, wanted, silent, before_renaming=lambda: None)
+        exchange(PLATFORM, wanted, silent, before_shutting=lambda: None)
     assert bool(opened) is not bool(answer)
 
 
