@@ -87,7 +87,7 @@ endef
 
 # Files that stand in a suite of their own, so that no suite keeps the other lane waiting.
 OWN_INTEGRATION := test_prove_dump test_backup test_restore
-OWN_FAULTS := test_killed_at_every_effect test_killed_expiry test_random_kills
+OWN_FAULTS := test_killed_at_every_effect test_killed_expiry test_killed_swap test_random_kills
 # Each brings up more than the local stack that the others share.
 OWN_END_TO_END := test_install_demo test_serve test_lost_machine test_upgrade test_demonstration
 without = $(foreach one,$(1),--ignore-glob="*/$(one)*")
