@@ -70,7 +70,9 @@ def require_possible(planned: RestorePlan, case_id: str | None) -> None:
 
 
 @step("restore, prove and {planned.mode}", timeout_seconds=48 * HOUR_SECONDS, retried=False)
-def apply(platform: str, planned: RestorePlan, approval: Approval | None, case_id: str | None) -> RestoreOutcome:
+def apply(
+    platform: str, planned: RestorePlan, approval: Approval | None, case_id: str | None, *, as_case: str | None = None
+) -> RestoreOutcome:
     """Carry out exactly this plan. Not tried again by itself: what stopped on the way goes on by its case's id.
 
     Args:
@@ -78,6 +80,7 @@ def apply(platform: str, planned: RestorePlan, approval: Approval | None, case_i
         planned: From `plan`.
         approval: Of that plan; None beside the live database, and for a case that has one.
         case_id: Of a case that goes on.
+        as_case: Id of a new case, where somebody wrote it down already.
 
     Raises:
         PreconditionFailed: The plan is another one by now, or the approval is void; nothing was changed.
@@ -86,7 +89,9 @@ def apply(platform: str, planned: RestorePlan, approval: Approval | None, case_i
     """
     loaded = platforms.load(platform)
     with shown_progress(f"{platform}-restore-progress") as progress:
-        outcome = apply_restore(loaded, open_store(loaded), planned, approval, progress, case_id=case_id)
+        outcome = apply_restore(
+            loaded, open_store(loaded), planned, approval, progress, case_id=case_id, as_case=as_case
+        )
     get_run_logger().info("Case %s: %s.", outcome.case_id, summarize_outcome(outcome))
     return outcome
 

@@ -111,6 +111,7 @@ def apply_restore(
     progress: Progress,
     *,
     case_id: str | None = None,
+    as_case: str | None = None,
 ) -> RestoreOutcome:
     """Carry out a plan; the caller holds the platform, for a swap or for a restore.
 
@@ -121,6 +122,7 @@ def apply_restore(
         approval: Of that plan; needed for a swap. A case that goes on keeps the one that it has.
         progress: Told how far it is.
         case_id: Of a case that goes on; a new one by default.
+        as_case: Id of a new case, where somebody wrote it down already; one that is made by default.
 
     Returns:
         What it came to; its evidence is in the bucket.
@@ -144,7 +146,7 @@ def apply_restore(
         if plan.swaps:
             approval = require_approval(plan.subject, approval)
     if journal is None:
-        journal = begin_case(store, _describe_case(platform, plan, approval, started_at))
+        journal = begin_case(store, _describe_case(platform, plan, approval, started_at, as_case))
     run = _Run(platform, store, plan, journal, progress, started_at)
     try:
         return _carry_out(run, state)
@@ -212,13 +214,15 @@ def _plan_anew(platform: Platform, store: Store, plan: RestorePlan, state: CaseS
     return replace(fresh, loss=plan.loss)
 
 
-def _describe_case(platform: Platform, plan: RestorePlan, approval: Approval | None, now: datetime) -> RestoreCase:
+def _describe_case(
+    platform: Platform, plan: RestorePlan, approval: Approval | None, now: datetime, case_id: str | None
+) -> RestoreCase:
     live_oid = None
     if plan.live_is_there:
         with connect_beside(platform) as connection:
             live_oid = next((one.oid for one in read_databases(connection) if one.name == plan.live), None)
     return RestoreCase(
-        case_id=new_case_id(now),
+        case_id=case_id or new_case_id(now),
         platform=platform.name,
         mode=plan.mode,
         backup_id=plan.backup_id,
