@@ -365,7 +365,8 @@ class RestoreSettings(Section):
         ge=1,
         le=3650,
         examples=[30],
-        description="After how many days a replaced database may be dropped without being named; never by default.",
+        description="After how many days a database that a swap replaced, or an undo left, may be dropped without being"
+        " named; never by default.",
     )
     smoke_paths: tuple[SmokePath, ...] = Field(
         default=(), description="Pages of the application that are asked for behind it."

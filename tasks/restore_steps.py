@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from prefect import get_run_logger
 
 from keepwell.approval import Approval
-from keepwell.errors import VerificationFailed
+from keepwell.errors import PreconditionFailed, VerificationFailed
 from keepwell.objectstore.bucket import open_store
 from keepwell.progress import silent
 from keepwell.restore.apply import RestoreOutcome, apply_restore, plan_case
@@ -125,18 +125,29 @@ def find_due(platform: str) -> list[str]:
     loaded = platforms.load(platform)
     if loaded.restore.keep_replaced_days is None:
         return []
-    return [planned.case_id for planned in read_due(loaded, open_store(loaded), datetime.now(UTC))]
+    due = read_due(loaded, open_store(loaded), datetime.now(UTC))
+    for finding in due.findings:
+        get_run_logger().warning("%s: %s", finding.name, finding.message)
+    return [planned.case_id for planned in due.plans]
 
 
-@step("drop what case {case_id} left", timeout_seconds=HOUR_SECONDS)
-def purge(platform: str, case_id: str) -> PurgeOutcome:
+@step("drop what case {case_id} left", timeout_seconds=HOUR_SECONDS, retried=False)
+def purge(platform: str, case_id: str) -> PurgeOutcome | None:
     """Drop a database that a restore replaced, because its days are over; the caller holds the platform.
 
+    Returns:
+        What was dropped; None where something forbids it by now, so that it stays until the next run.
+
     Raises:
-        PreconditionFailed: Its time has not come, or nothing else holds what is live now; nothing was dropped.
-        KeepwellError: The server refused.
+        KeepwellError: The server refused. Not tried again by itself: the next run looks what is there.
     """
     loaded = platforms.load(platform)
-    outcome = purge_replaced(loaded, open_store(loaded), case_id, None, silent, now=datetime.now(UTC))
+    try:
+        outcome = purge_replaced(loaded, open_store(loaded), case_id, None, silent, now=datetime.now(UTC))
+    except PreconditionFailed as refused:
+        get_run_logger().warning("What case %s left stays: %s", case_id, refused.message)
+        return None
     get_run_logger().info("Dropped %s, which gave back %d bytes.", outcome.dropped, outcome.freed_bytes)
+    for finding in outcome.findings:
+        get_run_logger().warning("%s: %s", finding.name, finding.message)
     return outcome

@@ -14,18 +14,17 @@ from keepwell.cli.sets import In, size, tell_waiting
 from keepwell.destination import Destination
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from rich.console import Console
 
+    from keepwell.errors import KeepwellError
     from keepwell.restore.apply import RestoreOutcome
     from keepwell.restore.choice import Choice
     from keepwell.restore.plan import Mode, RestorePlan
-    from keepwell.restore.purge import PurgePlan
+    from keepwell.restore.purge import DuePurges, PurgePlan
     from keepwell.restore.standing import CaseState
     from keepwell.restore.status import Case, RestoreStatus
     from keepwell.restore.undo import UndoPlan
-    from keepwell.verdict import Verdict
+    from keepwell.verdict import Finding, Verdict
 
 app = console.group("Bring a backup set back, beside the live database or in its place; and undo that.")
 
@@ -204,24 +203,38 @@ def purge(
     from keepwell.holding import hold_platform
     from keepwell.interlock import Procedure
     from keepwell.objectstore.destinations import open_destination
-    from keepwell.restore.purge import plan_purge, purge_replaced, read_due
+    from keepwell.restore.purge import DuePurges, plan_purge, purge_replaced, read_due
 
     if (case is None) is not due:
         raise PreconditionFailed("Which one?", hint="Name a case, or pass --due; not both.")
     settings = console.load_platform(platform)
     store, now = open_destination(settings, destination), datetime.now(UTC)
-    planned = [plan_purge(settings, store, case)] if case is not None else read_due(settings, store, now)
+    due_now = DuePurges((plan_purge(settings, store, case),)) if case is not None else read_due(settings, store, now)
+    planned = due_now.plans
     if plan or not planned:
-        data = {"purges": [_describe_purge(one) for one in planned]}
+        data = {"purges": [_describe_purge(one) for one in planned], "findings": due_now.findings}
         hint = "Nothing was dropped." if planned else "Nothing is due."
-        return Outcome(_worst(planned), data=data, hint=hint, show=lambda screen: _show_purges(screen, planned))
-    _show_purges(console.stderr(), planned)
+        return Outcome(_worst(due_now), data=data, hint=hint, show=lambda screen: _show_purges(screen, due_now))
+    _show_purges(console.stderr(), due_now)
     given = Given(approve, approver, reason, typed)
     approval = obtain_approval(planned[0].subject, given) if case is not None else None
     with console.progress_shown() as progress, hold_platform(settings, store, Procedure.SWAP, on_wait=tell_waiting):
-        done = [purge_replaced(settings, store, one.case_id, approval, progress, now=now) for one in planned]
-    told = ", ".join(f"{one.dropped} ({size(one.freed_bytes)})" for one in done)
-    return Outcome(_worst(planned), data={"purged": done}, hint=f"Dropped: {told}.")
+        done, left = [], []
+        for one in planned:
+            try:
+                done.append(purge_replaced(settings, store, one.case_id, approval, progress, now=now))
+            except PreconditionFailed as refused:
+                if not due:
+                    raise
+                left.append(_told_as_left(one, refused))
+    told = ", ".join(f"{one.dropped} ({size(one.freed_bytes)})" for one in done) or "nothing"
+    findings = (*due_now.findings, *left, *(finding for one in done for finding in one.findings))
+    return Outcome(
+        _worst(DuePurges(planned, findings)),
+        data={"purged": done, "findings": findings},
+        hint=f"Dropped: {told}.",
+        show=lambda screen: screen.print(console.findings_table(findings)) if findings else None,
+    )
 
 
 def build_choice(which: str, before: str | None, database: str | None, *, unproven: bool) -> "Choice":
@@ -381,15 +394,24 @@ def _describe_purge(planned: "PurgePlan") -> dict[str, Any]:
     }
 
 
-def _show_purges(screen: "Console", planned: "Sequence[PurgePlan]") -> None:
-    for one in planned:
+def _show_purges(screen: "Console", due: "DuePurges") -> None:
+    if due.findings:
+        screen.print(console.findings_table(due.findings))
+    for one in due.plans:
         since = f"{one.settled_at:%Y-%m-%d %H:%M} UTC"
         line = f"Drops {one.target.name} ({size(one.target.size_bytes)}), not live since {since}. Plan {one.digest}"
         console.print_plain(screen, line)
         screen.print(console.findings_table(one.findings))
 
 
-def _worst(planned: "Sequence[PurgePlan]") -> "Verdict":
+def _told_as_left(one: "PurgePlan", refused: "KeepwellError") -> "Finding":
+    from keepwell.verdict import Finding, Verdict
+
+    message = f"{one.target.name} stays: {refused.message}"
+    return Finding(name=f"case {one.case_id}", verdict=Verdict.WARN, message=message, hint=refused.hint)
+
+
+def _worst(due: "DuePurges") -> "Verdict":
     from keepwell.verdict import Verdict, worst
 
-    return worst([Verdict.OK, *(one.verdict for one in planned)])
+    return worst([Verdict.OK, *(one.verdict for one in due.plans), *(one.verdict for one in due.findings)])

@@ -139,6 +139,13 @@ def read_databases(connection: psycopg.Connection) -> tuple[NamedDatabase, ...]:
         return tuple(cursor.execute(query).fetchall())
 
 
+def read_server_id(connection: psycopg.Connection) -> str:
+    """Which server this is: databases' numbers mean something on that one alone, and on its standbys."""
+    with translated("asking for the server's identity"):
+        row = connection.execute("SELECT system_identifier::text FROM pg_catalog.pg_control_system()").fetchone()
+    return str(row[0]) if row else ""
+
+
 def read_powers(connection: psycopg.Connection) -> OwnPowers:
     """What we may do here."""
     query = (
@@ -396,11 +403,11 @@ def exchange_names(
         return
 
 
-def drop_database(connection: psycopg.Connection, oid: int, name: str) -> None:
+def drop_database(connection: psycopg.Connection, oid: int, name: str, *, cuts_sessions: bool) -> None:
     """Drop one database, if it still is the one of that number.
 
     Raises:
-        KeepwellError: Another one has the name now, or the server refused.
+        KeepwellError: Another one has the name now, somebody is in it, or the server refused.
     """
     with translated(f"dropping {name}"):
         row = connection.execute(
@@ -408,4 +415,5 @@ def drop_database(connection: psycopg.Connection, oid: int, name: str) -> None:
         ).fetchone()
         if row is None or row[0] != oid:
             raise KeepwellError(f"{name} is not the database that was meant.", hint="Look: keepwell restore status.")
-        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+        statement = sql.SQL("DROP DATABASE {} WITH (FORCE)" if cuts_sessions else "DROP DATABASE {}")
+        connection.execute(statement.format(sql.Identifier(name)))

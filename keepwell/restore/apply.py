@@ -11,7 +11,6 @@ A run that died goes on under its case's id: what is done is not done again.
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import NoReturn
@@ -36,11 +35,12 @@ from keepwell.postgres.databases import (
     exchange_names,
     read_databases,
     read_properties,
+    read_server_id,
 )
 from keepwell.progress import Progress, Step
 from keepwell.restore.choice import Choice
 from keepwell.restore.journal import Journal, RestoreCase, StepName, begin_case, new_case_id, read_journal
-from keepwell.restore.names import replaced_name
+from keepwell.restore.names import replaced_name, undone_name
 from keepwell.restore.plan import RestorePlan, plan_restore, require_applicable
 from keepwell.restore.standing import CaseState, Standing, judge_case
 from keepwell.restore.swap import Exchange, connect_beside, exchange, open_databases
@@ -50,6 +50,7 @@ from keepwell.verdict import Finding, Verdict, worst
 
 ITEM = "BK-4"
 # What a plan finds only because its case is under way already.
+_ENDS = (Standing.UNDONE, Standing.PURGED, Standing.SUPERSEDED, Standing.GONE, Standing.ELSEWHERE)
 _OF_OURSELVES = {Standing.BESIDE: ("target", "space"), Standing.FENCED: ("target", "space", "fence")}
 
 
@@ -86,6 +87,14 @@ class RestoreOutcome:
     def verdict(self) -> Verdict:
         """The worst finding's."""
         return worst([Verdict.OK, *(finding.verdict for finding in self.findings)])
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Where evidence is in the bucket; or the finding that it is not."""
+
+    keys: tuple[str, ...]
+    findings: tuple[Finding, ...] = ()
 
 
 @dataclass
@@ -177,7 +186,7 @@ def read_state(platform: Platform, journal: Journal) -> CaseState:
         ServiceUnavailable: The server does not answer.
     """
     with connect_beside(platform) as connection:
-        return judge_case(journal, read_databases(connection))
+        return judge_case(journal, read_databases(connection), read_server_id(connection))
 
 
 def require_open_end(journal: Journal, state: CaseState) -> None:
@@ -186,7 +195,7 @@ def require_open_end(journal: Journal, state: CaseState) -> None:
     Raises:
         PreconditionFailed: It has.
     """
-    if state.standing in (Standing.UNDONE, Standing.PURGED, Standing.SUPERSEDED, Standing.GONE):
+    if state.standing in _ENDS:
         raise PreconditionFailed(
             f"The case {journal.case.case_id} cannot go on: {state.standing}.",
             hint="Begin a new one: keepwell restore plan.",
@@ -217,10 +226,10 @@ def _plan_anew(platform: Platform, store: Store, plan: RestorePlan, state: CaseS
 def _describe_case(
     platform: Platform, plan: RestorePlan, approval: Approval | None, now: datetime, case_id: str | None
 ) -> RestoreCase:
-    live_oid = None
-    if plan.live_is_there:
-        with connect_beside(platform) as connection:
-            live_oid = next((one.oid for one in read_databases(connection) if one.name == plan.live), None)
+    with connect_beside(platform) as connection:
+        server = read_server_id(connection)
+        named = {one.name: one.oid for one in read_databases(connection)}
+    live_oid = named.get(plan.live) if plan.live_is_there else None
     return RestoreCase(
         case_id=case_id or new_case_id(now),
         platform=platform.name,
@@ -229,6 +238,7 @@ def _describe_case(
         database=plan.database,
         snapshot_at=plan.snapshot_at,
         allow_unproven=plan.choice.allow_unproven,
+        server=server,
         live=plan.live,
         live_oid=live_oid,
         name=plan.name,
@@ -252,7 +262,8 @@ def _carry_out(run: _Run, state: CaseState | None) -> RestoreOutcome:
     if state is None or state.restored is None or not state.is_swapped:
         _swap(run)
     else:
-        open_databases(run.platform, (state.restored.oid,))  # whoever shut it since
+        # Whoever shut them since: an undo that died shuts both.
+        open_databases(run.platform, [one.oid for one in (state.restored, state.former) if one is not None])
     return _serve(run)
 
 
@@ -388,19 +399,28 @@ def _go_back(run: _Run, wrong: Finding) -> NoReturn:
             f"{wrong.message} There is no former {case.live} to go back to: the restored one stays live.",
             hint=wrong.hint,
         )
-    back = Exchange(case.live, state.live, case.name, state.former)
-    exchange(run.platform, back, run.progress, before_renaming=lambda: journal.write(StepName.UNDOING))
+    name = _name_to_leave(run)
+    back = Exchange(case.live, state.live, name, state.former)
+    exchange(run.platform, back, run.progress, before_renaming=lambda: journal.write(StepName.UNDOING, name=name))
     journal.write(StepName.SWAPPED_BACK, message=wrong.message)
     run.findings += empty_cache(run.platform)
     run.watch.lap("swap back")
     raise VerificationFailed(
-        f"{wrong.message} So the names were exchanged back: {case.live} is as it was, and {case.name} beside it.",
+        f"{wrong.message} So the names were exchanged back: {case.live} is as it was, and {name} beside it.",
         hint=wrong.hint,
     )
 
 
+def _name_to_leave(run: _Run) -> str:
+    """The name that the restored database had, or another one, if somebody took that in the meantime."""
+    case = run.journal.case
+    with connect_beside(run.platform) as connection:
+        taken = any(one.name == case.name for one in read_databases(connection))
+    return undone_name(case.live, datetime.now(UTC)) if taken else case.name
+
+
 def _end(run: _Run, database: str, replaced: str | None, summary: str) -> RestoreOutcome:
-    keys = _leave_evidence(run, None, summary)
+    kept = _leave_evidence(run, None, summary)
     return RestoreOutcome(
         case_id=run.journal.case.case_id,
         plan=run.plan,
@@ -408,12 +428,12 @@ def _end(run: _Run, database: str, replaced: str | None, summary: str) -> Restor
         replaced=replaced,
         rows=run.rows,
         phases=dict(run.watch.phases),
-        findings=tuple(run.findings),
-        evidence_keys=keys,
+        findings=(*run.findings, *kept.findings),
+        evidence_keys=kept.keys,
     )
 
 
-def _leave_evidence(run: _Run, verdict: Verdict | None, summary: str) -> tuple[str, ...]:
+def _leave_evidence(run: _Run, verdict: Verdict | None, summary: str) -> Kept:
     """Keep what was found; that it cannot be kept is a finding, and undoes nothing."""
     plan, case = run.plan, run.journal.case
     run.findings += _tell_of_case(run.journal, plan)
@@ -449,19 +469,27 @@ def _tell_of_case(journal: Journal, plan: RestorePlan) -> list[Finding]:
     approval = journal.case.approval
     if approval is not None:
         told.append(_finding("approval", Verdict.OK, approval.told))
-    if journal.unwritten:
-        steps = ", ".join(journal.unwritten)
-        told.append(_finding("journal", Verdict.WARN, f"The bucket did not take these steps of the journal: {steps}."))
-    return told
+    return [*told, *judge_journal(journal)]
 
 
-def keep_evidence(store: Store, evidence: Evidence) -> tuple[str, ...]:
-    """Keep a document in the bucket; nothing where it does not take it: what was done is done, and told otherwise."""
-    if not store.may_write:
-        return ()
-    with suppress(KeepwellError):
-        return write_evidence(store, evidence)
-    return ()
+def judge_journal(journal: Journal) -> list[Finding]:
+    """What the journal lacks of what was done."""
+    if not journal.unwritten:
+        return []
+    steps = ", ".join(journal.unwritten)
+    return [_finding("journal", Verdict.WARN, f"The bucket did not take these steps of the journal: {steps}.")]
+
+
+def keep_evidence(store: Store, evidence: Evidence) -> Kept:
+    """Keep a document in the bucket; that it does not take it is a finding: what was done is done."""
+    try:
+        if store.may_write:
+            return Kept(write_evidence(store, evidence))
+        why = "This machine's key of the bucket only reads."
+    except KeepwellError as error:
+        why = error.message
+    lost = _finding("evidence", Verdict.WARN, f"The bucket has no evidence of it: {why}", "Keep what is shown here.")
+    return Kept((), (lost,))
 
 
 def _finding(name: str, verdict: Verdict, message: str, hint: str = "") -> Finding:

@@ -48,6 +48,9 @@ class StepName(StrEnum):
     FAILED = "failed"
 
 
+_EXCHANGES = (StepName.EXCHANGING, StepName.EXCHANGED, StepName.UNDOING, StepName.UNDONE)
+
+
 class RestoreCase(Document):
     """One restore as it was approved, written before anything is changed."""
 
@@ -59,6 +62,7 @@ class RestoreCase(Document):
     database: str = Field(description="Which of the set's databases.")
     snapshot_at: AwareDatetime = Field(description="The moment that comes back.")
     allow_unproven: bool = Field(description="Whether a set without a proof was asked for.")
+    server: str = Field(description="The server's system identifier: on another one the numbers mean others.")
     live: str = Field(description="Name of the live database.")
     live_oid: int | None = Field(description="Number of the database that had it; None where there was none.")
     name: str = Field(description="Name of the new database until it takes the live one's place.")
@@ -77,6 +81,9 @@ class JournalStep(Document):
     step: StepName
     at: AwareDatetime
     oid: int | None = Field(default=None, description="Number of the new database, from when it is proven.")
+    name: str | None = Field(
+        default=None, description="What the restored database is called from then on; or of what is purged."
+    )
     approval: Approval | None = Field(default=None, description="Of an undo or a purge.")
     message: str = Field(default="", description="What happened, for people.")
 
@@ -103,6 +110,7 @@ class Journal:
         *,
         required: bool = False,
         oid: int | None = None,
+        name: str | None = None,
         approval: Approval | None = None,
         message: str = "",
     ) -> None:
@@ -112,6 +120,7 @@ class Journal:
             step: What is about to be done, or was.
             required: Whether to stop where it cannot be kept; else what is under way goes on.
             oid: The new database's number.
+            name: What it is called from then on; or the name of what is purged.
             approval: Of an undo or a purge.
             message: For people.
 
@@ -125,6 +134,7 @@ class Journal:
             step=step,
             at=datetime.now(UTC),
             oid=oid,
+            name=name,
             approval=approval,
             message=message,
         )
@@ -143,6 +153,22 @@ class Journal:
     def restored_oid(self) -> int | None:
         """Number of the restored database; None until one was proven."""
         return next((one.oid for one in reversed(self.steps) if one.oid is not None), None)
+
+    @property
+    def restored_names(self) -> frozenset[str]:
+        """What the restored database was ever called by us while it was not live."""
+        back = (one.name for one in self.steps if one.step is StepName.UNDOING and one.name is not None)
+        return frozenset((self.case.name, *back))
+
+    @property
+    def settled_at(self) -> datetime:
+        """Since when its names are as they are; when it began, where none was exchanged."""
+        return self.since(*_EXCHANGES, StepName.SWAPPED_BACK) or self.case.begun_at
+
+    @property
+    def exchanged(self) -> bool:
+        """Whether names were exchanged, or about to be."""
+        return self.since(*_EXCHANGES) is not None
 
     @property
     def last(self) -> StepName | None:

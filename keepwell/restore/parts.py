@@ -36,7 +36,7 @@ from keepwell.backup.restore import (
 from keepwell.backup.restored_schemas import MARK, sweep_schemas
 from keepwell.backup.schema import differing_objects, read_schema_file
 from keepwell.backup.source_image import moved_to
-from keepwell.backup.space import estimate_working_bytes
+from keepwell.backup.space import estimate_scratch_bytes, estimate_working_bytes
 from keepwell.backup.spool import open_spool, require_space, spool_place, sweep_spools
 from keepwell.errors import KeepwellError, PreconditionFailed, VerificationFailed
 from keepwell.objectstore.store import Store
@@ -46,8 +46,10 @@ from keepwell.postgres.connection import client_encoding, connect, translated
 from keepwell.postgres.facts import SchemaLine
 from keepwell.postgres.gathering import Gathered, gather
 from keepwell.progress import Progress, Step
+from keepwell.quantities import describe_bytes
 from keepwell.restore.copying_back import render_copy_back
 from keepwell.restore.parts_choice import TablesWanted, choose_tables, tell_left_behind
+from keepwell.restore.server import read_free_bytes
 from keepwell.settings import DatabaseSettings, Platform
 from keepwell.verdict import Finding, Verdict
 
@@ -151,7 +153,7 @@ def plan_tables(
         require_fine(read_back.check_readable(manifest, reader.fetch_files()))
         lines = read_schema_file(folder / database.schema_file) if parts else []
     tables = choose_tables(database, wanted, lines)
-    _require_free(platform, live, wanted.into_schema)
+    _require_free(platform, live, wanted.into_schema, sum(table.size_bytes for table in tables))
     streams = _streams_of(manifest, tables)
     return TablesPlan(
         backup_id=backup_id,
@@ -275,14 +277,16 @@ def _streams_of(manifest: Manifest, tables: Sequence[Table]) -> list[Part]:
     return [part for part in manifest.parts if part.name in names]
 
 
-def _require_free(platform: Platform, live: str, schema: str) -> None:
-    """Look whether the live database can get the new schema."""
+def _require_free(platform: Platform, live: str, schema: str, size_bytes: int) -> None:
+    """Look whether the live database can get the new schema, whose tables took so much in the source."""
+    needed_bytes = estimate_scratch_bytes(size_bytes)
     with connect(platform.database.for_restoring, dbname=live) as connection, translated("looking for the schema"):
         taken, may = connection.execute(
             "SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = %s),"
             " pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE')",
             (schema,),
         ).fetchone() or (False, False)
+        free_bytes = read_free_bytes(connection, platform.database.for_restoring)
     if taken:
         raise PreconditionFailed(
             f"The schema {schema} exists already in {live}.",
@@ -292,6 +296,12 @@ def _require_free(platform: Platform, live: str, schema: str) -> None:
         raise PreconditionFailed(
             f"The role {platform.database.for_restoring.user} may not create a schema in {live}.",
             hint="Set database.restoring_user to a role that may, such as its owner, or to a superuser.",
+        )
+    if free_bytes is not None and free_bytes < needed_bytes:
+        raise PreconditionFailed(
+            f"The tables may take {describe_bytes(needed_bytes)}, and {describe_bytes(free_bytes)} are free on the "
+            "disk of the live server.",
+            hint="Choose fewer, or restore onto another server: `keepwell restore elsewhere`.",
         )
 
 

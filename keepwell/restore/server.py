@@ -98,7 +98,7 @@ def read_target(platform: Platform, manifest: Manifest, database: Database, live
             databases=databases,
             live=_read_live(connection, databases, live),
             refusal=refusal,
-            free_bytes=_read_free_bytes(connection, settings),
+            free_bytes=read_free_bytes(connection, settings),
         )
 
 
@@ -114,7 +114,7 @@ def _read_live(connection: psycopg.Connection, databases: Sequence[NamedDatabase
     )
 
 
-def _read_free_bytes(connection: psycopg.Connection, settings: DatabaseSettings) -> int | None:
+def read_free_bytes(connection: psycopg.Connection, settings: DatabaseSettings) -> int | None:
     """What is free where the server keeps its data, where that is a folder of this machine and we are told which."""
     if settings.reach != "host" or not _is_this_machine(settings.host):
         return None

@@ -24,10 +24,13 @@ class Standing(StrEnum):
     UNDONE = "swapped back"
     PURGED = "purged"
     SUPERSEDED = "another database has the live name"
+    ELSEWHERE = "of another server"
 
 
 # Where nothing is to be done any more, though something may be.
 _SETTLED = frozenset(Standing) - {Standing.NOT_RESTORED, Standing.FENCED, Standing.SHUT, Standing.SWAPPED}
+# Where a live name that nothing has is no business of the case any more: it may be gone on purpose.
+_OVER = frozenset((Standing.PURGED, Standing.GONE, Standing.FAILED, Standing.ELSEWHERE))
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,8 @@ class CaseState:
     @property
     def verdict(self) -> Verdict:
         """Alert while the live database is shut or missing, a warning while something is half done."""
+        if self.standing in _OVER:
+            return Verdict.OK
         if self.live is None or self.standing in (Standing.FENCED, Standing.SHUT):
             return Verdict.ALERT
         return Verdict.OK if self.standing in _SETTLED else Verdict.WARN
@@ -60,23 +65,20 @@ class CaseState:
         """Whether the restored one has the live name now."""
         return self.live is not None and self.live == self.restored
 
-    @property
-    def idle(self) -> NamedDatabase | None:
-        """The one of the two that has not the live name: what a purge would drop."""
-        there = (self.former, self.restored)
-        return next((one for one in there if one is not None and one != self.live), None)
 
-
-def judge_case(journal: Journal, databases: Sequence[NamedDatabase]) -> CaseState:
+def judge_case(journal: Journal, databases: Sequence[NamedDatabase], server: str) -> CaseState:
     """Tell what a case has come to.
 
     Args:
         journal: Its case and steps; the last ones may be missing.
         databases: All of the server.
+        server: Which one that is; on another than the case's, its numbers mean somebody else's databases.
     """
     case = journal.case
     by_oid = {one.oid: one for one in databases}
     live = next((one for one in databases if one.name == case.live), None)
+    if server != case.server:
+        return CaseState(Standing.ELSEWHERE, live, None, None, "")
     former = by_oid.get(case.live_oid) if case.live_oid is not None else None
     restored = by_oid.get(journal.restored_oid) if journal.restored_oid is not None else None
     standing = _stand(journal, live, former, restored)
@@ -88,7 +90,7 @@ def _stand(
 ) -> Standing:
     if journal.case.mode is Mode.BESIDE:
         return _stand_unswapped(journal, restored)
-    if journal.last is StepName.PURGED or (journal.last is StepName.PURGING and None in (former, restored)):
+    if _is_purged(journal, former, restored):
         return Standing.PURGED
     if live is not None and live == restored:
         return _stand_swapped(journal, live)
@@ -100,10 +102,18 @@ def _stand(
     return Standing.FENCED if live is not None and not live.open and is_ours else standing
 
 
+def _is_purged(journal: Journal, former: NamedDatabase | None, restored: NamedDatabase | None) -> bool:
+    if journal.last is not StepName.PURGING:
+        return journal.last is StepName.PURGED
+    return journal.steps[-1].name not in {one.name for one in (former, restored) if one is not None}
+
+
 def _stand_swapped(journal: Journal, live: NamedDatabase) -> Standing:
     if not live.open:
         return Standing.SHUT
-    served, exchanged = journal.since(StepName.SERVING), journal.since(StepName.EXCHANGING)
+    served = journal.since(StepName.SERVING)
+    # Of these the first alone is certain to be kept: the store may be away in the middle of a swap.
+    exchanged = journal.since(StepName.FENCING, StepName.EXCHANGING, StepName.EXCHANGED)
     return Standing.SERVING if served and exchanged and served > exchanged else Standing.SWAPPED
 
 
@@ -127,7 +137,10 @@ def _advise(journal: Journal, standing: Standing) -> str:
         Standing.NOT_RESTORED: f"Go on: {go_on}.",
         Standing.SWAPPED: f"See whether the application serves, and close the case: {go_on}. Or go back: {go_back}.",
         Standing.UNDONE: f"The restored one is still there. When it is no longer needed: {purge}.",
-        Standing.SUPERSEDED: "Another database took its place since: undo that restore first, if at all.",
+        Standing.SUPERSEDED: (
+            f"Another database took its place since: undo that restore first, if at all. What it left, once it is no"
+            f" longer needed: {purge}."
+        ),
     }
     if case.mode is Mode.SWAP:
         advice[Standing.BESIDE] = f"{case.name} is proven, {case.live} is as it was. Swap: {go_on}. Or leave it so."

@@ -4,12 +4,14 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from psycopg import sql
+
 from keepwell.errors import KeepwellError
 from keepwell.interlock import Procedure
 from keepwell.objectstore.lease import read_leases
 from keepwell.objectstore.store import Store
 from keepwell.postgres.advisory_locks import open_locks
-from keepwell.postgres.databases import NamedDatabase, read_databases
+from keepwell.postgres.databases import NamedDatabase, read_databases, read_server_id
 from keepwell.restore.journal import Journal, RestoreCase, read_case_ids, read_journal
 from keepwell.restore.standing import CaseState, judge_case
 from keepwell.restore.swap import connect_beside
@@ -63,11 +65,13 @@ def read_status(platform: Platform, store: Store) -> RestoreStatus:
     """
     findings: list[Finding] = []
     databases: tuple[NamedDatabase, ...] | None = None
+    server = ""
     at_work: bool | None = None
     try:
         with open_locks(platform.database, platform.name, "status") as locks:
             at_work = any(holder.procedure is Procedure.SWAP for holder in locks.holders())
         with connect_beside(platform) as connection:
+            server = read_server_id(connection)
             databases = read_databases(connection)
     except KeepwellError as error:
         message = f"How the databases are called now is not known: {error.message}"
@@ -80,7 +84,7 @@ def read_status(platform: Platform, store: Store) -> RestoreStatus:
     except KeepwellError as error:
         message = f"What was begun is not known, since the bucket does not answer: {error.message}"
         findings.append(_finding("journals", Verdict.UNKNOWN, message, error.hint))
-    cases = tuple(_describe(journal, databases) for journal in journals)
+    cases = tuple(_describe(journal, databases, server) for journal in journals)
     findings += judge_cases(cases, at_work=bool(at_work))
     if databases is not None:
         findings += judge_databases(platform, databases, cases, at_work=bool(at_work))
@@ -122,7 +126,7 @@ def judge_databases(
                 "Restore it: keepwell restore plan --swap.",
             )
         elif not live.open and name not in told and not at_work:
-            statement = f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true'
+            statement = sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true").format(sql.Identifier(name)).as_string(None)
             place = platform.database.maintenance_name
             yield _finding(
                 "live database",
@@ -153,8 +157,8 @@ def _is_leased(store: Store) -> bool:
     return any(lease.procedure == Procedure.SWAP for lease in read_leases(store, store.read_clock()))
 
 
-def _describe(journal: Journal, databases: Sequence[NamedDatabase] | None) -> Case:
-    state = judge_case(journal, databases) if databases is not None else None
+def _describe(journal: Journal, databases: Sequence[NamedDatabase] | None, server: str) -> Case:
+    state = judge_case(journal, databases, server) if databases is not None else None
     last = journal.steps[-1] if journal.steps else None
     return Case(journal.case, state, last.step.value if last else "", last.message if last else "")
 

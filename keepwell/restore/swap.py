@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import psycopg
 
-from keepwell.errors import KeepwellError, PreconditionFailed
+from keepwell.errors import KeepwellError, PreconditionFailed, ServiceUnavailable
 from keepwell.postgres.connection import connect
 from keepwell.postgres.databases import (
     NamedDatabase,
@@ -88,22 +88,29 @@ def exchange(platform: Platform, wanted: Exchange, progress: Progress, *, before
                 renames.insert(0, (wanted.live, wanted.leaving_name))
                 reopened.append(wanted.leaving_name)
             exchange_names(connection, renames, reopen=reopened, wait_seconds=platform.restore.fence_seconds)
-    except BaseException:
-        # The connection may have gone in the very moment of the commit: then it is done, whatever was raised.
-        if is_exchanged(platform, wanted):
+    except BaseException as error:
+        done = is_exchanged(platform, wanted)
+        # The connection may have gone in the very moment of the commit: then it is done, whatever the server said.
+        if done and isinstance(error, Exception):
             return
-        with suppress(KeepwellError):  # status tells of a database that stays shut
-            open_databases(platform, wanted.oids)
+        if done is None and isinstance(error, KeepwellError):
+            raise ServiceUnavailable(
+                f"{error.message} Whether the names were exchanged is not known, since the server does not answer.",
+                hint="Once it does: keepwell restore status.",
+            ) from error
+        if not done:
+            with suppress(KeepwellError):  # status tells of a database that stays shut
+                open_databases(platform, wanted.oids)
         raise
 
 
-def is_exchanged(platform: Platform, wanted: Exchange) -> bool:
-    """Whether the live name is the other one's by now; no where the server cannot be asked."""
+def is_exchanged(platform: Platform, wanted: Exchange) -> bool | None:
+    """Whether the live name is the other one's by now; None where the server cannot be asked."""
     try:
         with connect_beside(platform) as connection:
             live = next((one for one in read_databases(connection) if one.name == wanted.live), None)
     except KeepwellError:
-        return False
+        return None
     return live is not None and live.oid == wanted.coming.oid
 
 
@@ -131,5 +138,5 @@ def _require_free(connection: psycopg.Connection, wanted: Exchange) -> None:
     if wanted.leaving is not None and wanted.leaving_name in taken:
         raise PreconditionFailed(
             f"There is a database {wanted.leaving_name} already. Nothing was changed.",
-            hint="Try again in a moment: the name holds the time to the second.",
+            hint="Look what it is, and rename or drop it. Then: keepwell restore status tells how to go on.",
         )

@@ -10,9 +10,9 @@ from keepwell.approval import Approval, Subject, require_approval
 from keepwell.errors import PreconditionFailed
 from keepwell.evidence import Evidence
 from keepwell.objectstore.store import Store
-from keepwell.postgres.databases import SessionGroup, read_databases, read_obstacles, read_sessions
+from keepwell.postgres.databases import SessionGroup, read_databases, read_obstacles, read_server_id, read_sessions
 from keepwell.progress import Progress, Step
-from keepwell.restore.apply import ITEM, ask_whether_it_serves, empty_cache, keep_evidence
+from keepwell.restore.apply import ITEM, ask_whether_it_serves, empty_cache, judge_journal, keep_evidence
 from keepwell.restore.journal import Journal, RestoreCase, StepName, read_journal
 from keepwell.restore.names import undone_name
 from keepwell.restore.standing import CaseState, Standing, judge_case
@@ -99,7 +99,7 @@ def plan_undo(platform: Platform, store: Store, case_id: str) -> UndoPlan:
     """
     journal = read_journal(store, case_id)
     with connect_beside(platform) as connection:
-        state = judge_case(journal, read_databases(connection))
+        state = judge_case(journal, read_databases(connection), read_server_id(connection))
         _require_way_back(journal.case, state)
         assert state.live is not None  # noqa: S101 - required just now
         sessions = read_sessions(connection, state.live.name)
@@ -150,7 +150,7 @@ def undo_swap(
     assert former is not None  # noqa: S101 - a plan that exchanges names has one
     undone = undone_name(plan.case.live, began)
     wanted = Exchange(plan.case.live, plan.state.live, undone, former)
-    journal.write(StepName.UNDOING, approval=approval, required=True)
+    journal.write(StepName.UNDOING, name=undone, approval=approval, required=True)
     exchange(platform, wanted, progress, before_renaming=lambda: None)
     journal.write(StepName.UNDONE, approval=approval, message=f"The restored one is {undone}.")
     findings = [*plan.findings, *empty_cache(platform)]
@@ -160,7 +160,7 @@ def undo_swap(
     summary = (
         f"The restore of {plan.case.backup_id} is undone: {plan.case.live} is the former one; it was {former.name}."
     )
-    return _end(store, plan, began, UndoneAs(undone, summary), findings)
+    return _end(journal, plan, began, UndoneAs(undone, summary), findings)
 
 
 @dataclass(frozen=True)
@@ -177,14 +177,15 @@ def _open(platform: Platform, journal: Journal, plan: UndoPlan, began: datetime)
     open_databases(platform, there)
     journal.write(StepName.SWAPPED_BACK, message="Opened again, as it was.")
     summary = f"The swap of {plan.case.backup_id} had stopped before any name was exchanged: {plan.case.live} is open."
-    return _end(journal.store, plan, began, UndoneAs(None, summary), [*ask_whether_it_serves(platform)])
+    return _end(journal, plan, began, UndoneAs(None, summary), [*ask_whether_it_serves(platform)])
 
 
-def _end(store: Store, plan: UndoPlan, began: datetime, told: UndoneAs, findings: list[Finding]) -> UndoOutcome:
+def _end(journal: Journal, plan: UndoPlan, began: datetime, told: UndoneAs, findings: list[Finding]) -> UndoOutcome:
+    findings += judge_journal(journal)
     finished_at = datetime.now(UTC)
     seconds = (finished_at - began).total_seconds()
-    keep_evidence(
-        store,
+    kept = keep_evidence(
+        journal.store,
         Evidence(
             items=(ITEM,),
             platform=plan.platform,
@@ -196,7 +197,7 @@ def _end(store: Store, plan: UndoPlan, began: datetime, told: UndoneAs, findings
             finished_at=finished_at,
         ),
     )
-    return UndoOutcome(plan.case.case_id, plan.case.live, told.name, seconds, tuple(findings))
+    return UndoOutcome(plan.case.case_id, plan.case.live, told.name, seconds, (*findings, *kept.findings))
 
 
 def _require_way_back(case: RestoreCase, state: CaseState) -> None:

@@ -1,9 +1,10 @@
-"""Restores with a swap, and undos, each in a process of its own that dies by SIGKILL where it is told to.
+"""Restores with a swap, undos and purges, each in a process of its own that dies by SIGKILL where it is told to.
 
 Usage: swaps_that_die.py, one order a line on standard input, as JSON: `platform` and `approval` (pickled files);
-`undo` (a case's id), or `case` (one that goes on), or neither for a new one; `strike`: an effect's name and `before` or
-`after`. Answers, a line each: `before EFFECT`, `after EFFECT`, and `ended STATUS` at last. Each run is a fork of this
-process, which does nothing itself, so that no run costs imports.
+`undo` or `purge` (a case's id), or `case` (one that goes on), or none for a new one; `strike`: an effect's name and
+`before` or `after`, and perhaps another effect's name, before which nothing strikes. Answers, a line each:
+`before EFFECT`, `after EFFECT`, and `ended STATUS` at last. Each run is a fork of this process, which does nothing
+itself, so that no run costs imports.
 
 An effect is what changes the world outside: a document in the bucket, a statement that changes a database, the cache.
 """
@@ -29,11 +30,13 @@ from keepwell.progress import silent
 from keepwell.restore import apply as applying
 from keepwell.restore.choice import Choice
 from keepwell.restore.plan import Mode, plan_restore
+from keepwell.restore.purge import purge_replaced
 from keepwell.restore.undo import undo_swap
 
 # Statements that change a database of the server, by how they are told.
 _STATEMENTS = (
     (re.compile(r"CREATE DATABASE"), "create"),
+    (re.compile(r"DROP DATABASE"), "drop"),
     (re.compile(r'RENAME TO ".*_restored_'), "name the restored one"),
     (re.compile(r'RENAME TO ".*_replaced_'), "rename the live one"),
     (re.compile(r'RENAME TO ".*_undone_'), "rename the live one"),
@@ -52,10 +55,14 @@ def say(line: str) -> None:
 def watch(strike: list[str]) -> None:
     """Tell every effect before and after it, and die at the one that is meant, the first time."""
 
+    armed = len(strike) < 3
+
     def around(effect: str, act: Callable[[], Any]) -> Any:
+        nonlocal armed
+        armed = armed or effect == strike[2]
         for moment in ("before", "after"):
             say(f"{moment} {effect}")
-            if strike == [effect, moment]:
+            if armed and strike[:2] == [effect, moment]:
                 os.kill(os.getpid(), signal.SIGKILL)
             if moment == "before":
                 done = act()
@@ -91,6 +98,9 @@ def run(order: dict[str, Any]) -> None:
     with hold_platform(platform, store, Procedure.SWAP):
         if order.get("undo"):
             undo_swap(platform, store, order["undo"], approval, silent)
+            return
+        if order.get("purge"):
+            purge_replaced(platform, store, order["purge"], approval, silent, now=datetime.now(UTC))
             return
         case_id, now = order.get("case"), datetime.now(UTC)
         if case_id:

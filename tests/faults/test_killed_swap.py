@@ -1,4 +1,4 @@
-"""kill -9 between every two effects of a restore with a swap, and of its undo, on a real server and store.
+"""kill -9 between every two effects of a restore with a swap, its ways back, and a purge, on a real server and store.
 
 Whatever the moment: one database has the live name, none is lost, status tells what to do, and doing it works.
 """
@@ -10,9 +10,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from answering import application
 from psycopg import sql
 from pydantic import SecretStr
 from real_servers import Server, bucket_settings, build_platform, fresh_database
@@ -22,11 +24,17 @@ from waiting import wait_until
 from deployments.local.objectstore import RunningObjectStore
 from deployments.local.redis_server import RunningRedis
 from keepwell.approval import Approval
+from keepwell.errors import PreconditionFailed
 from keepwell.holding import hold_platform
 from keepwell.interlock import Procedure
 from keepwell.objectstore.bucket import open_store
+from keepwell.postgres.databases import read_databases, read_server_id
 from keepwell.progress import silent
 from keepwell.restore.apply import plan_case
+from keepwell.restore.journal import JournalStep, RestoreCase, StepName, begin_case
+from keepwell.restore.plan import Mode
+from keepwell.restore.purge import plan_purge, purge_replaced
+from keepwell.restore.standing import Standing
 from keepwell.restore.status import Case, read_status
 from keepwell.restore.undo import plan_undo, undo_swap
 from keepwell.settings import RedisSettings, RestoreSettings
@@ -65,6 +73,20 @@ UNDOING = (
     "write undone",
     "write evidence",
 )
+
+# What a swap does by itself when the application does not serve.
+GOING_BACK = (
+    "write not-serving",
+    "shut",
+    "end sessions",
+    "write undoing",
+    "name the restored one",
+    "give the live name",
+    "write swapped-back",
+    "empty the cache",
+    "write evidence",
+)
+PURGING = ("write purging", "drop", "write purged", "write evidence")
 
 
 def points(effects: tuple[str, ...]) -> list[tuple[str, str]]:
@@ -208,7 +230,9 @@ def go_back(stricken: Stricken, case: Case, struck: str) -> None:
         undo_swap(stricken.platform, stricken.store, case_id, approve(subject), silent)
     assert stricken.ids() == FORMER, struck
     assert all(stricken.names().values()), struck
-    assert RESTORED in {stricken.ids(name) for name in stricken.names()}, struck
+    purge = plan_purge(stricken.platform, stricken.store, case_id)
+    assert stricken.ids(purge.target.name) == RESTORED, struck
+    assert purge.verdict is Verdict.ALERT, struck  # no proven set is from after it
     assert read_status(stricken.platform, stricken.store).verdict is Verdict.OK, struck
 
 
@@ -287,8 +311,111 @@ def test_killed_while_it_undoes(effect: str, moment: str, stricken: Stricken, ru
     put_back(stricken, 3)
 
 
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("effect", "moment"), points(UNDOING)[:4])
+def test_killed_while_it_undoes_and_then_left_as_it_was(
+    effect: str, moment: str, stricken: Stricken, runs: Runs
+) -> None:
+    """Until a name is changed it may also go on as if nobody had wanted the undo: both are open then."""
+    struck, case_id = f"{moment} {effect}", begun_case(stricken, runs)
+    put_back(stricken, 3)
+    plan = plan_case(stricken.platform, stricken.store, case_id, stricken.plan().planned_at)
+    stricken.apply(plan, approve(plan.subject), case_id=case_id)
+    subject = plan_undo(stricken.platform, stricken.store, case_id).subject
+    status, begun = runs.run(stricken, approve(subject), undo=case_id, strike=[effect, moment])
+    assert status == -signal.SIGKILL, begun
+    wait_until(lambda: rolled_back(stricken), told="the server still works for a dead run")
+    go_on(stricken, look(stricken, struck), struck)
+    put_back(stricken, 3)
+
+
+@pytest.fixture(scope="module")
+def unserved(stricken: Stricken) -> Iterator[Stricken]:
+    """The same platform, with an application that never serves."""
+    with application(lambda _: (500, b"")) as url:
+        asked = {"base_url": url.rstrip("/"), "smoke_wait_seconds": 1}
+        settings = stricken.platform.restore.model_copy(update=asked)
+        platform = stricken.platform.model_copy(update={"restore": settings})
+        yield Stricken(stricken.server, platform, stricken.store, stricken.backup_id)
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("effect", "moment"), points(GOING_BACK))
+def test_killed_while_it_goes_back_by_itself(
+    effect: str, moment: str, stricken: Stricken, unserved: Stricken, runs: Runs
+) -> None:
+    struck, case_id = f"{moment} {effect}", begun_case(stricken, runs)
+    for mend in (go_on, go_back):
+        put_back(stricken, 3)
+        status, begun = runs.run(unserved, None, case=case_id, strike=[effect, moment, GOING_BACK[0]])
+        assert status == -signal.SIGKILL, begun
+        after = list(dict.fromkeys(begun[begun.index(GOING_BACK[0]) :]))
+        assert [one for one in after if one != "open"] == list(GOING_BACK[: GOING_BACK.index(effect) + 1])
+        wait_until(lambda: rolled_back(stricken), told="the server still works for a dead run")
+        case = look(stricken, struck)
+        assert case is not None, struck
+        if stricken.ids_if_open() == FORMER:
+            assert plan_purge(stricken.platform, stricken.store, case_id).target.name == case.case.name, struck
+            continue  # it is back
+        mend(stricken, case, struck)
+    put_back(stricken, 3)
+
+
+def idle_case(stricken: Stricken) -> str:
+    """A case of before the proven set, of which a database is left that nobody needs; its id."""
+    with stricken.server.connect() as connection:
+        name, before = f"{stricken.live}_restored_20260101T000000Z", datetime(2026, 1, 1, tzinfo=UTC)
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        oids = {one.name: one.oid for one in read_databases(connection)}
+        case = RestoreCase(
+            case_id="20260101T000000Z-abcdef",
+            platform=stricken.platform.name,
+            mode=Mode.SWAP,
+            backup_id=stricken.backup_id,
+            database=stricken.live,
+            snapshot_at=before,
+            allow_unproven=False,
+            server=read_server_id(connection),
+            live=stricken.live,
+            live_oid=oids[stricken.live],
+            name=name,
+            replaced=f"{stricken.live}_replaced_20260101T000000Z",
+            digest="0" * 12,
+            approval=None,
+            begun_at=before,
+        )
+    begin_case(stricken.store, case)
+    for number, step in enumerate((StepName.PROVEN, StepName.FENCING, StepName.SWAPPED_BACK), start=1):
+        oid = oids[name] if step is StepName.PROVEN else None
+        written = JournalStep(case_id=case.case_id, number=number, step=step, at=before, oid=oid)
+        stricken.store.put_bytes(f"restores/{case.case_id}/{number:04d}-{step}.json", written.to_json())
+    return case.case_id
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("effect", "moment"), points(PURGING))
+def test_killed_while_it_purges(effect: str, moment: str, stricken: Stricken, runs: Runs) -> None:
+    struck = f"{moment} {effect}"
+    put_back(stricken, 0)
+    case_id = idle_case(stricken)
+    approval = approve(plan_purge(stricken.platform, stricken.store, case_id).subject)
+    status, begun = runs.run(stricken, approval, purge=case_id, strike=[effect, moment])
+    assert (status, begun) == (-signal.SIGKILL, list(PURGING[: PURGING.index(effect) + 1]))
+    wait_until(lambda: rolled_back(stricken), told="the server still works for a dead run")
+    look(stricken, struck)
+    if len(stricken.names()) > 1:
+        with hold_platform(stricken.platform, stricken.store, Procedure.SWAP):
+            purge_replaced(stricken.platform, stricken.store, case_id, approval, silent, now=datetime.now(UTC))
+    assert (stricken.names(), stricken.ids()) == ({stricken.live: True}, FORMER), struck
+    found = read_status(stricken.platform, stricken.store)
+    assert (found.verdict, [one.state.standing for one in found.cases if one.state]) == (Verdict.OK, [Standing.PURGED])
+    with pytest.raises(PreconditionFailed, match="may go: purged"):
+        plan_purge(stricken.platform, stricken.store, case_id)
+    put_back(stricken, 0)
+
+
 def rolled_back(stricken: Stricken) -> bool:
     """Whether the server has noticed that the run is dead, and undone what it had not committed."""
     with stricken.server.connect() as connection:
-        query = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'keepwell swap%'"
+        query = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'keepwell%'"
         return connection.execute(query).fetchone() == (0,)

@@ -12,7 +12,7 @@ from flows.expire_backups import expire_backups
 from keepwell.backup import layout
 from keepwell.backup.catalogue import read_catalogue
 from keepwell.errors import Busy, PartialFailure, PreconditionFailed, ServiceUnavailable, VerificationFailed
-from keepwell.restore.purge import PurgeOutcome
+from keepwell.restore.purge import DuePurges, PurgeOutcome
 from keepwell.verdict import Verdict
 from tasks import interlock_steps, restore_steps, retention_steps
 
@@ -173,7 +173,8 @@ def replaced(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return PurgeOutcome(case_id, "esn_db_replaced_20261029T030000Z", 12)
 
     monkeypatch.setattr(restore_steps, "open_store", lambda _: engine.store)
-    monkeypatch.setattr(restore_steps, "read_due", lambda *_: [SimpleNamespace(case_id="20261029T030000Z-fedcba")])
+    due = SimpleNamespace(case_id="20261029T030000Z-fedcba")
+    monkeypatch.setattr(restore_steps, "read_due", lambda *_: DuePurges((due,)))  # type: ignore[arg-type]
     monkeypatch.setattr(restore_steps, "purge_replaced", purge)
     return dropped
 

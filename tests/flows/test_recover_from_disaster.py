@@ -159,7 +159,7 @@ def test_from_the_first_look_to_the_post_mortem(platform: Platform, engine: Engi
     # Evidence and people first; nothing is held or changed while it waits.
     assert [step for step, outcome in outcomes(engine).items() if outcome == "done"] == ["identify", "communicate"]
     assert (platform.applied, platform.held) == ([], [])
-    run.answer()
+    assert run.answer()["status"] == "ACCEPT"
     state = run.go_on()
     assert state.is_completed(), state
     assert platform.applied == [(Mode.SWAP, "Ada", None)]
@@ -185,7 +185,7 @@ def test_from_the_first_look_to_the_post_mortem(platform: Platform, engine: Engi
 def test_a_failed_restore_stands_in_the_case_and_is_gone_on_with_by_its_id(platform: Platform, engine: Engine) -> None:
     run = run_to_question()
     platform.failure = ServiceUnavailable("The connection broke.")
-    run.answer()
+    assert run.answer()["status"] == "ACCEPT"
     assert run.go_on().is_failed()
     assert outcomes(engine)["restore"] == "failed"
     platform.failure = None
@@ -246,7 +246,7 @@ def test_a_case_that_somebody_closed_while_it_waited_is_not_restored(platform: P
 
 def test_refused_the_run_is_cancelled_and_the_case_stays_open(platform: Platform, engine: Engine) -> None:
     run = run_to_question()
-    run.answer(decision="reject", typed="")
+    assert run.answer(typed="REJECT")["status"] == "ACCEPT"
     assert run.go_on().name == "Cancelled"
     incident = only_case(engine)
     assert incident.standing.is_open
@@ -258,7 +258,7 @@ def test_refused_the_run_is_cancelled_and_the_case_stays_open(platform: Platform
 def test_what_does_not_serve_is_not_called_over(platform: Platform, engine: Engine) -> None:
     platform.serves = False
     run = run_to_question()
-    run.answer()
+    assert run.answer()["status"] == "ACCEPT"
     state = run.go_on()
     assert state.is_failed()
     assert "application answered False" in str(state.message)
@@ -322,7 +322,7 @@ def test_a_restore_that_its_journal_does_not_tell_of_is_not_called_done(
 ) -> None:
     monkeypatch.setattr(incident_steps, "find_restore_so_far", lambda *_, **__: RestoreSoFar())
     run = run_to_question()
-    run.answer()
+    assert run.answer()["status"] == "ACCEPT"
     state = run.go_on()
     assert state.is_failed()
     assert VerificationFailed.__name__ in str(state.message)

@@ -22,7 +22,7 @@ from keepwell.objectstore.bucket import open_store
 from keepwell.postgres.databases import read_properties, split_names
 from keepwell.progress import silent
 from keepwell.restore.apply import ITEM
-from keepwell.restore.journal import read_journal
+from keepwell.restore.journal import RestoreCase, read_journal
 from keepwell.restore.plan import Mode
 from keepwell.restore.purge import plan_purge, purge_replaced, read_due
 from keepwell.restore.standing import Standing
@@ -160,7 +160,7 @@ def test_a_replaced_database_goes_only_when_asked_and_never_as_the_only_copy(str
         pytest.raises(PreconditionFailed, match="No proven set is from after"),
     ):
         purge_replaced(platform, store, outcome.case_id, approve(planned.subject), silent, now=now)
-    assert read_due(aged, store, now + timedelta(days=8)) == []
+    assert read_due(aged, store, now + timedelta(days=8)).plans == ()
     backup_id = back_up(platform).backup_id
     assert prove(platform, backup_id).reached == "serving"
     with hold_platform(platform, store, Procedure.SWAP):
@@ -170,7 +170,18 @@ def test_a_replaced_database_goes_only_when_asked_and_never_as_the_only_copy(str
         with pytest.raises(PreconditionFailed, match="is not"):
             purge_replaced(platform, store, outcome.case_id, wrong, silent, now=now)
         assert outcome.replaced in stricken.names()
-        (due,) = read_due(aged, store, now + timedelta(days=8))
+        with stricken.server.connect(outcome.replaced):
+            busy = read_due(aged, store, now + timedelta(days=8))
+            assert (busy.plans, "1 sessions are in" in busy.findings[0].message) == ((), True)
+        store.put_bytes("restores/20260101T000000Z-abcdef/case.json", b"{}")
+        assert "damaged" in read_due(aged, store, now + timedelta(days=8)).findings[0].message
+        store.delete(["restores/20260101T000000Z-abcdef/case.json"])
+        called_otherwise(stricken, outcome.replaced, f"{stricken.live}_accounting")
+        assert read_due(aged, store, now + timedelta(days=8)).plans == ()
+        with pytest.raises(PreconditionFailed, match="is not what the case"):
+            purge_replaced(platform, store, outcome.case_id, approve(planned.subject), silent, now=now)
+        called_otherwise(stricken, f"{stricken.live}_accounting", outcome.replaced)
+        (due,) = read_due(aged, store, now + timedelta(days=8)).plans
         purged = purge_replaced(aged, store, due.case_id, None, silent, now=now + timedelta(days=8))
     assert purged.dropped == outcome.replaced
     assert stricken.names() == {stricken.live: True}
@@ -180,6 +191,25 @@ def test_a_replaced_database_goes_only_when_asked_and_never_as_the_only_copy(str
         plan_purge(platform, store, outcome.case_id)
     with pytest.raises(PreconditionFailed, match="was dropped"):
         plan_undo(platform, store, outcome.case_id)
+
+
+def called_otherwise(stricken: Stricken, old: str, new: str) -> None:
+    with stricken.server.connect() as connection:
+        statement = sql.SQL("ALTER DATABASE {} RENAME TO {}")
+        connection.execute(statement.format(sql.Identifier(old), sql.Identifier(new)))
+
+
+def test_on_another_server_a_case_is_nobody_s(stricken: Stricken) -> None:
+    """A machine that was made anew counts its databases from the beginning, too."""
+    outcome = stricken.apply(stricken.plan())
+    key = f"restores/{outcome.case_id}/case.json"
+    case = RestoreCase.from_json(stricken.store.get_bytes(key))
+    stricken.store.put_bytes(key, case.model_copy(update={"server": "7410000000000000000"}).to_json())
+    with pytest.raises(PreconditionFailed, match="may go: of another server"):
+        plan_purge(stricken.platform, stricken.store, outcome.case_id)
+    with pytest.raises(PreconditionFailed, match="of another server"):
+        plan_undo(stricken.platform, stricken.store, outcome.case_id)
+    assert statuses(stricken)[1] == [Standing.ELSEWHERE]
 
 
 def test_an_application_that_does_not_serve_gets_its_former_database_back_by_itself(

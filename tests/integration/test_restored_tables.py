@@ -19,6 +19,7 @@ from keepwell.objectstore.bucket import open_store
 from keepwell.objectstore.store import Store
 from keepwell.postgres.facts import SchemaLine, read_schema
 from keepwell.progress import silent
+from keepwell.restore import parts
 from keepwell.restore.parts import RestoredTables, plan_tables, restore_tables
 from keepwell.restore.parts_choice import TablesWanted
 from keepwell.settings import Platform
@@ -181,6 +182,15 @@ def test_a_set_without_a_proof_is_refused_unless_it_is_allowed(
         plan_tables(platform, store, manifest.backup_id, wanted("events"))
     plan = plan_tables(platform, store, manifest.backup_id, wanted("events"), allow_unproven=True)
     assert (plan.rows, plan.live, plan.left_behind) == (100, platform.database.name, ())
+
+
+def test_tables_that_the_disk_of_the_live_server_has_no_room_for_are_refused(
+    live: psycopg.Connection, platform: Platform, store: Store, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "read_free_bytes", lambda *_: 1_000_000)
+    with pytest.raises(PreconditionFailed, match=r"1\.0 MB are free on the disk of the live server"):
+        restore(platform, store, manifest, wanted("events"))
+    assert leftovers(live, platform) == []
 
 
 def test_an_extension_that_the_live_database_lost_is_told_before_the_schema_is_made(

@@ -50,6 +50,7 @@ def a_case(number: int = 1, *, minutes_ago: int = 30, mode: Mode = Mode.SWAP, **
         "database": "esn_db",
         "snapshot_at": begun_at - timedelta(hours=2),
         "allow_unproven": False,
+        "server": "7410000000000000000",
         "live": "esn_db",
         "live_oid": 1,
         "name": "esn_db_restored",
@@ -141,6 +142,7 @@ def keep(store: Any, case: RestoreCase, verdict: Verdict) -> None:
         (Standing.UNDONE, False, False),
         (Standing.PURGED, False, False),
         (Standing.SUPERSEDED, False, False),
+        (Standing.ELSEWHERE, False, False),
     ],
 )
 def test_what_was_begun_is_gone_on_with_and_what_went_back_does_not_count(
