@@ -63,7 +63,8 @@ def restore_uploads(store: Store, backup_id: str, into: Path, progress: Progress
         progress: Told how far it is.
 
     Raises:
-        PreconditionFailed: The set holds no uploaded files, the folder is in use, or space is short.
+        PreconditionFailed: The set holds no uploaded files, the folder is in use, or space is short; or somebody else
+            wrote into it meanwhile.
         VerificationFailed: The set or one of its contents is damaged; the folder is not complete.
     """
     started = time.monotonic()
@@ -149,7 +150,14 @@ def _restore_file(store: Store, entry: FileEntry, temporary: Path, place: Path) 
         )
     temporary.chmod(entry.mode & _PLAIN_MODE)
     os.utime(temporary, ns=(entry.modified_at_ns, entry.modified_at_ns))
-    temporary.rename(place)
+    try:
+        os.link(temporary, place)  # a rename would replace what somebody wrote there meanwhile
+    except FileExistsError:
+        raise PreconditionFailed(
+            f"Somebody else wrote {entry.shown} into the folder meanwhile; it was left as it is.",
+            hint="The folder is not complete. Restore into one that nobody uses.",
+        ) from None
+    temporary.unlink()
 
 
 def _restore_links(into: Path, entries: Sequence[FileEntry]) -> Iterator[Finding]:

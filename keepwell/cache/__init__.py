@@ -1,6 +1,6 @@
 """The cache beside the database (Redis, or Valkey, which speaks the same)."""
 
-from keepwell.cache.beside import BesideLoader, require_empty
+from keepwell.cache.beside import BesideLoader, KeyRemover, require_empty
 from keepwell.cache.keys import KeyRecord, ServerFacts, read_keys, read_server
 from keepwell.cache.loading import KeyLoader
 from keepwell.cache.probe import CacheFacts, read_facts
@@ -15,6 +15,7 @@ __all__ = [
     "Comparison",
     "KeyLoader",
     "KeyRecord",
+    "KeyRemover",
     "ServerFacts",
     "choose_cache_program",
     "find_cache_programs",

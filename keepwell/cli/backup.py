@@ -194,19 +194,21 @@ def restore_uploads(
     which: Which,
     *,
     into: Annotated[Path, typer.Option(help="New or empty folder; nothing that exists is touched.")],
+    unproven: Annotated[bool, typer.Option("--unproven", help="Take even a set that was never proven.")] = False,
     destination: In = Destination.FIRST,
     platform: console.PlatformName = None,
 ) -> Outcome:
     """Put the uploaded files of a backup set into a folder, each compared with its hash; needs no database."""
-    from keepwell.backup.restore_uploads import restore_uploads as engine_restore_uploads
     from keepwell.holding import hold_sets
     from keepwell.objectstore.destinations import open_destination
+    from keepwell.restore.uploads_beside import restore_uploads_beside
     from keepwell.verdict import Verdict, worst
 
     settings = console.load_platform(platform)
     store = open_destination(settings, destination)
     with console.progress_shown() as progress, hold_sets(settings, store):
-        restored = engine_restore_uploads(store, choose(settings, store, which), into, progress)
+        backup_id = choose(settings, store, which)
+        restored = restore_uploads_beside(settings, store, backup_id, into, progress, allow_unproven=unproven)
     verdict = worst([Verdict.OK, *(finding.verdict for finding in restored.findings)])
     return Outcome(verdict, data=restored, show=lambda screen: _show_restored_uploads(screen, restored))
 

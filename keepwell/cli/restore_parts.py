@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from keepwell.approval import Subject
     from keepwell.backup.restored_schemas import RestoredSchema
+    from keepwell.holding import Hold
     from keepwell.objectstore.store import Store
     from keepwell.restore.parts import RestoredTables, TablesPlan
     from keepwell.restore.roles import RolesPlan
@@ -87,26 +88,30 @@ def uploads(
     *,
     into: Annotated[Path, typer.Option(help="New or empty folder; nothing that exists is touched.")],
     plan: PlanOnly = False,
+    unproven: Unproven = False,
     destination: In = Destination.FIRST,
     platform: console.PlatformName = None,
 ) -> Outcome:
     """Put a set's uploaded files into a folder of their own, each compared with its hash; needs no database."""
-    from keepwell.backup.restore_uploads import plan_uploads, restore_uploads
     from keepwell.holding import hold_sets
     from keepwell.objectstore.destinations import open_destination
+    from keepwell.restore.parts_evidence import kept_in_evidence
+    from keepwell.restore.uploads_beside import plan_uploads_beside, restore_uploads_beside
     from keepwell.verdict import Verdict, worst
 
     settings = console.load_platform(platform)
     store = open_destination(settings, destination)
     backup_id = choose(settings, store, which)
     if plan:
-        held = plan_uploads(store, backup_id, into)
+        held = plan_uploads_beside(settings, store, backup_id, into, allow_unproven=unproven)
         told = f"{held.files:,} files ({size(held.size_bytes)}) of {backup_id} into {into}. Nothing was changed."
         return Outcome(Verdict.OK, data={"backup_id": backup_id, "folder": into, "uploads": held}, hint=told)
-    with console.progress_shown() as progress, hold_sets(settings, store):
-        restored = restore_uploads(store, backup_id, into, progress)
+    evidence = kept_in_evidence(settings, store, backup_id, f"Uploaded files of {backup_id} were to go into {into}")
+    with console.progress_shown() as progress, hold_sets(settings, store), evidence as kept:
+        restored = restore_uploads_beside(settings, store, backup_id, into, progress, allow_unproven=unproven)
+        told = f"{restored.files:,} files ({size(restored.size_bytes)}) are in {into}, each compared with its hash."
+        kept.summary, kept.findings, kept.numbers = told, restored.findings, {"files": restored.files}
     verdict = worst([Verdict.OK, *(finding.verdict for finding in restored.findings)])
-    told = f"{restored.files:,} files ({size(restored.size_bytes)}) are in {into}, each compared with its hash."
     return Outcome(verdict, data=restored, hint=told, show=lambda screen: _show_findings(screen, restored.findings))
 
 
@@ -121,37 +126,51 @@ def redis(
         int | None, typer.Option("--from-database", min=0, metavar="NUMBER", help="Where the set holds several.")
     ] = None,
     plan: PlanOnly = False,
+    undo: Annotated[
+        bool, typer.Option("--undo", help="Take out again what a set's keys put there, unchanged.")
+    ] = False,
     unproven: Unproven = False,
+    approve: Approve = None,
+    approver: Approver = None,
+    reason: Reason = None,
+    typed: Typed = None,
     destination: In = Destination.FIRST,
     platform: console.PlatformName = None,
 ) -> Outcome:
     """Load a set's keys of Redis into an empty database beside the live ones, and read each of them back."""
-    from keepwell.holding import hold_sets
     from keepwell.objectstore.destinations import open_destination
     from keepwell.restore.cache_beside import plan_keys, restore_keys
+    from keepwell.restore.parts_evidence import kept_in_evidence
     from keepwell.verdict import Verdict, worst
 
     settings = console.load_platform(platform)
     store = open_destination(settings, destination)
     backup_id = choose(settings, store, which)
+    if undo:
+        if plan:
+            raise PreconditionFailed("--undo shows its own plan.", hint="Leave --plan out.")
+        given = Given(approve, approver, reason, typed)
+        return _undo_keys(settings, store, backup_id, (into_database, from_database), given)
     if plan:
         planned = plan_keys(
             settings, store, backup_id, target=into_database, source=from_database, allow_unproven=unproven
         )
         told = f"{planned.keys:,} keys of {backup_id} into database {into_database} of {planned.place}."
         return Outcome(Verdict.OK, data=planned, hint=f"{told} Nothing was changed.")
-    with console.progress_shown() as progress, hold_sets(settings, store):
+    evidence = kept_in_evidence(settings, store, backup_id, f"Keys of {backup_id} were to go into {into_database}")
+    with console.progress_shown() as progress, _held(settings, store), evidence as kept:
         restored = restore_keys(
             settings, store, backup_id, progress, target=into_database, source=from_database, allow_unproven=unproven
         )
-    told = (
-        f"{restored.equal:,} keys are in database {into_database}, equal in type, expiry and value; "
-        f"{restored.expired:,} had expired. Undo it: redis-cli -n {into_database} FLUSHDB"
-    )
+        told = (
+            f"{restored.equal:,} keys are in database {into_database}, equal in type, expiry and value; "
+            f"{restored.expired:,} had expired."
+        )
+        kept.summary, kept.findings, kept.numbers = told, restored.findings, {"keys": restored.equal}
     return Outcome(
         worst([Verdict.OK, *(finding.verdict for finding in restored.findings)]),
         data=restored,
-        hint=told,
+        hint=f"{told} Undo it: keepwell restore redis {backup_id} --into-database {into_database} --undo",
         show=lambda screen: _show_findings(screen, restored.findings),
     )
 
@@ -273,6 +292,40 @@ def _restore(settings: "Platform", store: "Store", backup_id: str, wanted: Any, 
         data=restored,
         hint=f"Undo it: keepwell restore tables --into-schema '{restored.schema}' --undo",
         show=lambda screen: _show_restored(screen, restored),
+    )
+
+
+def _undo_keys(
+    settings: "Platform", store: "Store", backup_id: str, numbers: tuple[int, int | None], given: Given
+) -> Outcome:
+    from keepwell.restore.cache_beside import plan_undo, undo_keys
+    from keepwell.restore.parts_evidence import kept_in_evidence
+    from keepwell.verdict import Verdict
+
+    target, source = numbers
+    planned = plan_undo(settings, store, backup_id, target=target, source=source)
+    console.say(f"Keys of {backup_id} that are unchanged go out of database {target} of Redis on {planned.place}.")
+    approval = obtain_approval(planned.subject, given)
+    trying = f"Keys of {backup_id} were to be taken out of database {target} of Redis"
+    evidence = kept_in_evidence(settings, store, backup_id, trying, approval)
+    with console.progress_shown() as progress, _held(settings, store), evidence as kept:
+        removed, left = undo_keys(settings, store, planned, progress)
+        told = f"{removed:,} keys were taken out of database {target} again; {left:,} were changed since, or cannot be"
+        kept.summary, kept.numbers = f"{told} compared, and are there.", {"removed": removed, "left": left}
+    return Outcome(Verdict.OK, data={"database": target, "removed": removed, "left": left}, hint=kept.summary)
+
+
+def _held(settings: "Platform", store: "Store") -> "Hold":
+    """The platform for a restore; where its database is down, by the store's lease."""
+    from keepwell.holding import hold_platform
+    from keepwell.interlock import Procedure
+
+    return hold_platform(
+        settings,
+        store,
+        Procedure.RESTORE,
+        on_wait=tell_waiting,
+        on_lease_alone=lambda error: console.say(f"{error.message} The store's lease alone keeps others away."),
     )
 
 

@@ -274,14 +274,15 @@ def _refuse(case: RestoreCase, state: CaseState, why: str, parameter: str = "") 
 
 def _describe(store: Store, case: RestoreCase, *, is_done: bool) -> RestoreSoFar:
     verdict, fault = _judge_evidence(store, case) if is_done else (Verdict.OK, "")
+    journal = read_journal(store, case.case_id)
     return RestoreSoFar(
         restore_case=case.case_id,
         is_done=is_done,
         backup_id=case.backup_id,
         snapshot_at=case.snapshot_at,
         begun_at=case.begun_at,
-        approved=case.approval.told if case.approval is not None else "",
-        fenced_at=read_journal(store, case.case_id).since(StepName.FENCING),
+        approved=journal.approval.told if journal.approval is not None else "",
+        fenced_at=journal.since(StepName.FENCING),
         verdict=verdict,
         fault=fault,
     )

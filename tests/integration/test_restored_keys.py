@@ -20,10 +20,13 @@ from keepwell.backup.manifest import Manifest
 from keepwell.cli import console
 from keepwell.cli.main import app
 from keepwell.errors import PreconditionFailed, VerificationFailed
+from keepwell.evidence import read_last_evidence
 from keepwell.objectstore.bucket import open_store
 from keepwell.objectstore.store import Store
 from keepwell.progress import silent
-from keepwell.restore.cache_beside import RestoredKeys, plan_keys, restore_keys
+from keepwell.restore import cache_beside
+from keepwell.restore.apply import ITEM
+from keepwell.restore.cache_beside import RestoredKeys, plan_keys, plan_undo, restore_keys
 from keepwell.settings import Platform, RedisSettings, UploadsSettings
 
 FAR_MS = 4_000_000_000_000
@@ -97,7 +100,17 @@ def test_the_console_loads_keys_and_puts_uploads_into_a_folder(
     assert (code, loaded["data"]["plan"]["keys"]) == (0, loaded["data"]["equal"] + loaded["data"]["expired"])
     code, refused = keepwell(*keys)
     assert (code, refused["data"]["error"]) == (1, "PreconditionFailed")
-    files = ("uploads", "--into", str(tmp_path / "restored"))
+    case.beside.set("plain", "changed by somebody")
+    taken_out = ("redis", "--into-database", "5", "--undo", "--approver", "Ada", "--reason", "done", "--typed")
+    digest = plan_undo(case.platform, case.store, case.manifest.backup_id, target=5).subject.digest
+    code, undone = keepwell(*taken_out, case.platform.database.name, "--approve", digest)
+    assert (code, undone["data"]["left"], undone["data"]["removed"]) == (0, 1, loaded["data"]["equal"] - 1)
+    assert case.beside.keys() == [b"plain"]
+    kept = read_last_evidence(case.store, ITEM)
+    assert kept is not None
+    assert {"proof", "approval"} == {finding.name for finding in kept.findings}
+    assert keepwell("uploads", "--into", str(tmp_path / "restored"))[1]["data"]["error"] == "PreconditionFailed"
+    files = ("uploads", "--into", str(tmp_path / "restored"), "--unproven")
     assert keepwell(*files, "--plan")[1]["data"]["uploads"]["files"] == 1
     assert not (tmp_path / "restored").exists()
     assert keepwell(*files)[0] == 0
@@ -105,7 +118,12 @@ def test_the_console_loads_keys_and_puts_uploads_into_a_folder(
 
 
 def test_a_database_in_use_and_one_that_is_not_there_are_refused(case: Case) -> None:
-    for number, said in ((0, "holds . keys already"), (9999, "has no database 9999")):
+    case.beside.set("mine", "x")
+    for number, said in (
+        (0, "one of the application's own"),
+        (5, "holds 1 keys already"),
+        (9999, "has no database 9999"),
+    ):
         with pytest.raises(PreconditionFailed, match=said):
             case.restore(target=number)
     with pytest.raises(PreconditionFailed, match="holds keys of the databases 0"):
@@ -126,10 +144,26 @@ def test_an_altered_key_and_a_damaged_list_are_found(case: Case) -> None:
     swapped = replace_content(case.store, copied, part, _with_another_digest, rebuild=True)
     with pytest.raises(VerificationFailed, match="has another value"):
         case.restore(swapped)
-    case.beside.flushdb()
+    assert case.beside.dbsize() == 0
     shorter = replace_content(case.store, copied, part, lambda lines: lines.split(b"\n", 1)[1], rebuild=True)
     with pytest.raises(VerificationFailed, match="the manifest says"):
         case.restore(shorter)
+
+
+def test_a_key_that_somebody_writes_meanwhile_is_never_written_over(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = cache_beside.plan_keys
+
+    def written_after_the_look(*arguments: Any, **numbers: Any) -> cache_beside.KeysPlan:
+        found = planned(*arguments, **numbers)
+        case.beside.set("session", "of the application")
+        return found
+
+    monkeypatch.setattr(cache_beside, "plan_keys", written_after_the_look)
+    with pytest.raises(PreconditionFailed, match="Somebody else wrote"):
+        case.restore()
+    assert (case.beside.get("session"), case.beside.dbsize()) == (b"of the application", 1)
 
 
 def _with_another_digest(lines: bytes) -> bytes:

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from deployments.local.objectstore import RunningObjectStore
 from keepwell.backup import layout, uploaded_files
+from keepwell.backup import restore_uploads as engine
 from keepwell.backup.catalogue import read_entry
 from keepwell.backup.create import create_backup
 from keepwell.backup.manifest import Manifest
@@ -31,6 +32,7 @@ from keepwell.errors import PreconditionFailed, VerificationFailed
 from keepwell.objectstore.bucket import BucketStore, open_store
 from keepwell.objectstore.store import Store
 from keepwell.progress import Step, silent
+from keepwell.restore.uploads_beside import plan_uploads_beside, restore_uploads_beside
 from keepwell.sealing import load_seal
 from keepwell.settings import Platform, UploadsSettings
 from keepwell.verdict import Verdict
@@ -491,6 +493,7 @@ def test_the_console_shows_and_restores_them(case: Case, tmp_path: Path, monkeyp
     assert f"Uploaded files: {case.manifest.uploads.files:,} with " in shown.output
     assert "Redis: NOT in the set, since none is configured." in shown.output
     call = ["backup", "restore-uploads", case.manifest.backup_id, "--into", str(tmp_path / "into"), "--json"]
+    call.append("--unproven")
     restored = CliRunner().invoke(app, call)
     answer = json.loads(restored.stdout)
     assert (answer["verdict"], answer["data"]["files"]) == ("warn", case.manifest.uploads.files)
@@ -515,6 +518,41 @@ def test_a_folder_in_use_is_left_alone(case: Case, tmp_path: Path, taken: str) -
     with pytest.raises(PreconditionFailed, match="not an empty folder"):
         restore_uploads(case.store, case.manifest.backup_id, into, silent)
     assert len(list(tmp_path.rglob("*"))) == (1 if taken == "a file" else 2)
+
+
+@pytest.mark.parametrize("place", ["live", "live/in it", "."])
+def test_the_applications_own_folder_is_refused_unless_it_is_gone(case: Case, tmp_path: Path, place: str) -> None:
+    live = tmp_path / "live"
+    live.mkdir()
+    used = case.platform.model_copy(update={"uploads": UploadsSettings(directory=live)})
+    with pytest.raises(PreconditionFailed, match="the application's own folder"):
+        plan_uploads_beside(used, case.store, case.manifest.backup_id, tmp_path / place, allow_unproven=True)
+    if place == "live":
+        live.rmdir()
+        plan_uploads_beside(used, case.store, case.manifest.backup_id, live, allow_unproven=True)
+
+
+def test_a_set_without_a_proof_gives_no_uploads_unless_it_is_allowed(case: Case, tmp_path: Path) -> None:
+    copied = copy_set(case.store, back_up(case.platform).backup_id)
+    with pytest.raises(PreconditionFailed, match="is not proven"):
+        restore_uploads_beside(case.platform, case.store, copied.backup_id, tmp_path / "into", silent)
+    assert not (tmp_path / "into").exists()
+
+
+def test_a_file_that_somebody_writes_meanwhile_is_left_as_it_is(case: Case, tmp_path: Path) -> None:
+    into = tmp_path / "into"
+
+    def write_early(store: Store, manifest: Manifest) -> list[FileEntry]:
+        found = read_index(store, manifest)
+        into.mkdir()
+        (into / "script.sh").write_text("mine")
+        return found
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(engine, "read_index", write_early)
+        with pytest.raises(PreconditionFailed, match=r"Somebody else wrote script\.sh"):
+            restore_uploads(case.store, case.manifest.backup_id, into, silent)
+    assert (into / "script.sh").read_text() == "mine"
 
 
 def test_a_damaged_content_is_never_put_in_its_place(case: Case, tmp_path: Path) -> None:
