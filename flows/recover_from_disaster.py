@@ -109,10 +109,12 @@ def _restore(platform: str, case: Case, choice: Choice) -> None:
             planned = restore_steps.plan(platform, choice, mode, None, begun.restore_case)
             restore_steps.require_possible(planned, begun.restore_case)
             approval = None
-            if planned.swaps and begun.restore_case is None:
+            if planned.swaps and not restore_steps.is_approved(platform, planned, begun.restore_case):
                 approval = approval_steps.obtain(platform, planned.subject, summarize_plan(planned))
             incident_steps.begin(platform, case, Step.RESTORE)
-            with interlock_steps.hold(platform, Procedure.SWAP if planned.swaps else Procedure.RESTORE):
-                outcome = restore_steps.apply(platform, planned, approval, begun.restore_case)
+            procedure = Procedure.SWAP if planned.swaps else Procedure.RESTORE
+            # The interlock's own login may be a part of the disaster: then the store's lease holds by itself.
+            with interlock_steps.hold(platform, procedure, lease_alone=True) as hold:
+                outcome = restore_steps.apply(platform, planned, approval, begun.restore_case, hold)
             restore_steps.show(platform, outcome)
         incident_steps.record_restore(platform, case)

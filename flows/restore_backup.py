@@ -60,9 +60,10 @@ def restore_backup(
         return endings.completed(f"Planned, and nothing else. Plan {planned.digest}: {summarize_plan(planned)}")
     restore_steps.require_possible(planned, case_id)
 
-    # The run is suspended and holds nothing meanwhile. Answered, it begins anew, and all of the above with it.
+    # The run is suspended and holds nothing meanwhile. Answered, it begins anew, and all of the above with it. A case
+    # that goes on may have an approval that still counts.
     approval = None
-    if planned.swaps and case_id is None:
+    if planned.swaps and not restore_steps.is_approved(platform, planned, case_id):
         try:
             approval = approval_steps.obtain(platform, planned.subject, summarize_plan(planned))
         except Refused as refused:
@@ -70,8 +71,8 @@ def restore_backup(
 
     # Into a new database, proven there against the manifest. Then the names are exchanged in one transaction, and the
     # application is asked: if it does not serve, they are exchanged back.
-    with interlock_steps.hold(platform, Procedure.SWAP if planned.swaps else Procedure.RESTORE):
-        outcome = restore_steps.apply(platform, planned, approval, case_id)
+    with interlock_steps.hold(platform, Procedure.SWAP if planned.swaps else Procedure.RESTORE) as hold:
+        outcome = restore_steps.apply(platform, planned, approval, case_id, hold)
 
     restore_steps.show(platform, outcome)
     restore_steps.require_good(outcome)

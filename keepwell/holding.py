@@ -15,7 +15,7 @@ from typing import Self
 from keepwell import interlock
 from keepwell.errors import Busy, KeepwellError, ServiceUnavailable
 from keepwell.interlock import Holder, Procedure
-from keepwell.objectstore.lease import Lease, keep_lease, read_leases
+from keepwell.objectstore.lease import KeptLease, Lease, keep_lease, read_leases
 from keepwell.objectstore.store import Store
 from keepwell.postgres.advisory_locks import AdvisoryLocks, open_locks
 from keepwell.settings import Platform
@@ -74,6 +74,8 @@ class Hold:
     ) -> None:
         self.token = token
         self.lease_alone = False
+        self._is_done = False
+        self._lease: KeptLease | None = None
         self._on_lease_alone = on_lease_alone
         self._platform, self._store, self._procedure, self._on_wait = platform, store, procedure, on_wait
         self._locks: AdvisoryLocks | None = None
@@ -87,8 +89,12 @@ class Hold:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with self._held:
-            if error is None:
+            if error is None and not self._is_done:
                 self.require_held()
+
+    def end_early(self) -> None:
+        """What it was held for is done: from now on it is no failure that the place is lost."""
+        self._is_done = True
 
     def require_held(self) -> None:
         """Look whether the place is still ours.
@@ -97,7 +103,12 @@ class Hold:
             ServiceUnavailable: It was lost with its session: somebody else may have been at work meanwhile.
         """
         if self.lease_alone:
-            return  # it is renewed from a thread, and nobody can take it away
+            if self._lease is None or self._lease.has_run_out:
+                raise ServiceUnavailable(
+                    "The store's lease ran out, since it could not be renewed: somebody else may be at work.",
+                    hint="Look at the store, then run it again.",
+                )
+            return
         if self._locks is None:
             raise ServiceUnavailable("The interlock was lost and could not be taken again.", hint="Run it again.")
         self._locks.require_held(self.token)
@@ -135,7 +146,7 @@ class Hold:
                     raise
                 self._on_lease_alone(error)
                 # Of no server, so that it binds everywhere.
-                taking.enter_context(_leased(self._store, self._procedure, self.token, "", deadline))
+                self._lease = taking.enter_context(_leased(self._store, self._procedure, self.token, "", deadline))
                 self.lease_alone, self._held = True, taking.pop_all()
                 return
             interlock.acquire(
@@ -179,16 +190,18 @@ def hold_carrying(platform: Platform, source: Store, target: Store) -> Iterator[
 
 
 @contextmanager
-def _leased(store: Store, procedure: Procedure, token: str, cluster: str, deadline: float) -> Iterator[None]:
-    """A store's lease, with nobody else's in the way."""
+def _leased(
+    store: Store, procedure: Procedure, token: str, cluster: str, deadline: float
+) -> Iterator[KeptLease | None]:
+    """A store's lease, with nobody else's in the way; none with a key that only reads."""
     while True:
         _wait_for_leases(store, procedure, token, cluster, deadline)
         if not store.may_write:
-            yield  # a restore with a key that only reads: the database's locks alone
+            yield None  # a restore with a key that only reads: the database's locks alone
             return
-        with keep_lease(store, procedure, token, cluster):
+        with keep_lease(store, procedure, token, cluster) as kept:
             if not _find_binding(store, procedure, token, cluster):
-                yield
+                yield kept
                 return
         # Somebody came at the same time: ours is given back, and not at the same time as theirs.
         time.sleep(random.uniform(0, _POLL_SECONDS))
@@ -204,7 +217,7 @@ def _wait_for_leases(store: Store, procedure: Procedure, token: str, cluster: st
             first = binding[0]
             elsewhere = " from another server" if first.cluster else ""
             raise Busy(
-                f"{procedure.named.capitalize()} cannot start: {Procedure(first.procedure).named} holds the store's"
+                f"{procedure.named.capitalize()} cannot start: {_named(first.procedure)} holds the store's"
                 f" lease{elsewhere}.",
                 hint=f"If that run is dead, its lease ends by itself at {first.expires_at:%H:%M:%S} UTC.",
             )
@@ -216,10 +229,16 @@ def _find_binding(store: Store, procedure: Procedure, token: str, cluster: str) 
     return [lease for lease in read_leases(store, store.read_clock()) if _binds(lease, procedure, token, cluster)]
 
 
+def _named(procedure: str) -> str:
+    return Procedure(procedure).named if procedure in list(Procedure) else f"“{procedure}” of a newer release"
+
+
 def _binds(lease: Lease, procedure: Procedure, token: str, cluster: str) -> bool:
     """Whether a lease stands in the way: one of this server's does not, since its locks would have told."""
-    if (lease.cluster and lease.cluster == cluster) or lease.procedure not in list(Procedure):
+    if lease.cluster and lease.cluster == cluster:
         return False
+    if lease.procedure not in list(Procedure):
+        return lease.token != token  # of a newer release: what it overlaps with is not known here
     return bool(
         interlock.find_conflicts(procedure, [Holder(Procedure(lease.procedure), lease.token, None)], token=token)
     )

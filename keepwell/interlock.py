@@ -48,7 +48,10 @@ _COMPATIBLE = frozenset(
             {Procedure.CARRY, Procedure.BACKUP},
             {Procedure.CARRY, Procedure.RESTORE},
             {Procedure.CARRY, Procedure.VERIFY},
-            # It reads a set and restores it on a server of its own. A swap takes the live name, and is always alone.
+            # They read a set and restore it on a server of their own, and a swap takes a live name: neither meets the
+            # other, and a disaster's restore is not kept waiting for hours of rehearsal.
+            {Procedure.SWAP, Procedure.VERIFY},
+            {Procedure.SWAP, Procedure.DRILL},
             {Procedure.DRILL, Procedure.BACKUP},
             {Procedure.DRILL, Procedure.RESTORE},
             {Procedure.DRILL, Procedure.VERIFY},

@@ -63,7 +63,7 @@ def ask_application(
     deadline = time.monotonic() + wait_seconds
     # Whatever proxy the environment names, the application is asked itself.
     with httpx.Client(timeout=answer_seconds, trust_env=False) as client:
-        return tuple(_ask_until(client, base_url.rstrip("/"), path, deadline) for path in paths)
+        return tuple(_ask_until(client, base_url.rstrip("/"), path, deadline, answer_seconds) for path in paths)
 
 
 def judge_answers(answers: Sequence[SmokeAnswer]) -> tuple[Finding, ...]:
@@ -78,22 +78,26 @@ def judge_answers(answers: Sequence[SmokeAnswer]) -> tuple[Finding, ...]:
     )
 
 
-def _ask_until(client: httpx.Client, base_url: str, path: SmokePath, deadline: float) -> SmokeAnswer:
+def _ask_until(
+    client: httpx.Client, base_url: str, path: SmokePath, deadline: float, answer_seconds: float
+) -> SmokeAnswer:
     started = time.monotonic()
-    while fault := _ask(client, base_url + path.path, path):
+    while fault := _ask(client, base_url + path.path, path, answer_seconds):
         if time.monotonic() + _POLL_SECONDS >= deadline:
             break
         time.sleep(_POLL_SECONDS)
     return SmokeAnswer(path.path, fault, time.monotonic() - started)
 
 
-def _ask(client: httpx.Client, url: str, path: SmokePath) -> str:
+def _ask(client: httpx.Client, url: str, path: SmokePath, answer_seconds: float) -> str:
     """What is wrong with one answer; its text goes nowhere, since it may hold anything."""
+    deadline = time.monotonic() + answer_seconds
     try:
         with client.stream("GET", url) as answer:
             if answer.status_code != path.status:
                 return f"answered {_named(answer.status_code)}, not {path.status}"
-            return "" if not path.contains or _holds(answer, path.contains) else f"answered without “{path.contains}”"
+            is_right = not path.contains or _holds(answer, path.contains, deadline)
+            return "" if is_right else f"answered without “{path.contains}”"
     except httpx.TimeoutException:
         return "did not answer in time"
     except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -107,10 +111,12 @@ def _named(status: int) -> str:
         return str(status)
 
 
-def _holds(answer: httpx.Response, text: str) -> bool:
+def _holds(answer: httpx.Response, text: str, deadline: float) -> bool:
     held = bytearray()
     for piece in answer.iter_bytes():
         held += piece
+        if time.monotonic() >= deadline:  # the client's own limit is for each piece of it
+            raise httpx.ReadTimeout("the answer trickles")
         if len(held) >= _LONGEST_ANSWER:
             break
     return text in held[:_LONGEST_ANSWER].decode(answer.encoding or "utf-8", errors="replace")

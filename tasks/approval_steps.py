@@ -23,6 +23,7 @@ from pydantic import Field, create_model
 
 from keepwell.approval import Approval, Decision, Place, Subject, build_approval, require_approval
 from keepwell.backup.report import escape
+from keepwell.errors import PreconditionFailed
 from keepwell.notify import Message
 from keepwell.orchestrator import REJECTION
 from keepwell.verdict import Verdict
@@ -53,9 +54,15 @@ def obtain(platform: str, subject: Subject, summary: str) -> Approval:
 
     Raises:
         Refused: A person rejected it.
-        PreconditionFailed: The answer is malformed, holds another word, or was given for an older plan.
+        PreconditionFailed: The answer is malformed, holds another word, or was given for an older plan; or the run had
+            come to its end with its answer, and was retried.
     """
     approved_at = _find_answer()
+    if approved_at is not None and not _is_going_on():
+        raise PreconditionFailed(
+            f"This run was answered already, at {approved_at:%Y-%m-%d %H:%M} UTC: one question has one answer.",
+            hint="Start a new run of the deployment. What had begun goes on by its case: keepwell restore status.",
+        )
     timeout = timedelta(hours=platforms.load(platform).orchestrator.approval_hours)
     if approved_at is None:
         _tell_that_it_waits(platform, subject, summary, until=datetime.now(UTC) + timeout)
@@ -71,6 +78,12 @@ def _find_answer() -> datetime | None:
     with get_client(sync_client=True) as client:
         found = client.filter_flow_run_input(flow_run_id=flow_run.id, key_prefix=_RESPONSE, limit=1, exclude_keys=set())
     return found[0].created if found else None
+
+
+def _is_going_on() -> bool:
+    """Whether the run goes on after its question; Prefect forgets that once a run that had ended is begun again."""
+    with get_client(sync_client=True) as client:
+        return _KEY in (client.read_flow_run(flow_run.id).empirical_policy.pause_keys or ())
 
 
 def _build_form(subject: Subject, summary: str) -> type[RunInput]:

@@ -6,6 +6,7 @@ from contextlib import ExitStack, contextmanager
 from prefect import get_run_logger
 
 from keepwell.destination import Destination
+from keepwell.errors import KeepwellError
 from keepwell.holding import Hold, hold_platform
 from keepwell.interlock import Holder, Procedure
 from keepwell.objectstore.destinations import open_destination
@@ -14,23 +15,36 @@ from tasks.retries import HOUR_SECONDS, step
 
 
 @contextmanager
-def hold(platform: str, procedure: Procedure, destination: Destination = Destination.FIRST) -> Iterator[Hold]:
+def hold(
+    platform: str, procedure: Procedure, destination: Destination = Destination.FIRST, *, lease_alone: bool = False
+) -> Iterator[Hold]:
     """Keep a platform for one procedure on a destination; given back however the block ends.
 
     The lock belongs to a session of this process, so it also ends with a process that was killed. It ends with a
     restart of the database, too: a step that is tried again within the block calls `keep_turn` first.
+
+    Args:
+        platform: Its name.
+        procedure: What is to be done.
+        destination: Whose lease is taken.
+        lease_alone: For a recovery: go on by the lease where the interlock's database does not answer.
 
     Raises:
         Busy: Somebody else was still at work when the time was over.
         ServiceUnavailable: The turn was lost on the way, and the block ended without an error all the same.
     """
     with ExitStack() as held:
-        yield take_turn(platform, procedure, held, destination)
+        yield take_turn(platform, procedure, held, destination, lease_alone=lease_alone)
 
 
 @step("wait for our turn: {procedure}", timeout_seconds=25 * HOUR_SECONDS)
 def take_turn(
-    platform: str, procedure: Procedure, held: ExitStack, destination: Destination = Destination.FIRST
+    platform: str,
+    procedure: Procedure,
+    held: ExitStack,
+    destination: Destination = Destination.FIRST,
+    *,
+    lease_alone: bool = False,
 ) -> Hold:
     """Wait for our turn, bounded by the platform's settings, and leave it in `held`.
 
@@ -44,9 +58,13 @@ def take_turn(
         since = f" since {holder.since:%Y-%m-%d %H:%M:%S} UTC" if holder.since else ""
         logger.info("Waiting: %s is at work%s.", holder.procedure.named, since)
 
+    def say_lease_alone(error: KeepwellError) -> None:
+        logger.warning("By the store's lease alone: %s", error.message)
+
     loaded = platforms.load(platform)
     store = open_destination(loaded, destination)
-    return held.enter_context(hold_platform(loaded, store, procedure, on_wait=say))
+    on_lease_alone = say_lease_alone if lease_alone else None
+    return held.enter_context(hold_platform(loaded, store, procedure, on_wait=say, on_lease_alone=on_lease_alone))
 
 
 def keep_turn(hold: Hold) -> None:

@@ -6,8 +6,10 @@ from prefect import get_run_logger
 
 from keepwell.approval import Approval
 from keepwell.errors import PreconditionFailed, VerificationFailed
+from keepwell.holding import Hold
 from keepwell.objectstore.bucket import open_store
 from keepwell.progress import silent
+from keepwell.restore import apply as applying
 from keepwell.restore.apply import RestoreOutcome, apply_restore, plan_case
 from keepwell.restore.choice import Choice
 from keepwell.restore.pages import (
@@ -69,15 +71,36 @@ def require_possible(planned: RestorePlan, case_id: str | None) -> None:
         require_applicable(planned)
 
 
+@step("look for an approval that still counts", timeout_seconds=MINUTE_SECONDS)
+def is_approved(platform: str, planned: RestorePlan, case_id: str | None) -> bool:
+    """Whether nobody has to be asked: only ever of a case that goes on.
+
+    Args:
+        platform: Its name.
+        planned: From `plan`.
+        case_id: Of a case that goes on.
+
+    Raises:
+        TransientError: The store or the server does not answer.
+    """
+    if case_id is None:
+        return False
+    loaded = platforms.load(platform)
+    return applying.is_approved(loaded, open_store(loaded), planned, case_id, datetime.now(UTC))
+
+
 @step("restore, prove and {planned.mode}", timeout_seconds=48 * HOUR_SECONDS, retried=False)
-def apply(platform: str, planned: RestorePlan, approval: Approval | None, case_id: str | None) -> RestoreOutcome:
+def apply(
+    platform: str, planned: RestorePlan, approval: Approval | None, case_id: str | None, hold: Hold
+) -> RestoreOutcome:
     """Carry out exactly this plan. Not tried again by itself: what stopped on the way goes on by its case's id.
 
     Args:
-        platform: Its name; the caller holds it.
+        platform: Its name.
         planned: From `plan`.
         approval: Of that plan; None beside the live database, and for a case that has one.
         case_id: Of a case that goes on.
+        hold: How the caller holds the platform.
 
     Raises:
         PreconditionFailed: The plan is another one by now, or the approval is void; nothing was changed.
@@ -86,7 +109,7 @@ def apply(platform: str, planned: RestorePlan, approval: Approval | None, case_i
     """
     loaded = platforms.load(platform)
     with shown_progress(f"{platform}-restore-progress") as progress:
-        outcome = apply_restore(loaded, open_store(loaded), planned, approval, progress, case_id=case_id)
+        outcome = apply_restore(loaded, open_store(loaded), planned, approval, progress, case_id=case_id, hold=hold)
     get_run_logger().info("Case %s: %s.", outcome.case_id, summarize_outcome(outcome))
     return outcome
 

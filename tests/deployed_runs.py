@@ -9,6 +9,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.exceptions import Pause
 from prefect.flow_engine import run_flow_sync
+from prefect.states import AwaitingRetry
 
 FORM = {"approver": "Ada", "reason": "rows were deleted by mistake"}
 
@@ -71,6 +72,11 @@ class DeployedRun:
             assert answered.status_code in (200, 201)
             found: dict[str, Any] = answered.json()
             return found
+
+    def retry(self) -> None:
+        """As the pages do with a run that ended."""
+        with get_client(sync_client=True) as client:
+            client.set_flow_run_state(self.id, AwaitingRetry())
 
     def artifacts(self) -> dict[str, str]:
         with get_client(sync_client=True) as client:

@@ -29,6 +29,7 @@ class BackupEntry:
         proof: The newest verification that could judge; None when there was none.
         last_attempt: The newest verification, even one that could not judge.
         unreadable_proofs: Whether there are verifications that cannot be read, or are signed by nobody who counts.
+        proofs: Every verification that can be read, oldest first.
     """
 
     backup_id: str
@@ -37,6 +38,7 @@ class BackupEntry:
     proof: Proof | None
     last_attempt: Proof | None
     unreadable_proofs: bool = False
+    proofs: tuple[Proof, ...] = ()
 
     @property
     def level(self) -> ProofLevel | None:
@@ -51,6 +53,12 @@ class BackupEntry:
     def is_proven(self, wanted: ProofLevel) -> bool:
         """Whether it counts as a backup."""
         return self.manifest is not None and self.proof is not None and self.proof.proves(wanted)
+
+    def proven_at(self, wanted: ProofLevel) -> datetime | None:
+        """Since when it counts as a backup: before, nobody could have known; None where it does not."""
+        if not self.is_proven(wanted) or self.proof is None:
+            return None
+        return min(one.finished_at for one in (*self.proofs, self.proof) if one.proves(wanted))
 
     @property
     def snapshot_at(self) -> datetime | None:
@@ -91,7 +99,8 @@ def read_entry(store: Store, backup_id: str) -> BackupEntry:
     # One that came as far as comparing has judged, whatever it could not look at afterwards.
     judged = [p for p in proofs if p is None or p.verdict is not Verdict.UNKNOWN or reaches(p.reached, "equal")]
     proof, last = judged[-1] if judged else None, proofs[-1] if proofs else None
-    return BackupEntry(backup_id, manifest, fault, proof, last, unreadable_proofs=None in proofs)
+    readable = tuple(one for one in proofs if one is not None)
+    return BackupEntry(backup_id, manifest, fault, proof, last, unreadable_proofs=None in proofs, proofs=readable)
 
 
 def read_manifest(store: Store, backup_id: str) -> Manifest:

@@ -1,53 +1,76 @@
-"""Putting archived keys into a server for good, unlike a rehearsal, which takes each out again."""
+"""Loading archived keys into a scratch server that keeps them, each compared as it reads there."""
+
+from collections.abc import Sequence
 
 from redis.exceptions import RedisError
 
-from keepwell.cache.keys import KeyRecord, RawClient, connect_raw
+from keepwell.cache.keys import KeyRecord, RawClient, connect_raw, digest_value, is_known, reading_call
 from keepwell.cache.probe import translate
+from keepwell.cache.rehearsal import ComparedKey, Comparison, describe_refusal
 
 
 class KeyLoader:
-    """Puts keys into one server.
+    """Puts keys into one server, for whoever uses them there, and compares what they read as.
 
     Args:
         socket: Of the server.
         now_ms: Unix time: what has expired by then is left out, as the server itself would.
-
-    Attributes:
-        loaded: Keys that it took.
-        expired: Keys that were left out.
     """
 
     def __init__(self, socket: str, now_ms: int) -> None:
-        self.loaded, self.expired = 0, 0
         self._socket, self._now_ms = socket, now_ms
         self._clients: dict[int, RawClient] = {}
-
-    def take(self, line: bytes) -> None:
-        """Load the key of one archived line.
-
-        Raises:
-            ValueError: It is none.
-            KeepwellError: The server does not take it.
-        """
-        record = KeyRecord.from_line(line)
-        if record.expires_at_ms is not None and record.expires_at_ms <= self._now_ms:
-            self.expired += 1
-            return
-        expiry = record.expires_at_ms or 0
-        try:
-            client = self._client(record.database)
-            client.execute_command("RESTORE", record.key, expiry, record.payload, "REPLACE", "ABSTTL")
-        except RedisError as error:
-            raise translate(error, "The scratch server for Redis") from error
-        self.loaded += 1
 
     def close(self) -> None:
         """Let go of the server."""
         for client in self._clients.values():
             client.close()
 
+    def compare(self, records: Sequence[KeyRecord]) -> list[ComparedKey]:
+        """Load some keys and read them back.
+
+        Raises:
+            ServiceUnavailable: The server died.
+        """
+        try:
+            return [self._load(self._client(record.database), record) for record in records]
+        except RedisError as error:
+            raise translate(error, "The scratch server for Redis") from error
+
+    def _load(self, client: RawClient, record: KeyRecord) -> ComparedKey:
+        expires_at_ms = record.expires_at_ms
+        if expires_at_ms is not None and expires_at_ms <= self._now_ms:
+            return ComparedKey(record, Comparison.EXPIRED)
+        comparable = record.digest is not None and is_known(record.type)
+        pipeline = client.pipeline(transaction=False)
+        pipeline.execute_command("RESTORE", record.key, expires_at_ms or 0, record.payload, "ABSTTL")
+        pipeline.execute_command("TYPE", record.key)
+        pipeline.execute_command("PEXPIRETIME", record.key)
+        if comparable:
+            pipeline.execute_command(*reading_call(record.type, record.key))
+        restored, kind, expiry, *reply = pipeline.execute(raise_on_error=False)
+        if isinstance(restored, RedisError):
+            return describe_refusal(record, str(restored))
+        if kind == b"none" and expires_at_ms is not None:
+            return ComparedKey(record, Comparison.EXPIRED)  # between loading and reading
+        why = ""
+        if kind != record.type.encode():
+            why = "came back as another type"
+        elif expires_at_ms is not None and expiry != expires_at_ms:
+            why = "expires at another time"
+        elif comparable and not _is_value(record, reply[0]):
+            why = "has another value"
+        if why:
+            return ComparedKey(record, Comparison.DIFFERENT, why)
+        if not comparable:
+            return ComparedKey(record, Comparison.UNPROVEN, record.unproven or f"type {record.type}")
+        return ComparedKey(record, Comparison.EQUAL)
+
     def _client(self, database: int) -> RawClient:
         if database not in self._clients:
             self._clients[database] = connect_raw(database, unix_socket_path=self._socket)
         return self._clients[database]
+
+
+def _is_value(record: KeyRecord, reply: object) -> bool:
+    return not isinstance(reply, RedisError) and digest_value(record.type, reply, record.passing) == record.digest

@@ -111,6 +111,11 @@ def ask(digest: str, word: str, given: Given) -> Said:
             "This needs an approval, and there is no terminal to ask on.",
             hint=f"Pass --approve {digest} --approver NAME --reason TEXT --typed {word}.",
         )
+    if given.typed is not None and given.approve is None:
+        raise PreconditionFailed(
+            "--typed says yes to a plan that it does not name. Nothing was changed.",
+            hint=f"Look at it, then --approve {digest}; or leave --typed out, and be asked.",
+        )
     approver, reason = ask_who_and_why(given)
     typed = given.typed if given.typed is not None else typer.prompt(f"Type {word} to approve", err=True)
     if typed.strip() != word:

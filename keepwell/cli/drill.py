@@ -42,6 +42,7 @@ def run(
 ) -> Outcome:
     """Restore the newest proven set and another one by lot from nothing, time it, and damage copies of it."""
     from keepwell.drill.choosing import new_seed
+    from keepwell.drill.documents import require_writing
     from keepwell.drill.evidence import build_drill_evidence
     from keepwell.drill.keeping import keep_reports
     from keepwell.drill.rehearsing import (
@@ -58,7 +59,7 @@ def run(
 
     settings = console.load_platform(platform)
     store = open_store(settings)
-    _require_writing(store)
+    require_writing(store)
     kind: Kind | None = None if full is None else "full" if full else "monthly"
     with console.progress_shown() as progress, hold_sets(settings, store, Procedure.DRILL):
         plan = begin_drill(settings, kind=kind, seed=new_seed() if seed is None else seed)
@@ -146,6 +147,7 @@ def offline_key(
     """Open one object of the newest proven set with the key that lies elsewhere: once a quarter, by whoever has it."""
     from datetime import UTC, datetime
 
+    from keepwell.drill.documents import require_writing
     from keepwell.drill.offline_key import skip_offline_key, try_offline_key
     from keepwell.errors import PreconditionFailed
     from keepwell.objectstore.bucket import open_store
@@ -155,7 +157,7 @@ def offline_key(
         raise PreconditionFailed("--key-file and --skip contradict one another.", hint="Try the key, or skip it.")
     settings = console.load_platform(platform)
     store = open_store(settings)
-    _require_writing(store)
+    require_writing(store)
     if skip is not None:
         trial = skip_offline_key(settings, store, skip, datetime.now(UTC))
     else:
@@ -187,17 +189,6 @@ def _find(store: "Store", drill_id: str) -> "Drill":
     if not drills:
         raise PreconditionFailed("There was no drill yet.", hint="Run one: keepwell drill run.")
     return drills[-1]
-
-
-def _require_writing(store: "Store") -> None:
-    """A drill that nobody could read about afterwards is not begun."""
-    from keepwell.errors import PreconditionFailed
-
-    if not store.may_write:
-        raise PreconditionFailed(
-            "This machine has a key that only reads, so the drill could not be recorded.",
-            hint="Run it where sets are written; `keepwell backup verify` needs a key that only reads.",
-        )
 
 
 def _summarize(drill: "Drill") -> dict[str, object]:

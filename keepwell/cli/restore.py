@@ -2,6 +2,7 @@
 
 # ruff: noqa: PLC0415 - heavy imports happen when a command needs them, so that the console starts fast
 
+import shlex
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,7 @@ from keepwell.cli.approving import Approve, Approver, Given, Reason, Typed, obta
 from keepwell.cli.console import Outcome
 from keepwell.cli.sets import In, size, tell_waiting
 from keepwell.destination import Destination
+from keepwell.errors import PreconditionFailed
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -65,7 +67,16 @@ def plan(
     store = open_destination(settings, destination)
     choice, mode = build_choice(which, before, database, unproven=unproven), mode_of(swap=swap)
     planned = plan_restore(settings, store, choice, mode=mode, name=into, now=datetime.now(UTC))
-    carry_out = f"keepwell restore apply {planned.backup_id}{' --swap' if swap else ''}"
+    carry_out = _command(
+        "apply",
+        planned.backup_id,
+        database=database,
+        swap=swap,
+        into=into,
+        unproven=unproven,
+        destination=destination,
+        platform=platform,
+    )
     refused = "As it stands, it would be refused."
     return Outcome(
         planned.verdict,
@@ -92,6 +103,12 @@ def apply(
     approver: Approver = None,
     reason: Reason = None,
     typed: Typed = None,
+    lease_alone: Annotated[
+        bool,
+        typer.Option(
+            "--lease-alone", help="Go on by the store's lease where the interlock's own login to the server fails."
+        ),
+    ] = False,
     destination: In = Destination.FIRST,
     platform: console.PlatformName = None,
 ) -> Outcome:
@@ -99,27 +116,41 @@ def apply(
     from keepwell.holding import hold_platform
     from keepwell.interlock import Procedure
     from keepwell.objectstore.destinations import open_destination
-    from keepwell.restore.apply import apply_restore, plan_case
+    from keepwell.restore.apply import apply_restore, is_approved, plan_case
+    from keepwell.restore.choice import NEWEST
     from keepwell.restore.plan import plan_restore, require_applicable
 
+    if case is not None and (which != NEWEST or before or database or swap or into or unproven):
+        raise PreconditionFailed(
+            "A case goes on as it was begun: its set, its names and its mode are its own. Nothing was changed.",
+            hint=f"keepwell restore apply --case {case}, and no other choice; or begin a new one without --case.",
+        )
     settings = console.load_platform(platform)
     store = open_destination(settings, destination)
+    given = Given(approve, approver, reason, typed)
     if case is not None:
         planned, approval = plan_case(settings, store, case, datetime.now(UTC)), None
+        is_given = any(one is not None for one in (approve, approver, reason, typed))
+        if planned.swaps and (is_given or not is_approved(settings, store, planned, case, datetime.now(UTC))):
+            show_plan(console.stderr(), planned)
+            approval = obtain_approval(planned.subject, given)
     else:
         choice, mode = build_choice(which, before, database, unproven=unproven), mode_of(swap=swap)
         planned = plan_restore(settings, store, choice, mode=mode, name=into, now=datetime.now(UTC))
         require_applicable(planned)
         show_plan(console.stderr(), planned)
-        given = Given(approve, approver, reason, typed)
         approval = obtain_approval(planned.subject, given) if planned.swaps else None
     procedure = Procedure.SWAP if planned.swaps else Procedure.RESTORE
-    with console.progress_shown() as progress, hold_platform(settings, store, procedure, on_wait=tell_waiting):
-        outcome = apply_restore(settings, store, planned, approval, progress, case_id=case)
+    on_lease_alone = _tell_lease_alone if lease_alone else None
+    with (
+        console.progress_shown() as progress,
+        hold_platform(settings, store, procedure, on_wait=tell_waiting, on_lease_alone=on_lease_alone) as hold,
+    ):
+        outcome = apply_restore(settings, store, planned, approval, progress, case_id=case, hold=hold)
     return Outcome(
         outcome.verdict,
         data=_describe_outcome(outcome),
-        hint=f"Undo it: keepwell restore undo {outcome.case_id}" if outcome.replaced else "",
+        hint=_tell_way_back(outcome, destination, platform) if outcome.replaced else "",
         show=lambda screen: _show_outcome(screen, outcome),
     )
 
@@ -133,11 +164,12 @@ def status(*, destination: In = Destination.FIRST, platform: console.PlatformNam
 
     settings = console.load_platform(platform)
     found = read_status(settings, open_destination(settings, destination))
+    where = _where(destination, platform)
     return Outcome(
         found.verdict,
-        data={"cases": [_describe_case(one) for one in found.cases], "findings": found.findings},
+        data={"cases": [_describe_case(one, where) for one in found.cases], "findings": found.findings},
         hint="" if found.cases or found.findings else "Nothing was restored yet.",
-        show=lambda screen: _show_status(screen, found),
+        show=lambda screen: _show_status(screen, found, where),
     )
 
 
@@ -199,7 +231,6 @@ def purge(
     platform: console.PlatformName = None,
 ) -> Outcome:
     """Drop the database that a restore replaced, or that an undo left; never the only copy of anything."""
-    from keepwell.errors import PreconditionFailed
     from keepwell.holding import hold_platform
     from keepwell.interlock import Procedure
     from keepwell.objectstore.destinations import open_destination
@@ -235,6 +266,49 @@ def purge(
         hint=f"Dropped: {told}.",
         show=lambda screen: screen.print(console.findings_table(findings)) if findings else None,
     )
+
+
+def _command(
+    verb: str,
+    which: str,
+    *,
+    destination: Destination,
+    platform: str | None,
+    database: str | None = None,
+    swap: bool = False,
+    into: str | None = None,
+    unproven: bool = False,
+) -> str:
+    """A command of this group with all the options that were given, to be pasted."""
+    words = [*(["--database", database] if database else []), *(["--swap"] if swap else [])]
+    words += [*(["--into", into] if into else []), *(["--unproven"] if unproven else [])]
+    return f"{shlex.join(['keepwell', 'restore', verb, which, *words])}{_where(destination, platform)}"
+
+
+def _where(destination: Destination, platform: str | None) -> str:
+    """The options that say whose and from where, as they were given; it begins with a space, or is empty."""
+    words = ["--in", destination.value] if destination is not Destination.FIRST else []
+    return "".join(f" {shlex.quote(word)}" for word in (*words, *(("--platform", platform) if platform else ())))
+
+
+def _advice(one: "Case", where: str) -> str:
+    """What to do, with the options without which it would be done elsewhere."""
+    case_id = one.case.case_id
+    return one.state.advice.replace(case_id, f"{case_id}{where}") if one.state else ""
+
+
+def _tell_way_back(outcome: "RestoreOutcome", destination: Destination, platform: str | None) -> str:
+    from keepwell.restore.pages import undo_statements
+
+    if outcome.is_kept:
+        return f"Undo it: {_command('undo', outcome.case_id, destination=destination, platform=platform)}"
+    return (
+        f"This key cannot keep a case. Undo it with psql, in another database of the server: {undo_statements(outcome)}"
+    )
+
+
+def _tell_lease_alone(error: "KeepwellError") -> None:
+    console.print_plain(console.stderr(), f"By the store's lease alone: {error.message}")
 
 
 def build_choice(which: str, before: str | None, database: str | None, *, unproven: bool) -> "Choice":
@@ -334,7 +408,7 @@ def _show_outcome(screen: "Console", outcome: "RestoreOutcome") -> None:
         console.print_plain(screen, line)
 
 
-def _describe_case(one: "Case") -> dict[str, Any]:
+def _describe_case(one: "Case", where: str) -> dict[str, Any]:
     return {
         "case": one.case.case_id,
         "backup_id": one.case.backup_id,
@@ -345,12 +419,12 @@ def _describe_case(one: "Case") -> dict[str, Any]:
         "former": one.state.former if one.state else None,
         "last_step": one.last_step,
         "message": one.message,
-        "advice": one.state.advice if one.state else "",
+        "advice": _advice(one, where),
         "approval": one.case.approval,
     }
 
 
-def _show_status(screen: "Console", found: "RestoreStatus") -> None:
+def _show_status(screen: "Console", found: "RestoreStatus", where: str) -> None:
     table = console.table("case", "set", "how it stands")
     for one in found.cases:
         table.add_row(one.case.case_id, one.case.backup_id, one.state.standing if one.state else "not known")
@@ -358,7 +432,7 @@ def _show_status(screen: "Console", found: "RestoreStatus") -> None:
         screen.print(table)
     for one in found.cases:
         if one.state is not None and one.state.advice:
-            for line in (f"{one.case.case_id}: {_whereabouts(one.state)}", f"  {one.state.advice}"):
+            for line in (f"{one.case.case_id}: {_whereabouts(one.state)}", f"  {_advice(one, where)}"):
                 console.print_plain(screen, line)
     if found.findings:
         screen.print(console.findings_table(found.findings))

@@ -109,8 +109,12 @@ class DamageOutcome(Document):
 class Recovery(Document):
     """What a disaster at the time of the drill would have cost, measured."""
 
-    rpo_seconds: float | None = Field(description="Now minus the newest proven set's snapshot.")
-    worst_gap_seconds: float | None = Field(description="Longest time between proven sets that are next to each other.")
+    rpo_seconds: float | None = Field(
+        description="Now minus the snapshot of the newest set that was restored; null where none was."
+    )
+    worst_gap_seconds: float | None = Field(
+        description="Longest time from a proven set's snapshot until the next one was proven."
+    )
     worst_gap_from: AwareDatetime | None = None
     worst_gap_to: AwareDatetime | None = Field(default=None, description="The drill itself, for the gap up to now.")
     gap_since: AwareDatetime | None = Field(default=None, description="How far back sets were looked at.")
@@ -230,10 +234,40 @@ def read_history(store: Store, *, newest: int = 36) -> History:
     return History(tuple(drills), tuple(unreadable))
 
 
+def read_first_moment(store: Store) -> datetime | None:
+    """When the first drill of all began, by its name; None where there was none.
+
+    Raises:
+        KeepwellError: The store cannot be listed.
+    """
+    return min(filter(None, map(_moment_of, _list_ids(store))), default=None)
+
+
+def require_writing(store: Store) -> None:
+    """Stop before a drill that nobody could read about afterwards.
+
+    Raises:
+        PreconditionFailed: This machine may not write there.
+    """
+    if not store.may_write:
+        raise PreconditionFailed(
+            "This machine has a key that only reads, so the drill could not be recorded.",
+            hint="Run it where sets are written; `keepwell backup verify` needs a key that only reads.",
+        )
+
+
 def is_in_time(detected_at: DetectedAt, expected_at: DetectedAt) -> bool:
     """Whether damage was found where it had to be, or before."""
     order: list[str] = ["manifest", *LEVELS]
     return order.index(detected_at) <= order.index(expected_at)
+
+
+def _moment_of(drill_id: str) -> datetime | None:
+    """The time in an id; None where it is no time."""
+    try:
+        return datetime.strptime(drill_id.partition("-")[0], "%Y%m%dT%H%M%S%z")
+    except ValueError:
+        return None
 
 
 def _list_ids(store: Store) -> Iterator[str]:

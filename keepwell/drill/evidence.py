@@ -42,7 +42,7 @@ def describe_shortfall(drill: Drill) -> str:
 def _find(drill: Drill) -> list[Finding]:
     """Every part of the drill as a finding."""
     found = [Finding(name=one.backup_id, verdict=one.verdict, message=one.message) for one in drill.rehearsals]
-    if not drill.damages:
+    if all(one.verdict is Verdict.NOT_APPLICABLE for one in drill.damages):
         message = "Nothing was damaged, so whether the checker sees damage is not known."
         found.append(Finding(name="checker", verdict=Verdict.UNKNOWN, message=message))
     found += [

@@ -3,8 +3,8 @@
 The key is typed or read from a file, used for one object, and forgotten: it is nobody's parameter and nobody's result.
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Literal
 
@@ -117,37 +117,64 @@ def skip_offline_key(platform: Platform, store: Store, reason: str, now: datetim
     )
 
 
-def read_trials(store: Store) -> tuple[OfflineKeyTrial, ...]:
-    """Every trial that can be read and is signed by somebody who counts, oldest first.
+@dataclass(frozen=True)
+class Trials:
+    """What there is of trials, oldest first.
+
+    Attributes:
+        trials: Those that can be read and are signed by somebody who counts.
+        unreadable: Keys of the rest, and of what is not the trial that its name says.
+    """
+
+    trials: tuple[OfflineKeyTrial, ...] = ()
+    unreadable: tuple[str, ...] = ()
+
+
+def read_trials(store: Store) -> Trials:
+    """Every trial that was kept.
 
     Raises:
         KeepwellError: The store cannot be listed or read.
     """
-    names = [found.key for found in store.list_objects(TRIALS)]
-    trials = []
-    for key in names:
-        if not is_backup_id(key.removeprefix(TRIALS).removesuffix(_DOCUMENT)):
+    trials, unreadable = [], []
+    for key in sorted(found.key for found in store.list_objects(TRIALS)):
+        trial_id = key.removeprefix(TRIALS).removesuffix(_DOCUMENT)
+        if not is_backup_id(trial_id):
             continue
         try:
-            trials.append(OfflineKeyTrial.from_json(store.get_signed(key)))
+            trial = OfflineKeyTrial.from_json(store.get_signed(key))
         except VerificationFailed:
-            continue  # it says nothing, so the key counts as not tried
-    return tuple(trials)
+            unreadable.append(key)
+            continue
+        # A good one under a later name would make the key look tried.
+        if trial.trial_id == trial_id:
+            trials.append(trial)
+        else:
+            unreadable.append(key)
+    return Trials(tuple(trials), tuple(unreadable))
 
 
-def judge_offline_key(trials: Sequence[OfflineKeyTrial], *, sealed: bool, since: datetime, now: datetime) -> Finding:
+def judge_offline_key(
+    kept: Trials, *, sealed: bool, recipients: Collection[str], since: datetime, now: datetime
+) -> Finding:
     """How it stands with the offline key.
 
     Args:
-        trials: Oldest first.
+        kept: What there is of trials.
         sealed: Whether sets are sealed at all.
+        recipients: Whom sets are sealed for now: a key that opened older ones says nothing of the next.
         since: When the first drill was, from which on the first quarter counts.
         now: Of this one.
     """
     if not sealed:
         message = "Nothing is sealed (sealing.mode), so there is no key to try."
         return Finding(name=NAME, verdict=Verdict.NOT_APPLICABLE, message=message)
-    tried = [trial for trial in trials if trial.outcome != "skipped"]
+    trials = kept.trials
+    tried = [
+        trial
+        for trial in trials
+        if trial.outcome == "failed" or (trial.outcome == "opened" and trial.recipient in recipients)
+    ]
     if tried and tried[-1].outcome == "failed":
         hint = "Without one, losing this machine loses every backup: `keepwell keys rotate` makes another."
         return Finding(
@@ -156,6 +183,11 @@ def judge_offline_key(trials: Sequence[OfflineKeyTrial], *, sealed: bool, since:
     opened_at = tried[-1].tried_at if tried else None
     due_at = (opened_at or since) + QUARTER
     last = f"The offline key opened a set on {opened_at:%Y-%m-%d}" if opened_at else "The offline key was never tried"
+    # One from after the last that opened may have been one that failed.
+    unreadable = [key for key in kept.unreadable if not tried or key > f"{TRIALS}{tried[-1].trial_id}"]
+    if unreadable:
+        message = f"{last}, and {unreadable[-1]}, a later trial, cannot be read or is not what its name says."
+        return Finding(name=NAME, verdict=Verdict.WARN, message=message, hint=f"Try it again: {COMMAND}")
     if now < due_at:
         return Finding(name=NAME, verdict=Verdict.OK, message=f"{last}; it is due on {due_at:%Y-%m-%d}.")
     skipped = [trial for trial in trials if trial.outcome == "skipped" and trial.tried_at > (opened_at or since)]

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
-from itertools import pairwise
 
 from keepwell.backup.catalogue import BackupEntry
 from keepwell.backup.proof import Proof
@@ -14,7 +13,6 @@ from keepwell.verdict import Finding, Verdict, worst
 
 _HOUR_SECONDS = 3600
 _MINUTE_SECONDS = 60
-_TRIED = (Verdict.OK, Verdict.ALERT)
 
 
 def measure_phases(climb: Climb, find_seconds: float) -> Phases:
@@ -117,7 +115,7 @@ def _tell_proof(proof: Proof, wanted: ProofLevel) -> str:
 
 def measure_recovery(
     entries: Sequence[BackupEntry],
-    main: Rehearsal,
+    rehearsals: Sequence[Rehearsal],
     *,
     proven_level: ProofLevel,
     settings: DrillSettings,
@@ -127,11 +125,13 @@ def measure_recovery(
 ) -> Recovery:
     """What a disaster would cost now, and would have cost at the worst moment of the period.
 
-    Gaps are looked for as far back as every proven set is still there: an expiry thins out what is older.
+    Just before a set is proven, a disaster costs everything since the snapshot of the one before. That is looked for as
+    far back as every proven set is still there: an expiry thins out what is older.
 
     Args:
         entries: The catalogue, in any order.
-        main: The newest proven set's restore.
+        rehearsals: What the drill restored, the newest proven set among it. What did not come back brings nothing
+            back in a disaster either, and is left out.
         proven_level: From which level a set counts as proven.
         settings: The period.
         retention: How long every proven set stays.
@@ -140,25 +140,42 @@ def measure_recovery(
     """
     period_days = min(settings.period_days, retention.keep_days or settings.period_days)
     since = now - timedelta(days=period_days)
-    moments = sorted(
-        entry.snapshot_at for entry in entries if entry.is_proven(proven_level) and entry.snapshot_at is not None
+    main = next(one for one in rehearsals if one.chosen == "newest")
+    fallen_short = {one.backup_id for one in rehearsals if one.rto_seconds is None}
+    dated = sorted(
+        (entry.snapshot_at, proven_at)
+        for entry in entries
+        if entry.backup_id not in fallen_short
+        and entry.snapshot_at is not None
+        and (proven_at := entry.proven_at(proven_level)) is not None
     )
     # The gap that the period begins in belongs to it.
-    older = [moment for moment in moments if moment < since]
-    looked_at = [*older[-1:], *(moment for moment in moments if moment >= since)]
-    gaps = [(later - earlier, earlier, later) for earlier, later in pairwise([*looked_at, now])]
-    worst_gap = max(gaps, default=None)
+    older = [one for one in dated if one[0] < since]
+    looked_at = [*older[-1:], *(one for one in dated if one[0] >= since)]
+    worst_gap = max(_gaps(looked_at, now), default=None)
+    brought_back = [one.snapshot_at for one in rehearsals if one.rto_seconds is not None and one.snapshot_at]
     return Recovery(
-        rpo_seconds=(now - main.snapshot_at).total_seconds() if main.snapshot_at else None,
+        rpo_seconds=(now - max(brought_back)).total_seconds() if brought_back else None,
         worst_gap_seconds=worst_gap[0].total_seconds() if worst_gap else None,
         worst_gap_from=worst_gap[1] if worst_gap else None,
         worst_gap_to=worst_gap[2] if worst_gap else None,
-        gap_since=max(since, looked_at[0]) if looked_at else since,
+        gap_since=max(since, looked_at[0][0]) if looked_at else since,
         proven_sets=len(looked_at),
         rto_seconds=main.rto_seconds,
         live_bytes=live_bytes,
         rto_at_live_size_seconds=extrapolate_rto(main, live_bytes),
     )
+
+
+def _gaps(dated: Sequence[tuple[datetime, datetime]], now: datetime) -> Iterator[tuple[timedelta, datetime, datetime]]:
+    """What was at stake just before each set counted, and now: how long, from which snapshot, until when."""
+    newest: datetime | None = None
+    for counts_at, snapshot_at in sorted((proven_at, snapshot_at) for snapshot_at, proven_at in dated):
+        if newest is not None:
+            yield counts_at - newest, newest, counts_at
+        newest = max(newest or snapshot_at, snapshot_at)
+    if newest is not None:
+        yield now - newest, newest, now
 
 
 def extrapolate_rto(main: Rehearsal, live_bytes: int | None) -> float | None:
@@ -180,7 +197,7 @@ def judge_targets(recovery: Recovery, settings: DrillSettings, *, whole: Rehears
     Args:
         recovery: What was measured.
         settings: The targets.
-        whole: The restore of a full drill, whose application was to answer too.
+        whole: The restore of a full drill, whose application was to answer too; None for any other drill.
     """
     rpo, rto = settings.rpo_hours * _HOUR_SECONDS, settings.rto_minutes * _MINUTE_SECONDS
     measured: tuple[tuple[str, float, float | None], ...] = (
@@ -189,9 +206,18 @@ def judge_targets(recovery: Recovery, settings: DrillSettings, *, whole: Rehears
         ("RTO measured", rto, recovery.rto_seconds),
         ("RTO at the live size", rto, recovery.rto_at_live_size_seconds),
     )
-    if whole is not None and any(one.name == APPLICATION and one.verdict in _TRIED for one in whole.stages):
-        measured = (*measured, ("RTO with the application", rto, whole.whole_seconds))
-    return tuple(_judge_target(name, limit, seconds) for name, limit, seconds in measured)
+    targets = tuple(_judge_target(name, limit, seconds) for name, limit, seconds in measured)
+    return targets if whole is None else (*targets, _judge_whole(whole, rto))
+
+
+def _judge_whole(whole: Rehearsal, rto: float) -> Target:
+    """A full drill without the application's answer is never fine; that none is named is known, and a warning."""
+    target = _judge_target("RTO with the application", rto, whole.whole_seconds)
+    unnamed = any(one.name == APPLICATION and one.verdict is Verdict.WARN for one in whole.stages)
+    if target.measured_seconds is not None or not unnamed:
+        return target
+    message = f"Not measured, since no application is named; the target is {describe_seconds(rto)}."
+    return target.model_copy(update={"verdict": Verdict.WARN, "message": message})
 
 
 def _judge_target(name: str, limit: float, measured: float | None) -> Target:

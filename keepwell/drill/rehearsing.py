@@ -22,7 +22,9 @@ from keepwell.drill.documents import (
     Stage,
     keep_drill,
     new_drill_id,
+    read_first_moment,
     read_history,
+    require_writing,
 )
 from keepwell.drill.offline_key import judge_offline_key, read_trials
 from keepwell.drill.recovery import (
@@ -82,11 +84,12 @@ def begin_drill(platform: Platform, *, kind: Kind | None, seed: int) -> DrillPla
         seed: Chooses the set by lot, and the damage.
 
     Raises:
-        PreconditionFailed: There is no proven set.
+        PreconditionFailed: There is no proven set, or the drill could not be recorded.
         KeepwellError: The bucket cannot be read.
     """
     started_at, started = datetime.now(UTC), time.monotonic()
     store = open_store(platform)
+    require_writing(store)
     entries = read_catalogue(store)
     sets = choose_sets(entries, proven_level=platform.backup.proven_level, seed=seed)
     find_seconds = time.monotonic() - started
@@ -171,14 +174,14 @@ def conclude_drill(
     live_bytes, asked = read_live_size(platform)
     recovery = measure_recovery(
         read_catalogue(store),
-        main,
+        rehearsals,
         proven_level=platform.backup.proven_level,
         settings=platform.drill,
         retention=platform.retention,
         live_bytes=live_bytes,
         now=plan.started_at,
     )
-    targets = judge_targets(recovery, platform.drill, whole=main)
+    targets = judge_targets(recovery, platform.drill, whole=main if plan.kind == "full" else None)
     findings = (*asked, look_at_offline_key(platform, store, plan.started_at))
     drill = Drill(
         drill_id=plan.drill_id,
@@ -206,9 +209,13 @@ def look_at_offline_key(platform: Platform, store: Store, now: datetime) -> Find
     Raises:
         KeepwellError: The store cannot be read.
     """
-    drills = read_history(store).drills
-    since = drills[0].started_at if drills else now
-    return judge_offline_key(read_trials(store), sealed=platform.sealing.mode == "age", since=since, now=now)
+    return judge_offline_key(
+        read_trials(store),
+        sealed=platform.sealing.mode == "age",
+        recipients=tuple(map(str, store.seal.recipients)),
+        since=read_first_moment(store) or now,
+        now=now,
+    )
 
 
 def without_live_server(platform: Platform) -> Platform:

@@ -16,30 +16,30 @@ from pathlib import Path
 from psycopg.conninfo import conninfo_to_dict
 
 from keepwell import command
-from keepwell.backup import layout
-from keepwell.backup.lines import LineSink
+from keepwell.backup.cache_keys import LoadedKeys, load_keys
 from keepwell.backup.restore_uploads import restore_uploads
 from keepwell.backup.scratch_restore import ScratchRestore
 from keepwell.backup.spool import CACHE_SCRATCH, open_scratch
-from keepwell.cache import KeyLoader, choose_cache_program, find_cache_programs, throwaway_cache
+from keepwell.cache import Comparison, KeyLoader, choose_cache_program, find_cache_programs, throwaway_cache
 from keepwell.command import Command
 from keepwell.drill.documents import APPLICATION, Stage
 from keepwell.drill.enclosed import HOST, Case, Told
-from keepwell.errors import CommandFailed, KeepwellError, TransientError, VerificationFailed
+from keepwell.errors import CommandFailed, KeepwellError, ServiceUnavailable, TransientError, VerificationFailed
 from keepwell.notify import Message, send
 from keepwell.objectstore.store import Store
 from keepwell.postgres.isolation import isolate_program
 from keepwell.progress import Progress, Step
 from keepwell.settings import Platform
 from keepwell.smoke import smoke_paths
-from keepwell.verdict import Verdict
+from keepwell.verdict import Verdict, worst
 
 DATABASE_PORT, CACHE_PORT = 5432, 6379
 _SOCKET_NAME = ".s.PGSQL.5432"
 _STARTING_SECONDS = 60
-_LOG_SIGNS = 600
-_NO_NETWORK = ("unshare", "--net")
-_NO_NETWORK_OF_OUR_OWN = ("unshare", "--user", "--map-root-user", "--net")
+# A network that leads nowhere, and a list of processes that ends as a whole: whatever the application started and left
+# behind ends with the one that asks it for pages.
+_WALLS = ("unshare", "--net", "--pid", "--fork", "--kill-child")
+_WALLS_OF_OUR_OWN = ("unshare", "--user", "--map-root-user", *_WALLS[1:])
 
 
 @dataclass(frozen=True)
@@ -110,8 +110,7 @@ class WholePlatform:
 
     def _restore_cache(self, scratch: ScratchRestore, stack: ExitStack) -> _Done:
         expected = scratch.manifest.cache
-        part = next((one for one in scratch.manifest.parts if one.content_name == layout.CACHE_KEYS), None)
-        if expected is None or part is None:
+        if expected is None:
             return _Done("The set holds no keys of Redis.", Verdict.NOT_APPLICABLE)
         configured = self.platform.redis.server_program if self.platform.redis else None
         program = choose_cache_program(find_cache_programs(configured), expected.product)
@@ -123,19 +122,25 @@ class WholePlatform:
         server = stack.enter_context(throwaway_cache(program, folder, databases=databases, isolation=isolation))
         loader = KeyLoader(server, int(time.time() * 1000))
         stack.callback(loader.close)
-        scratch.reader.read_again(part, LineSink(loader.take).write)
-        return _Done(f"{loader.loaded:,} keys loaded, {loader.expired:,} had expired meanwhile.", value=Path(server))
+        loaded = load_keys(scratch.manifest, scratch.reader, loader, self.progress)
+        return _Done(_tell_keys(loaded), worst([Verdict.OK, *(one.verdict for one in loaded.findings)]), Path(server))
 
     def _run_application(self, scratch: ScratchRestore, uploads: Path | None, cache: Path | None) -> _Done:
         settings = self.platform.drill
         if not settings.application_command:
-            return _Done("drill.application_command names no application.", Verdict.NOT_APPLICABLE)
-        prefix = _NO_NETWORK if os.geteuid() == 0 else _NO_NETWORK_OF_OUR_OWN
-        if shutil.which(prefix[0]) is None or not command.succeeds((*prefix, "true")):
+            message = "drill.application_command names none, so whether it would work on what came back is not known."
+            return _Done(message, Verdict.WARN)
+        missing = [stage.name for stage in self.stages if stage.verdict in (Verdict.ALERT, Verdict.UNKNOWN)]
+        if missing:
+            # It might help itself to the real ones.
+            return _Done(f"Not started: {' and '.join(missing)} did not come back for it.", Verdict.UNKNOWN)
+        walls = _WALLS if os.geteuid() == 0 else _WALLS_OF_OUR_OWN
+        if shutil.which(walls[0]) is None or not command.succeeds((*walls, "true")):
             message = "This machine makes no network of its own for it, so the application was not started."
             return _Done(message, Verdict.UNKNOWN)
         place = conninfo_to_dict(next(target.conninfo for database, target in scratch.targets if database.is_main))
-        words = describe_place(place, uploads, cache, settings.application_port)
+        files = uploads or _make(scratch.spool / "no-uploads")
+        words = describe_place(place, files, cache, settings.application_port)
         case = Case(
             argv=tuple(_fill(word, words) for word in settings.application_command),
             environment=dict(_fill(one, words).split("=", 1) for one in settings.application_environment),
@@ -146,17 +151,24 @@ class WholePlatform:
             wait_seconds=self.platform.restore.smoke_wait_seconds,
             relays={DATABASE_PORT: Path(str(place["host"])) / _SOCKET_NAME} | ({CACHE_PORT: cache} if cache else {}),
         )
-        return self._judge(_run(case, prefix, scratch.spool), case)
+        return _judge(_run(case, walls, scratch.spool))
 
-    def _judge(self, told: Told, case: Case) -> _Done:
-        wrong = [f"{path}: {fault}" for path, fault in told.faults.items() if fault]
-        if not wrong:
-            return _Done(f"Answered {', '.join(told.faults)} as it should, without a network.")
-        said = case.log.read_text(encoding="utf-8", errors="replace")[-_LOG_SIGNS:].strip()
-        ended = f" It had ended with exit code {told.exit_code}." if told.exit_code is not None else ""
-        return _Done(
-            f"The application does not serve: {'; '.join(wrong)}.{ended} Its last words: {said}", Verdict.ALERT
-        )
+
+def _judge(told: Told) -> _Done:
+    wrong = [f"{path}: {fault}" for path, fault in told.faults.items() if fault]
+    if not wrong:
+        return _Done(f"Answered {', '.join(told.faults)} as it should, without a network.")
+    ended = f" It had ended with exit code {told.exit_code}." if told.exit_code is not None else ""
+    return _Done(f"The application does not serve: {'; '.join(wrong)}.{ended}", Verdict.ALERT)
+
+
+def _tell_keys(loaded: LoadedKeys) -> str:
+    results = loaded.results
+    told = (
+        f"{results.get(Comparison.EQUAL, 0):,} keys loaded and equal in type, expiry and value, "
+        f"{results.get(Comparison.EXPIRED, 0):,} had expired meanwhile."
+    )
+    return " ".join([told, *(one.message for one in loaded.findings[:1])])
 
 
 def rehearse_telling(platform: Platform, drill_id: str) -> Stage:
@@ -183,12 +195,12 @@ def rehearse_telling(platform: Platform, drill_id: str) -> Stage:
     return Stage(name="communication", verdict=verdict, message=told, seconds=time.monotonic() - started)
 
 
-def describe_place(place: Mapping[str, object], uploads: Path | None, cache: Path | None, port: int) -> dict[str, str]:
+def describe_place(place: Mapping[str, object], uploads: Path, cache: Path | None, port: int) -> dict[str, str]:
     """What an application's call and variables may name in braces.
 
     Args:
         place: Of the restored main database, as libpq knows it.
-        uploads: Folder of the restored files; None where there are none.
+        uploads: Folder of the restored files, or an empty one: never none, which could be taken for the real one.
         cache: Socket of the restored Redis; None where there is none.
         port: Where the application is to answer.
     """
@@ -196,7 +208,7 @@ def describe_place(place: Mapping[str, object], uploads: Path | None, cache: Pat
         "port": str(port),
         "database_url": f"postgresql://{place['user']}@{HOST}:{DATABASE_PORT}/{place['dbname']}",
         "redis_url": f"redis://{HOST}:{CACHE_PORT}/0" if cache else "",
-        "uploads": str(uploads or ""),
+        "uploads": str(uploads),
     }
 
 
@@ -212,8 +224,8 @@ def _make(folder: Path) -> Path:
     return folder
 
 
-def _run(case: Case, prefix: tuple[str, ...], spool: Path) -> Told:
-    """Run the case in a network of its own.
+def _run(case: Case, walls: tuple[str, ...], spool: Path) -> Told:
+    """Run the case behind walls; one that is not done in time is stopped, and that is an answer too.
 
     Raises:
         KeepwellError: The application could not be started in there.
@@ -221,9 +233,14 @@ def _run(case: Case, prefix: tuple[str, ...], spool: Path) -> Told:
     document = spool / "application.json"
     document.touch(mode=0o600)
     document.write_text(case.model_dump_json(), encoding="utf-8")
-    call = Command((sys.executable, "-m", "keepwell.drill.enclosed", str(document)), {}, prefix)
+    # Not as a prefix: our child is the one that is told of our death, and it takes all that is behind the walls along.
+    argv = (*walls, sys.executable, "-m", "keepwell.drill.enclosed", str(document))
+    call = Command(argv, name=Path(case.argv[0]).name)
     try:
         answer = command.run(call, timeout_seconds=case.wait_seconds + _STARTING_SECONDS)
+    except ServiceUnavailable:
+        fault = f"did not answer within {case.wait_seconds:.0f} s, and was stopped"
+        return Told(faults={one.path: fault for one in case.paths}, exit_code=None)
     except CommandFailed as error:
         raise KeepwellError("The application could not be started.", hint=error.message) from error
     return Told.model_validate_json(answer)

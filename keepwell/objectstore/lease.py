@@ -7,6 +7,7 @@ conditional put may have several winners on some stores, so the database's locks
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -38,6 +39,22 @@ class Lease:
     token: str
     cluster: str
     expires_at: datetime
+
+
+@dataclass
+class KeptLease:
+    """Our own lease, as its renewing goes.
+
+    Attributes:
+        renewed_at: When the store last took it, by this machine's clock that only goes on.
+    """
+
+    renewed_at: float
+
+    @property
+    def has_run_out(self) -> bool:
+        """Whether others may take us for dead by now."""
+        return time.monotonic() - self.renewed_at >= _LIFETIME.total_seconds()
 
 
 def read_leases(store: Store, now: datetime) -> list[Lease]:
@@ -80,19 +97,25 @@ def _forget_dead(store: Store) -> None:
 
 
 @contextmanager
-def keep_lease(store: Store, procedure: str, token: str, cluster: str) -> Iterator[None]:
+def keep_lease(store: Store, procedure: str, token: str, cluster: str) -> Iterator[KeptLease]:
     """Hold a lease for as long as the block, renewing it from a thread.
+
+    Yields:
+        It, which knows whether it could be renewed.
 
     Raises:
         KeepwellError: The store did not take it.
     """
     key = f"{LEASES}{procedure}-{token}.json"
 
+    kept = KeptLease(time.monotonic())
+
     def renew() -> None:
-        now = datetime.now(UTC)
+        now, begun_at = datetime.now(UTC), time.monotonic()
         fields = {"procedure": procedure, "token": token, "cluster": cluster}
         fields |= {"written_at": now.isoformat(), "expires_at": (now + _LIFETIME).isoformat()}
         store.put_bytes(key, json.dumps(fields).encode())
+        kept.renewed_at = begun_at
 
     done = threading.Event()
 
@@ -108,7 +131,7 @@ def keep_lease(store: Store, procedure: str, token: str, cluster: str) -> Iterat
     keeper = threading.Thread(target=keep_renewing, name=f"lease {procedure}", daemon=True)
     keeper.start()
     try:
-        yield
+        yield kept
     finally:
         done.set()
         # A store that fell silent keeps nobody from letting go of what else is held.

@@ -6,7 +6,7 @@ another database of the same server, since one cannot rename what one is logged 
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import psycopg
 from psycopg import sql
@@ -241,7 +241,9 @@ def read_obstacles(connection: psycopg.Connection, oid: int) -> Obstacles:
 
 
 def carry_over(connection: psycopg.Connection, name: str, wanted: Properties) -> None:
-    """Give a database the owner, grants, settings, limit and comment of another; doing it twice does no harm.
+    """Give a database the owner, grants, settings, limit and comment of another, and nothing beside them.
+
+    Doing it again does no harm, even where the other one changed in between.
 
     Raises:
         AccessDenied: Something of it only a superuser may set.
@@ -256,21 +258,25 @@ def carry_over(connection: psycopg.Connection, name: str, wanted: Properties) ->
         do("ALTER DATABASE {} OWNER TO {}", sql.Identifier(wanted.owner))
         do("ALTER DATABASE {} CONNECTION LIMIT {}", sql.Literal(wanted.connection_limit))
         do("COMMENT ON DATABASE {} IS {}", sql.Literal(wanted.comment))
-        if wanted.grants is not None:
-            for role in (sql.SQL("PUBLIC"), sql.Identifier(wanted.owner)):
-                do("REVOKE ALL ON DATABASE {} FROM {}", role)
-            for grant in wanted.grants:
-                grantee = sql.Identifier(grant.grantee) if grant.grantee else sql.SQL("PUBLIC")
-                ending = sql.SQL(" WITH GRANT OPTION" if grant.grantable else "")
-                connection.execute(
-                    sql.SQL("GRANT {} ON DATABASE {} TO {}{}").format(sql.SQL(grant.privilege), this, grantee, ending)
-                )
-        for one in wanted.settings:
-            _apply_setting(connection, name, one)
         row = connection.execute(
             "SELECT oid::bigint FROM pg_catalog.pg_database WHERE datname = %s", (name,)
         ).fetchone()
-    found = read_properties(connection, row[0] if row else 0)
+    oid = row[0] if row else 0
+    held = read_properties(connection, oid)
+    with translated(f"giving {name} what the live database has"):
+        if wanted.grants is not None or held.grants is not None:
+            for role in {"", wanted.owner, *(grant.grantee for grant in held.grants or ())}:
+                do("REVOKE ALL ON DATABASE {} FROM {} CASCADE", _grantee(role))
+            for grant in _spelled_out(wanted):
+                ending = sql.SQL(" WITH GRANT OPTION" if grant.grantable else "")
+                privilege, grantee = sql.SQL(grant.privilege), _grantee(grant.grantee)
+                connection.execute(sql.SQL("GRANT {} ON DATABASE {} TO {}{}").format(privilege, this, grantee, ending))
+        for role_of_settings in {one.role for one in held.settings}:
+            connection.execute(sql.SQL("{} RESET ALL").format(_whose(name, role_of_settings)))
+        for one in wanted.settings:
+            _apply_setting(connection, name, one)
+    found = read_properties(connection, oid)
+    found, wanted = (replace(one, grants=_spelled_out(one)) for one in (found, wanted))
     for what in ("owner", "grants", "settings", "connection_limit", "comment"):
         if getattr(found, what) != getattr(wanted, what):
             raise VerificationFailed(
@@ -279,11 +285,27 @@ def carry_over(connection: psycopg.Connection, name: str, wanted: Properties) ->
             )
 
 
+def _grantee(role: str) -> sql.Composable:
+    return sql.Identifier(role) if role else sql.SQL("PUBLIC")
+
+
+def _spelled_out(properties: Properties) -> tuple[Grant, ...]:
+    """The grants; where nobody ever granted or revoked any, those that the server goes by then."""
+    if properties.grants is not None:
+        return properties.grants
+    own = (Grant(properties.owner, privilege, grantable=False) for privilege in ("CONNECT", "CREATE", "TEMPORARY"))
+    everybody = (Grant("", privilege, grantable=False) for privilege in ("CONNECT", "TEMPORARY"))
+    return (*everybody, *own)
+
+
+def _whose(name: str, role: str | None) -> sql.Composed:
+    if role is None:
+        return sql.SQL("ALTER DATABASE {}").format(sql.Identifier(name))
+    return sql.SQL("ALTER ROLE {} IN DATABASE {}").format(sql.Identifier(role), sql.Identifier(name))
+
+
 def _apply_setting(connection: psycopg.Connection, name: str, one: Setting) -> None:
-    if one.role is None:
-        whose = sql.SQL("ALTER DATABASE {}").format(sql.Identifier(name))
-    else:
-        whose = sql.SQL("ALTER ROLE {} IN DATABASE {}").format(sql.Identifier(one.role), sql.Identifier(name))
+    whose = _whose(name, one.role)
     # A setting of an extension has dots in its name, each part of which is quoted by itself.
     setting = sql.SQL(".").join(map(sql.Identifier, one.name.split(".")))
     connection.execute(sql.SQL("{} SET {} TO {}").format(whose, setting, _value(one)))
@@ -366,7 +388,12 @@ def end_sessions(connection: psycopg.Connection, names: Sequence[str], *, wait_s
 
 
 def exchange_names(
-    connection: psycopg.Connection, renames: Sequence[tuple[str, str]], *, reopen: Sequence[str], wait_seconds: float
+    connection: psycopg.Connection,
+    renames: Sequence[tuple[str, str]],
+    *,
+    reopen: Sequence[str],
+    wait_seconds: float,
+    ends_sessions: bool = False,
 ) -> None:
     """Give databases other names and open them, all in one transaction: at every moment each name means one of them.
 
@@ -375,6 +402,7 @@ def exchange_names(
         renames: From and to, in this order.
         reopen: New names of those that let people in from then on.
         wait_seconds: For whoever is still on the way out; the server itself waits a few seconds each time.
+        ends_sessions: Of whoever was let in just before the databases were shut, and came in after all.
 
     Raises:
         LockTimeout: Somebody was still in one of them when the time was over.
@@ -394,7 +422,10 @@ def exchange_names(
             if not isinstance(error.__cause__, psycopg.errors.ObjectInUse):
                 raise
             detail = error.__cause__.diag.message_detail or ""
-            if time.monotonic() < deadline and "prepared transaction" not in detail:
+            left_seconds = deadline - time.monotonic()
+            if left_seconds > 0 and "prepared transaction" not in detail:
+                if ends_sessions:
+                    end_sessions(connection, [old for old, _ in renames], wait_seconds=left_seconds)
                 continue
             raise LockTimeout(
                 f"{error.message} {detail}".strip(),

@@ -12,7 +12,7 @@ A run that died goes on under its case's id: what is done is not done again.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import NoReturn
 
 from keepwell.approval import Approval, require_approval
@@ -28,6 +28,7 @@ from keepwell.backup.restore import (
 from keepwell.cache.flush import flush_cache
 from keepwell.errors import KeepwellError, PreconditionFailed, VerificationFailed
 from keepwell.evidence import Evidence, write_evidence
+from keepwell.holding import Hold
 from keepwell.objectstore.store import Store
 from keepwell.postgres.databases import (
     NamedDatabase,
@@ -67,6 +68,7 @@ class RestoreOutcome:
         phases: Seconds of each phase: find, fetch, restore, prove, smoke, swap, serve; those of this run.
         findings: What is worth knowing.
         evidence_keys: Of the documents in the bucket; empty where they could not be kept.
+        is_kept: Whether the bucket knows its case, so that the console can undo it.
     """
 
     case_id: str
@@ -77,6 +79,7 @@ class RestoreOutcome:
     phases: Mapping[str, float]
     findings: tuple[Finding, ...]
     evidence_keys: tuple[str, ...] = ()
+    is_kept: bool = True
 
     @property
     def seconds(self) -> float:
@@ -107,6 +110,7 @@ class _Run:
     journal: Journal
     progress: Progress
     started_at: datetime
+    hold: Hold | None = None
     findings: list[Finding] = field(default_factory=list)
     watch: Stopwatch = field(default_factory=Stopwatch)
     rows: int | None = None
@@ -120,6 +124,7 @@ def apply_restore(
     progress: Progress,
     *,
     case_id: str | None = None,
+    hold: Hold | None = None,
 ) -> RestoreOutcome:
     """Carry out a plan; the caller holds the platform, for a swap or for a restore.
 
@@ -127,9 +132,10 @@ def apply_restore(
         platform: Whose set, and whose server.
         store: Its folder in the bucket.
         plan: As somebody saw it.
-        approval: Of that plan; needed for a swap. A case that goes on keeps the one that it has.
+        approval: Of that plan; needed for a swap. A case that goes on may have one that still counts (`is_approved`).
         progress: Told how far it is.
         case_id: Of a case that goes on; a new one by default.
+        hold: How the caller holds it: looked at once more before anybody is shut out.
 
     Returns:
         What it came to; its evidence is in the bucket.
@@ -149,12 +155,16 @@ def apply_restore(
         require_open_end(journal, state)
     if state is None or not state.is_swapped:
         plan = _plan_anew(platform, store, plan, state)
-        approval = approval or (journal.case.approval if journal else None)
         if plan.swaps:
+            if approval is None and journal is not None and state is not None:
+                is_enough = _still_counts(platform, journal, state, plan, started_at)
+                approval = journal.approval if is_enough else None
             approval = require_approval(plan.subject, approval)
     if journal is None:
         journal = begin_case(store, _describe_case(platform, plan, approval, started_at))
-    run = _Run(platform, store, plan, journal, progress, started_at)
+    elif approval is not None and approval != journal.approval:
+        journal.write(StepName.APPROVED, approval=approval, required=True)
+    run = _Run(platform, store, plan, journal, progress, started_at, hold)
     try:
         return _carry_out(run, state)
     except BaseException as error:
@@ -175,6 +185,36 @@ def plan_case(platform: Platform, store: Store, case_id: str, now: datetime) -> 
     case = read_journal(store, case_id).case
     choice = Choice(which=case.backup_id, database=case.database, allow_unproven=case.allow_unproven)
     return plan_restore(platform, store, choice, mode=case.mode, name=case.name, now=now)
+
+
+def is_approved(platform: Platform, store: Store, plan: RestorePlan, case_id: str, now: datetime) -> bool:
+    """Whether a case may go on with the approval that it has, so that nobody has to be asked.
+
+    It counts for as long as a question waits (`orchestrator.approval_hours`), and to finish what is half done.
+
+    Args:
+        platform: Whose case.
+        store: Its folder in the bucket.
+        plan: Of the case, made just now.
+        case_id: Of it.
+        now: Aware.
+
+    Raises:
+        PreconditionFailed: There is no such case.
+        ServiceUnavailable: The store or the server does not answer.
+    """
+    journal = read_journal(store, case_id)
+    return _still_counts(platform, journal, read_state(platform, journal), plan, now)
+
+
+def _still_counts(platform: Platform, journal: Journal, state: CaseState, plan: RestorePlan, now: datetime) -> bool:
+    if state.is_swapped:
+        return True  # nothing is left that anybody would have to agree to
+    approval = journal.approval
+    if approval is None or approval.digest != plan.digest:
+        return False
+    is_fresh = now - approval.approved_at <= timedelta(hours=platform.orchestrator.approval_hours)
+    return is_fresh or state.standing is Standing.FENCED
 
 
 def read_state(platform: Platform, journal: Journal) -> CaseState:
@@ -224,8 +264,7 @@ def _plan_anew(platform: Platform, store: Store, plan: RestorePlan, state: CaseS
 def _describe_case(platform: Platform, plan: RestorePlan, approval: Approval | None, now: datetime) -> RestoreCase:
     with connect_beside(platform) as connection:
         server = read_server_id(connection)
-        named = {one.name: one.oid for one in read_databases(connection)}
-    live_oid = named.get(plan.live) if plan.live_is_there else None
+    live_oid = plan.live_database.oid if plan.live_database else None
     return RestoreCase(
         case_id=new_case_id(now),
         platform=platform.name,
@@ -253,6 +292,8 @@ def _carry_out(run: _Run, state: CaseState | None) -> RestoreOutcome:
         _restore(run)
     elif state.standing in (Standing.BESIDE, Standing.FENCED):
         _take_up(run, state.restored)
+    if state is not None and state.standing is Standing.SERVING:
+        return _tell_again(run)
     if not plan.swaps:
         return _end(run, plan.name, None, f"{plan.backup_id} is restored beside {plan.live}, as {plan.name}.")
     if state is None or state.restored is None or not state.is_swapped:
@@ -261,6 +302,15 @@ def _carry_out(run: _Run, state: CaseState | None) -> RestoreOutcome:
         # Whoever shut them since: an undo that died shuts both.
         open_databases(run.platform, [one.oid for one in (state.restored, state.former) if one is not None])
     return _serve(run)
+
+
+def _tell_again(run: _Run) -> RestoreOutcome:
+    """Of a case that had come to its end: the application is not asked anew, since people have worked with it since."""
+    journal = run.journal
+    ended_at = journal.since(StepName.SERVING, StepName.NOT_ASKED)
+    message = f"The case had come to its end at {ended_at:%Y-%m-%d %H:%M} UTC: nothing was done."
+    run.findings.append(_finding("case", Verdict.OK, message, hint="Look at the application yourself."))
+    return _end(run, run.plan.live, journal.case.replaced, f"{run.plan.backup_id} is live as {run.plan.live} already.")
 
 
 def _restore(run: _Run) -> None:
@@ -313,6 +363,10 @@ def _take_up(run: _Run, restored: NamedDatabase) -> None:
     database = choose_database(read_manifest(run.store, plan.backup_id), plan.database)
     target = restored_target(run.platform, plan.name, server_major)
     _heed_answers(run, ask_smoke_queries(run.platform, database, target))
+    proven_at = run.journal.since(StepName.PROVEN)
+    when = f"at {proven_at:%Y-%m-%d %H:%M} UTC" if proven_at else "by an earlier run"
+    message = f"{plan.name} was proven {when}, and not compared since: what somebody wrote into it since is in it."
+    run.findings.append(_finding("copy", Verdict.WARN, message, hint="In doubt drop it, and begin anew."))
     run.watch.lap("smoke")
 
 
@@ -322,8 +376,10 @@ def _swap(run: _Run) -> None:
     if wanted.leaving is not None:
         with connect_beside(run.platform) as connection:
             carry_over(connection, wanted.coming.name, read_properties(connection, wanted.leaving.oid))
+    if run.hold is not None:
+        run.hold.require_held()
     journal.write(StepName.FENCING, required=True)
-    exchange(run.platform, wanted, run.progress, before_renaming=lambda: journal.write(StepName.EXCHANGING))
+    exchange(run.platform, wanted, run.progress, before_shutting=lambda: journal.write(StepName.EXCHANGING))
     journal.write(StepName.EXCHANGED)
     run.watch.lap("swap")
 
@@ -355,7 +411,7 @@ def _serve(run: _Run) -> RestoreOutcome:
     wrong = [finding for finding in answers if finding.verdict is Verdict.ALERT]
     if wrong:
         _go_back(run, wrong[0])
-    journal.write(StepName.SERVING)
+    journal.write(StepName.NOT_ASKED if run.platform.restore.base_url is None else StepName.SERVING)
     replaced = journal.case.replaced
     way_back = f" The former one is {replaced}." if replaced else ""
     return _end(run, plan.live, replaced, f"{plan.backup_id} is restored and live as {plan.live}.{way_back}")
@@ -379,8 +435,8 @@ def ask_whether_it_serves(platform: Platform) -> list[Finding]:
     """What the application answers over HTTP."""
     settings = platform.restore
     if settings.base_url is None:
-        message = "Nobody asked the application over HTTP: restore.base_url is not set."
-        return [_finding("application", Verdict.NOT_APPLICABLE, message, hint="Look whether it serves.")]
+        message = "Nobody asked the application over HTTP whether it serves: restore.base_url is not set."
+        return [_finding("application", Verdict.WARN, message, hint="Look at it yourself, now.")]
     asked = ask_application(settings.base_url, smoke_paths(settings), wait_seconds=settings.smoke_wait_seconds)
     return list(judge_answers(asked))
 
@@ -397,7 +453,7 @@ def _go_back(run: _Run, wrong: Finding) -> NoReturn:
         )
     name = _name_to_leave(run)
     back = Exchange(case.live, state.live, name, state.former)
-    exchange(run.platform, back, run.progress, before_renaming=lambda: journal.write(StepName.UNDOING, name=name))
+    exchange(run.platform, back, run.progress, before_shutting=lambda: journal.write(StepName.UNDOING, name=name))
     journal.write(StepName.SWAPPED_BACK, message=wrong.message)
     run.findings += empty_cache(run.platform)
     run.watch.lap("swap back")
@@ -416,6 +472,7 @@ def _name_to_leave(run: _Run) -> str:
 
 
 def _end(run: _Run, database: str, replaced: str | None, summary: str) -> RestoreOutcome:
+    run.findings += _end_hold(run.hold)
     kept = _leave_evidence(run, None, summary)
     return RestoreOutcome(
         case_id=run.journal.case.case_id,
@@ -426,7 +483,24 @@ def _end(run: _Run, database: str, replaced: str | None, summary: str) -> Restor
         phases=dict(run.watch.phases),
         findings=(*run.findings, *kept.findings),
         evidence_keys=kept.keys,
+        is_kept=run.store.may_write,
     )
+
+
+def _end_hold(hold: Hold | None) -> list[Finding]:
+    """What is done is done: a place that was lost on the way is told, and the run does not fail by it any more."""
+    if hold is None:
+        return []
+    try:
+        hold.require_held()
+    except KeepwellError as error:
+        message = f"The interlock was lost on the way, so somebody else may have been at work too: {error.message}"
+        return [
+            _finding("interlock", Verdict.WARN, message, hint="Look: keepwell restore status. Do not run it again.")
+        ]
+    finally:
+        hold.end_early()
+    return []
 
 
 def _leave_evidence(run: _Run, verdict: Verdict | None, summary: str) -> Kept:
@@ -462,7 +536,7 @@ def _leave_evidence(run: _Run, verdict: Verdict | None, summary: str) -> Kept:
 def _tell_of_case(journal: Journal, plan: RestorePlan) -> list[Finding]:
     """Who approved it, whether a proof was waived, and what the journal lacks."""
     told = [finding for finding in plan.findings if finding.name == "proof" and finding.verdict is not Verdict.OK]
-    approval = journal.case.approval
+    approval = journal.approval
     if approval is not None:
         told.append(_finding("approval", Verdict.OK, approval.told))
     return [*told, *judge_journal(journal)]

@@ -32,6 +32,7 @@ _LIST = "List what there is: keepwell restore status."
 class StepName(StrEnum):
     """What a step of a case says: what is about to be done, or was."""
 
+    APPROVED = "approved"
     RESTORING = "restoring"
     PROVEN = "proven"
     RESTORED = "restored"
@@ -40,6 +41,7 @@ class StepName(StrEnum):
     EXCHANGED = "exchanged"
     SERVING = "serving"
     NOT_SERVING = "not-serving"
+    NOT_ASKED = "not-asked"
     SWAPPED_BACK = "swapped-back"
     UNDOING = "undoing"
     UNDONE = "undone"
@@ -84,7 +86,7 @@ class JournalStep(Document):
     name: str | None = Field(
         default=None, description="What the restored database is called from then on; or of what is purged."
     )
-    approval: Approval | None = Field(default=None, description="Of an undo or a purge.")
+    approval: Approval | None = Field(default=None, description="Of an undo, a purge, or a case that goes on.")
     message: str = Field(default="", description="What happened, for people.")
 
 
@@ -121,7 +123,7 @@ class Journal:
             required: Whether to stop where it cannot be kept; else what is under way goes on.
             oid: The new database's number.
             name: What it is called from then on; or the name of what is purged.
-            approval: Of an undo or a purge.
+            approval: Of an undo, a purge, or a case that goes on.
             message: For people.
 
         Raises:
@@ -153,6 +155,12 @@ class Journal:
     def restored_oid(self) -> int | None:
         """Number of the restored database; None until one was proven."""
         return next((one.oid for one in reversed(self.steps) if one.oid is not None), None)
+
+    @property
+    def approval(self) -> Approval | None:
+        """The newest one of the restore itself."""
+        later = (one.approval for one in reversed(self.steps) if one.step is StepName.APPROVED)
+        return next(later, self.case.approval)
 
     @property
     def restored_names(self) -> frozenset[str]:

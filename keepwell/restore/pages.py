@@ -1,12 +1,15 @@
 """A restore for people, as markdown: what is planned, and what it came to. Pure."""
 
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
+
+from psycopg import sql
 
 from keepwell.backup.report import escape, render_findings, sign
 from keepwell.notify import Message
 from keepwell.quantities import describe_bytes, describe_seconds
 from keepwell.restore.apply import RestoreOutcome
+from keepwell.restore.names import undone_name
 from keepwell.restore.plan import RestorePlan
 
 _DAY_SECONDS = 86_400
@@ -61,8 +64,28 @@ def summarize_outcome(outcome: RestoreOutcome) -> str:
 
 
 def undo_command(outcome: RestoreOutcome) -> str:
-    """What takes a swap back."""
+    """What takes a swap back: a command, or statements where the bucket knows of no case."""
+    if not outcome.is_kept:
+        return undo_statements(outcome)
     return f"keepwell restore undo {outcome.case_id} --platform {outcome.plan.platform}"
+
+
+def undo_statements(outcome: RestoreOutcome) -> str:
+    """The same as SQL, for psql in the maintenance database, as the role that restores."""
+    live, replaced, undone = outcome.database, outcome.replaced or "", undone_name(outcome.database, datetime.now(UTC))
+    statements = sql.SQL(
+        "ALTER DATABASE {live} ALLOW_CONNECTIONS false; "
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname IN ({live_text}, {replaced_text}); "
+        "BEGIN; ALTER DATABASE {live} RENAME TO {undone}; ALTER DATABASE {replaced} RENAME TO {live}; COMMIT; "
+        "ALTER DATABASE {undone} ALLOW_CONNECTIONS true;"
+    ).format(
+        live=sql.Identifier(live),
+        replaced=sql.Identifier(replaced),
+        undone=sql.Identifier(undone),
+        live_text=sql.Literal(live),
+        replaced_text=sql.Literal(replaced),
+    )
+    return statements.as_string(None)
 
 
 def build_restored_message(outcome: RestoreOutcome) -> Message:

@@ -1,7 +1,8 @@
 """What a restore would do, before anything is changed: from which set, under which names, at what cost.
 
-A plan only reads. What somebody approves of it (`subject`) is what it binds: the set, the names, the mode, the class of
-size. Ages, sessions and free space are shown, and change by themselves.
+A plan only reads. What somebody approves of it (`subject`) is what it binds: the set, the names, the mode, and for a
+swap the very database that is replaced, with its class of size. Ages, sessions and free space are shown, and change by
+themselves.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -18,7 +19,7 @@ from keepwell.backup.space import estimate_scratch_bytes
 from keepwell.errors import KeepwellError, PreconditionFailed
 from keepwell.objectstore.store import Store
 from keepwell.postgres.connection import connect
-from keepwell.postgres.databases import SessionGroup
+from keepwell.postgres.databases import NamedDatabase, SessionGroup
 from keepwell.restore.choice import Choice, choose_set
 from keepwell.restore.judgement import judge_age, judge_beside, judge_set, judge_swap, judge_target
 from keepwell.restore.loss import Loss, judge_loss, measure_loss
@@ -51,7 +52,7 @@ class RestorePlan:
         database: Which of the set's databases.
         live: Name of the live database; nobody touches it unless the mode is a swap.
         name: Of the new database.
-        live_is_there: Whether there is a live database at all.
+        live_database: The one that has that name now; None where there is none.
         snapshot_at: The moment that comes back.
         planned_at: Aware.
         level: Highest level of the set's newest proof; None when it has none.
@@ -73,7 +74,7 @@ class RestorePlan:
     database: str
     live: str
     name: str
-    live_is_there: bool
+    live_database: NamedDatabase | None
     snapshot_at: datetime
     planned_at: datetime
     level: ProofLevel | None
@@ -103,6 +104,11 @@ class RestorePlan:
         return self.mode is Mode.SWAP
 
     @property
+    def live_is_there(self) -> bool:
+        """Whether there is a live database at all."""
+        return self.live_database is not None
+
+    @property
     def replaced(self) -> str:
         """What the live database will be called, but for the moment in it; empty when nothing is replaced."""
         if not self.swaps or not self.live_is_there:
@@ -124,8 +130,8 @@ class RestorePlan:
                 "name": self.name,
                 "replaced": self.replaced,
                 "mode": self.mode.value,
-                "size": size_class(self.size_bytes),
                 "unproven": "allowed" if self.choice.allow_unproven else "refused",
+                **(_bind_live(self.live_database) if self.swaps else {}),
             },
             typed=self.live,
         )
@@ -134,6 +140,13 @@ class RestorePlan:
     def digest(self) -> str:
         """Of what is approved."""
         return self.subject.digest
+
+
+def _bind_live(live: NamedDatabase | None) -> dict[str, str]:
+    """What is replaced, by its number: the name alone would mean what another restore swapped in meanwhile, too."""
+    if live is None:
+        return {"replaces": "none"}
+    return {"replaces": str(live.oid), "replaces_size": size_class(live.size_bytes)}
 
 
 def size_class(size_bytes: int) -> str:
@@ -197,7 +210,7 @@ def plan_restore(
         database=database.name,
         live=live,
         name=new,
-        live_is_there=target.live is not None,
+        live_database=target.live.named if target.live else None,
         snapshot_at=database.snapshot_at,
         planned_at=now,
         level=entry.level,

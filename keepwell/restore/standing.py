@@ -111,15 +111,17 @@ def _is_purged(journal: Journal, former: NamedDatabase | None, restored: NamedDa
 def _stand_swapped(journal: Journal, live: NamedDatabase) -> Standing:
     if not live.open:
         return Standing.SHUT
-    served = journal.since(StepName.SERVING)
-    # Of these the first alone is certain to be kept: the store may be away in the middle of a swap.
+    # The bucket may have missed any of them but the first.
     exchanged = journal.since(StepName.FENCING, StepName.EXCHANGING, StepName.EXCHANGED)
+    served = journal.since(StepName.SERVING, StepName.NOT_ASKED)
     return Standing.SERVING if served and exchanged and served > exchanged else Standing.SWAPPED
 
 
 def _stand_unswapped(journal: Journal, restored: NamedDatabase | None) -> Standing:
     if restored is None and journal.case.mode is Mode.BESIDE and journal.restored_oid is not None:
-        return Standing.GONE
+        # A restore that fails after the proof drops what it made, before it had its name.
+        has_failed = journal.last is StepName.FAILED and journal.since(StepName.RESTORED) is None
+        return Standing.FAILED if has_failed else Standing.GONE
     if restored is None:
         return Standing.FAILED if journal.last is StepName.FAILED else Standing.NOT_RESTORED
     came_back = journal.since(StepName.EXCHANGED, StepName.UNDOING, StepName.SWAPPED_BACK, StepName.UNDONE)
@@ -144,6 +146,9 @@ def _advise(journal: Journal, standing: Standing) -> str:
     }
     if case.mode is Mode.SWAP:
         advice[Standing.BESIDE] = f"{case.name} is proven, {case.live} is as it was. Swap: {go_on}. Or leave it so."
+    answers = [one.step for one in journal.steps if one.step in (StepName.SERVING, StepName.NOT_ASKED)]
+    unasked = "Nobody asked the application: look whether it serves. " if answers[-1:] == [StepName.NOT_ASKED] else ""
+    advice[Standing.SERVING] = unasked.strip()
     if case.replaced:
-        advice[Standing.SERVING] = f"Way back: {go_back}. When it is no longer needed: {purge}."
+        advice[Standing.SERVING] = f"{unasked}Way back: {go_back}. When it is no longer needed: {purge}."
     return advice.get(standing, "")

@@ -1,7 +1,7 @@
 """Giving the live name to another database, so that at every moment exactly one has it.
 
 1. Shut both: nobody is let in any more, superusers neither, or an application's pool would be back in an instant.
-2. End the sessions that are in, and wait until they are gone.
+2. End the sessions that are in, and wait until they are gone. Look once more that nothing is as it must not be.
 3. In one transaction: the live one gets its other name, the other one the live name, and both are open again.
 
 Killed before 3, the live database is where it was, and shut: the journal says so, and `keepwell restore status`.
@@ -22,6 +22,7 @@ from keepwell.postgres.databases import (
     exchange_names,
     open_again,
     read_databases,
+    read_obstacles,
     shut,
 )
 from keepwell.progress import Progress, Step
@@ -60,34 +61,37 @@ def connect_beside(platform: Platform) -> psycopg.Connection:
     )
 
 
-def exchange(platform: Platform, wanted: Exchange, progress: Progress, *, before_renaming: Callable[[], None]) -> None:
+def exchange(platform: Platform, wanted: Exchange, progress: Progress, *, before_shutting: Callable[[], None]) -> None:
     """Give the live name to another database; the caller holds the platform for a swap.
 
     Args:
         platform: Whose server.
         wanted: Which ones.
         progress: Told how far it is.
-        before_renaming: Called once everybody is out.
+        before_shutting: Called right before; while nobody is let in, nothing has a place that takes time.
 
     Raises:
-        PreconditionFailed: The other name is taken; nothing was changed.
+        PreconditionFailed: The other name is taken, a name means another database by now, or something ties the live
+            one to its name; nothing was changed.
         KeepwellError: It could not be done; both are open again, under the names that they had.
     """
     try:
         with connect_beside(platform) as connection:
             _require_free(connection, wanted)
             names = _names_of(connection, wanted.oids)
+            before_shutting()
             progress(Step("shutting the live database, and ending its sessions"))
             shut(connection, names)
             end_sessions(connection, names, wait_seconds=platform.restore.fence_seconds)
-            before_renaming()
+            _require_untied(connection, wanted)
             progress(Step("exchanging the names"))
             renames = [(wanted.coming.name, wanted.live)]
             reopened = [wanted.live]
             if wanted.leaving is not None:
                 renames.insert(0, (wanted.live, wanted.leaving_name))
                 reopened.append(wanted.leaving_name)
-            exchange_names(connection, renames, reopen=reopened, wait_seconds=platform.restore.fence_seconds)
+            wait_seconds = platform.restore.fence_seconds
+            exchange_names(connection, renames, reopen=reopened, wait_seconds=wait_seconds, ends_sessions=True)
     except BaseException as error:
         done = is_exchanged(platform, wanted)
         # The connection may have gone in the very moment of the commit: then it is done, whatever the server said.
@@ -131,6 +135,31 @@ def open_databases(platform: Platform, oids: Sequence[int]) -> tuple[str, ...]:
 
 def _names_of(connection: psycopg.Connection, oids: Sequence[int]) -> tuple[str, ...]:
     return tuple(one.name for one in read_databases(connection) if one.oid in oids)
+
+
+def _require_untied(connection: psycopg.Connection, wanted: Exchange) -> None:
+    """What was planned may be hours old; from now on nobody is in these databases who could change it again."""
+    now = {one.name: one.oid for one in read_databases(connection)}
+    meant = {wanted.live: wanted.leaving.oid if wanted.leaving else None, wanted.coming.name: wanted.coming.oid}
+    moved = [name for name, oid in meant.items() if now.get(name) != oid]
+    if moved:
+        raise PreconditionFailed(
+            f"{moved[0]} is another database by now: nothing was exchanged.", hint="Look: keepwell restore status."
+        )
+    if wanted.leaving is None:
+        return
+    tied = read_obstacles(connection, wanted.leaving.oid)
+    named = {
+        "prepared transactions": tied.prepared,
+        "replication slots": tied.slots,
+        "subscriptions": tied.subscriptions,
+    }
+    told = [f"{what} ({', '.join(which)})" for what, which in named.items() if which]
+    if told:
+        raise PreconditionFailed(
+            f"{wanted.live} has got {' and '.join(told)} meanwhile: nothing was exchanged.",
+            hint="COMMIT PREPARED or ROLLBACK PREPARED the first; drop the others, and make them anew afterwards.",
+        )
 
 
 def _require_free(connection: psycopg.Connection, wanted: Exchange) -> None:

@@ -105,10 +105,10 @@ def plan_undo(platform: Platform, store: Store, case_id: str) -> UndoPlan:
         sessions = read_sessions(connection, state.live.name)
         tied = read_obstacles(connection, state.live.oid)
     findings = []
-    if tied.prepared or tied.slots:
-        named = ", ".join((*tied.prepared, *tied.slots))
-        message = f"{state.live.name} has prepared transactions or replication slots: {named}."
-        hint = "End the transactions (COMMIT PREPARED, ROLLBACK PREPARED) and drop the slots first."
+    named = ", ".join((*tied.prepared, *tied.slots, *tied.subscriptions))
+    if named:
+        message = f"{state.live.name} has prepared transactions, replication slots or subscriptions: {named}."
+        hint = "End the transactions (COMMIT PREPARED, ROLLBACK PREPARED), and drop the slots and subscriptions first."
         findings.append(Finding(name="obstacles", verdict=Verdict.ALERT, message=message, hint=hint))
     out_of_reach = [one.role for one in sessions if one.out_of_reach]
     if out_of_reach:
@@ -151,7 +151,7 @@ def undo_swap(
     undone = undone_name(plan.case.live, began)
     wanted = Exchange(plan.case.live, plan.state.live, undone, former)
     journal.write(StepName.UNDOING, name=undone, approval=approval, required=True)
-    exchange(platform, wanted, progress, before_renaming=lambda: None)
+    exchange(platform, wanted, progress, before_shutting=lambda: None)
     journal.write(StepName.UNDONE, approval=approval, message=f"The restored one is {undone}.")
     findings = [*plan.findings, *empty_cache(platform)]
     progress(Step("asking the application whether it serves"))

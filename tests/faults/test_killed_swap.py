@@ -54,14 +54,14 @@ RESTORING = (
 SWAPPING = (
     "carry over",
     "write fencing",
+    "write exchanging",
     "shut",
     "end sessions",
-    "write exchanging",
     "rename the live one",
     "give the live name",
     "write exchanged",
     "empty the cache",
-    "write serving",
+    "write not-asked",
     "write evidence",
 )
 UNDOING = (
@@ -77,9 +77,9 @@ UNDOING = (
 # What a swap does by itself when the application does not serve.
 GOING_BACK = (
     "write not-serving",
+    "write undoing",
     "shut",
     "end sessions",
-    "write undoing",
     "name the restored one",
     "give the live name",
     "write swapped-back",

@@ -149,6 +149,20 @@ def test_it_is_answered_once(waiting_run: DeployedRun, situation: Situation) -> 
     assert [approval.approver for approval in situation.approved] == ["Ada"]
 
 
+def test_a_run_that_had_its_answer_and_is_retried_ends_with_a_sentence(
+    waiting_run: DeployedRun, situation: Situation
+) -> None:
+    waiting_run.answer()
+    situation.subject = replace(SUBJECT, typed="esn_db_2")
+    assert waiting_run.go_on().is_failed()
+    waiting_run.retry()
+    state = waiting_run.go_on()
+    assert state.is_failed(), state
+    assert "was answered already" in (state.message or "")
+    assert "Start a new run" in (state.message or "")
+    assert situation.approved == []
+
+
 def test_a_question_that_nobody_answers_in_time_ends_as_failed(engine: Engine, situation: Situation) -> None:
     orchestrator = OrchestratorSettings(approval_hours=1 / 3600)
     engine.platform = engine.platform.model_copy(update={"orchestrator": orchestrator})

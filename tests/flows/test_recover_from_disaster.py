@@ -20,6 +20,8 @@ from keepwell.incident.gathering import Source
 from keepwell.incident.journal import Incident, read_incidents
 from keepwell.incident.restores import RestoreSoFar
 from keepwell.interlock import Procedure
+from keepwell.postgres.databases import NamedDatabase
+from keepwell.restore import apply as applying
 from keepwell.restore.apply import RestoreOutcome
 from keepwell.restore.choice import Choice
 from keepwell.restore.plan import Mode, RestorePlan
@@ -39,7 +41,7 @@ def a_plan(mode: Mode) -> RestorePlan:
         database="esn_db",
         live="esn_db",
         name="esn_db_restored_20261129T020000Z",
-        live_is_there=True,
+        live_database=NamedDatabase(16385, "esn_db", open=True, size_bytes=40_000_000),
         snapshot_at=SNAPSHOT_AT,
         planned_at=datetime.now(UTC),
         level="equal",
@@ -96,7 +98,9 @@ class Platform:
         progress: object,
         *,
         case_id: str | None,
+        hold: object,
     ) -> RestoreOutcome:
+        assert hold is not None
         assert self.engine.held
         if plan.swaps and case_id is None:
             require_approval(plan.subject, approval)
@@ -122,6 +126,7 @@ def platform(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Platform:
     monkeypatch.setattr(restore_steps, "plan_restore", made.plan)
     monkeypatch.setattr(restore_steps, "plan_case", lambda *_, **__: a_plan(Mode.SWAP))
     monkeypatch.setattr(restore_steps, "apply_restore", made.apply)
+    monkeypatch.setattr(applying, "is_approved", lambda *_: True)
     hold: Any = made.hold
     held: AbstractContextManager[Hold] = hold
     monkeypatch.setattr(interlock_steps, "hold_platform", held)

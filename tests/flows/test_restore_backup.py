@@ -15,7 +15,8 @@ from keepwell.approval import Approval, require_approval
 from keepwell.errors import Busy, PreconditionFailed, ServiceUnavailable
 from keepwell.holding import Hold
 from keepwell.interlock import Procedure
-from keepwell.postgres.databases import SessionGroup
+from keepwell.postgres.databases import NamedDatabase, SessionGroup
+from keepwell.restore import apply as applying
 from keepwell.restore.apply import RestoreOutcome
 from keepwell.restore.choice import Choice
 from keepwell.restore.plan import Mode, RestorePlan
@@ -36,7 +37,7 @@ def a_plan(mode: Mode, **changes: Any) -> RestorePlan:
         database="esn_db",
         live="esn_db",
         name="esn_db_restored_20261129T020000Z",
-        live_is_there=True,
+        live_database=NamedDatabase(16385, "esn_db", open=True, size_bytes=40_000_000),
         snapshot_at=SNAPSHOT_AT,
         planned_at=datetime.now(UTC),
         level="equal",
@@ -58,6 +59,7 @@ class Restores:
 
     engine: Engine
     changes: dict[str, Any] = field(default_factory=dict)
+    still_counts: bool = True
     asked_for: list[tuple[Choice, Mode, str | None]] = field(default_factory=list)
     held: list[Procedure] = field(default_factory=list)
     applied: list[tuple[Approval | None, str | None]] = field(default_factory=list)
@@ -74,6 +76,9 @@ class Restores:
     def plan_case(self, platform: object, store: object, case_id: str, now: datetime) -> RestorePlan:
         # What the case made stands in the way of its own plan.
         return a_plan(Mode.SWAP, findings=(WRONG,))
+
+    def is_approved(self, platform: object, store: object, plan: RestorePlan, case_id: str, now: datetime) -> bool:
+        return self.still_counts
 
     @contextmanager
     def hold(self, platform: object, store: object, procedure: Procedure, **_: object) -> Iterator[Engine]:
@@ -92,7 +97,9 @@ class Restores:
         progress: object,
         *,
         case_id: str | None,
+        hold: object,
     ) -> RestoreOutcome:
+        assert hold is not None
         assert self.engine.held
         self.applied.append((approval, case_id))
         if plan.swaps and case_id is None:
@@ -111,6 +118,7 @@ def restores(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Restores:
     monkeypatch.setattr(restore_steps, "plan_restore", made.plan)
     monkeypatch.setattr(restore_steps, "plan_case", made.plan_case)
     monkeypatch.setattr(restore_steps, "apply_restore", made.apply)
+    monkeypatch.setattr(applying, "is_approved", made.is_approved)
     hold: Any = made.hold
     held: AbstractContextManager[Hold] = hold
     monkeypatch.setattr(interlock_steps, "hold_platform", held)
@@ -192,7 +200,16 @@ def test_a_rejected_run_is_cancelled_with_who_and_why_and_nothing_is_done(restor
     assert (restores.held, restores.applied) == ([], [])
 
 
-@pytest.mark.parametrize("changes", [{"backup_id": "20261130T020000Z-fedcba"}, {"size_bytes": 900_000_000}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"backup_id": "20261130T020000Z-fedcba"},
+        # What the first of two restores swapped in: the same name, and another database.
+        {"live_database": NamedDatabase(20001, "esn_db", open=True, size_bytes=40_000_000)},
+        {"live_database": NamedDatabase(16385, "esn_db", open=True, size_bytes=900_000_000)},
+        {"live_database": None},
+    ],
+)
 def test_an_approval_for_an_older_plan_is_void(restores: Restores, changes: dict[str, Any]) -> None:
     run = ask_for_swap()
     assert run.answer()["status"] == "ACCEPT"
@@ -206,7 +223,8 @@ def test_an_approval_for_an_older_plan_is_void(restores: Restores, changes: dict
 def test_what_only_passes_by_makes_no_approval_void(restores: Restores) -> None:
     run = ask_for_swap()
     run.answer()
-    restores.changes = {"sessions": (), "size_bytes": 12_000_001, "expected_seconds": 99.0}
+    grown = NamedDatabase(16385, "esn_db", open=True, size_bytes=40_000_001)
+    restores.changes = {"sessions": (), "live_database": grown, "expected_seconds": 99.0}
     assert run.go_on().is_completed()
 
 
@@ -225,6 +243,16 @@ def test_a_case_goes_on_with_the_approval_that_it_has(restores: Restores) -> Non
     assert start(case_id=CASE_ID).go_on().is_completed()
     assert restores.asked_for == []
     assert (restores.held, restores.applied) == ([Procedure.SWAP], [(None, CASE_ID)])
+
+
+def test_a_case_whose_approval_counts_no_more_is_asked_about_anew(restores: Restores) -> None:
+    restores.still_counts = False
+    run = start(case_id=CASE_ID)
+    assert run.go_on().name == "Suspended"
+    run.answer()
+    assert run.go_on().is_completed()
+    ((approval, case_id),) = restores.applied
+    assert (approval is not None, case_id) == (True, CASE_ID)
 
 
 @pytest.mark.parametrize("failure", [ServiceUnavailable("The store is away."), PreconditionFailed("Nothing changed.")])

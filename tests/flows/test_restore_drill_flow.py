@@ -7,7 +7,7 @@ from engine_double import Engine
 from prefect.client.schemas.objects import State
 
 from flows.restore_drill import restore_drill
-from keepwell.drill.documents import read_history
+from keepwell.drill.documents import Stage, read_history
 from keepwell.drill.rehearsing import DrillPlan
 from keepwell.errors import ServiceUnavailable
 from keepwell.verdict import Finding, Verdict
@@ -27,8 +27,13 @@ class DrillEngine:
         self.calls.append(f"restore {chosen}")
         if self.fails:
             raise self.fails.pop()
+        stage = Stage(name="application", verdict=Verdict.OK, message="Answered.", seconds=1)
         return a_rehearsal(
-            backup_id=plan.sets.newest, chosen=chosen, snapshot_at=plan.started_at, **self.rehearsals.get(chosen, {})
+            stages=(stage,) if plan.kind == "full" else (),
+            backup_id=plan.sets.newest,
+            chosen=chosen,
+            snapshot_at=plan.started_at,
+            **self.rehearsals.get(chosen, {}),
         )
 
     def check(self, platform: object, store: object, plan: DrillPlan, rehearsal: Any, progress: object) -> Any:
@@ -135,6 +140,16 @@ def test_without_a_proven_set_there_is_nothing_to_drill(engine: Engine, drill: D
     state = run()
     assert state.is_failed()
     assert "no proven backup set" in (state.message or "")
+    assert drill.calls == []
+
+
+def test_where_it_could_not_be_recorded_nothing_is_begun(
+    engine: Engine, drill: DrillEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine.store, "may_write", False)
+    state = run()
+    assert state.is_failed()
+    assert "only reads" in (state.message or "")
     assert drill.calls == []
 
 

@@ -2,7 +2,9 @@
 
 import os
 import socket
+import subprocess
 import sys
+import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -39,4 +41,11 @@ if __name__ == "__main__":
     if sys.argv[1:] == ["die"]:
         sys.stderr.write("I cannot go on\n")
         sys.exit(3)
+    if sys.argv[1:] == ["hang"]:
+        # Somebody connects, and never hears a word.
+        subprocess.Popen(["sleep", "300"], start_new_session=True)
+        listener = socket.create_server(("127.0.0.1", int(os.environ["PORT"])))
+        time.sleep(300)
+    if sys.argv[1:] == ["daemon"]:
+        subprocess.Popen(["sleep", "300"], start_new_session=True)
     HTTPServer(("127.0.0.1", int(os.environ["PORT"])), Pages).serve_forever()

@@ -4,7 +4,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from backup_sets import copy_set, part_of, replace_content
@@ -29,12 +29,12 @@ from keepwell.interlock import Procedure
 from keepwell.objectstore.bucket import open_store
 from keepwell.postgres.databases import read_databases
 from keepwell.progress import Step, silent
-from keepwell.restore.apply import ITEM, apply_restore, plan_case
-from keepwell.restore.journal import read_case_ids
+from keepwell.restore.apply import ITEM, apply_restore, is_approved, plan_case
+from keepwell.restore.journal import StepName, read_case_ids, read_journal
 from keepwell.restore.plan import Mode
 from keepwell.restore.standing import Standing
 from keepwell.restore.status import read_status
-from keepwell.settings import RestoreSettings
+from keepwell.settings import OrchestratorSettings, RestoreSettings
 from keepwell.verdict import Verdict
 
 
@@ -170,7 +170,7 @@ def test_a_transaction_that_is_prepared_meanwhile_stops_the_swap(stricken: Stric
                 connection.execute("BEGIN; INSERT INTO people VALUES (3000, 'in between'); PREPARE TRANSACTION 'mid'")
 
     try:
-        with pytest.raises(LockTimeout, match="prepared transaction"):
+        with pytest.raises(PreconditionFailed, match=r"prepared transactions \(mid\) meanwhile"):
             stricken.apply(planned, progress=prepare)
         assert stricken.names() == {stricken.live: True, planned.name: True}
         assert "prepared transactions" in [
@@ -179,6 +179,67 @@ def test_a_transaction_that_is_prepared_meanwhile_stops_the_swap(stricken: Stric
     finally:
         with stricken.server.connect(stricken.live) as connection:
             connection.execute("ROLLBACK PREPARED 'mid'")
+
+
+def test_a_slot_that_is_made_meanwhile_stops_the_swap(stricken: Stricken) -> None:
+    planned = stricken.plan()
+
+    def make_slot(step: Step) -> None:
+        if step.stage == "restoring":
+            with stricken.server.connect(stricken.live) as connection:
+                connection.execute("SELECT pg_create_logical_replication_slot('in_between', 'test_decoding')")
+
+    try:
+        with pytest.raises(PreconditionFailed, match=r"replication slots \(in_between\) meanwhile"):
+            stricken.apply(planned, progress=make_slot)
+        assert stricken.names() == {stricken.live: True, planned.name: True}
+    finally:
+        stricken.execute("SELECT pg_drop_replication_slot('in_between')")
+
+
+def test_an_approval_that_is_old_is_not_reused_and_a_new_one_is_in_the_journal(stricken: Stricken) -> None:
+    def stop(step: Step) -> None:
+        if step.stage.startswith("shutting"):
+            raise KeepwellError("Stopped by the test.")
+
+    planned = stricken.plan()
+    with pytest.raises(KeepwellError, match="Stopped"):
+        stricken.apply(planned, progress=stop)
+    platform, store = stricken.platform, stricken.store
+    case_id = read_case_ids(store)[0]
+    now = datetime.now(UTC)
+    again = plan_case(platform, store, case_id, now)
+    assert is_approved(platform, store, again, case_id, now)
+    weeks_later = now + timedelta(weeks=3)
+    assert not is_approved(platform, store, again, case_id, weeks_later)
+    impatient = platform.model_copy(update={"orchestrator": OrchestratorSettings(approval_hours=1e-9)})
+    with hold_platform(platform, store, Procedure.SWAP) as hold:
+        with pytest.raises(PreconditionFailed, match="needs an approval"):
+            apply_restore(impatient, store, again, None, silent, case_id=case_id)
+        new = approve(again.subject)
+        with pytest.raises(KeepwellError, match="Stopped"):
+            apply_restore(impatient, store, again, new, stop, case_id=case_id, hold=hold)
+    assert read_journal(store, case_id).approval == new
+
+
+def test_a_place_that_was_lost_is_noticed_before_anybody_is_shut_out(stricken: Stricken) -> None:
+    planned = stricken.plan()
+
+    def lose(step: Step) -> None:
+        if step.stage == "restoring":
+            stricken.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE application_name LIKE 'keepwell interlock%'"
+            )
+
+    with (
+        pytest.raises(ServiceUnavailable),
+        hold_platform(stricken.platform, stricken.store, Procedure.SWAP) as hold,
+    ):
+        apply_restore(stricken.platform, stricken.store, planned, approve(planned.subject), lose, hold=hold)
+    assert stricken.names() == {stricken.live: True, planned.name: True}
+    journal = read_journal(stricken.store, read_case_ids(stricken.store)[0])
+    assert StepName.FENCING not in [one.step for one in journal.steps]
 
 
 def test_a_wrong_answer_to_a_smoke_query_stops_the_swap(stricken: Stricken) -> None:

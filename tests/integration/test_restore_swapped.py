@@ -1,7 +1,7 @@
 """A restore that takes the live database's place, and goes back: on a real server, with people in it."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
@@ -19,8 +19,10 @@ from keepwell.evidence import read_last_evidence
 from keepwell.holding import hold_platform
 from keepwell.interlock import Procedure
 from keepwell.objectstore.bucket import open_store
-from keepwell.postgres.databases import read_properties, split_names
+from keepwell.postgres import databases
+from keepwell.postgres.databases import Properties, carry_over, read_properties, split_names
 from keepwell.progress import silent
+from keepwell.restore import swap as swapping
 from keepwell.restore.apply import ITEM
 from keepwell.restore.journal import RestoreCase, read_journal
 from keepwell.restore.plan import Mode
@@ -146,6 +148,57 @@ def test_a_swap_brings_rows_back_under_the_live_name_and_undo_goes_back_again(st
         plan_undo(stricken.platform, stricken.store, outcome.case_id)
     with pytest.raises(PreconditionFailed, match="cannot go on: swapped back"):
         stricken.apply(stricken.plan(), case_id=outcome.case_id)
+
+
+def test_a_second_restore_that_was_approved_before_the_first_does_not_replace_what_it_brought(
+    stricken: Stricken,
+) -> None:
+    first, second = stricken.plan(), stricken.plan()
+    assert first.digest == second.digest
+    outcome = stricken.apply(first)
+    with pytest.raises(PreconditionFailed, match="nothing was changed"):
+        stricken.apply(second, approve(second.subject))
+    assert stricken.names() == {stricken.live: True, outcome.replaced: True}
+    assert any(one.name == "application" and one.verdict is Verdict.WARN for one in outcome.findings)
+
+
+def test_who_slips_in_when_the_database_is_shut_is_out_before_it_is_renamed(
+    stricken: Stricken, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slipped: list[psycopg.Connection] = []
+
+    def end_sessions(connection: psycopg.Connection, names: Sequence[str], *, wait_seconds: float) -> int:
+        ended = databases.end_sessions(connection, names, wait_seconds=wait_seconds)
+        databases.open_again(connection, names)
+        slipped.append(psycopg.connect(stricken.server.url(stricken.live)))
+        databases.shut(connection, names)
+        return ended
+
+    monkeypatch.setattr(swapping, "end_sessions", end_sessions)
+    stricken.apply(stricken.plan())
+    assert stricken.ids() == (100, 0)
+    with pytest.raises(psycopg.OperationalError):
+        slipped[0].execute("SELECT true")
+
+
+def test_what_is_carried_over_anew_leaves_nothing_of_before(app_role: str, server: Server, database: str) -> None:
+    def read() -> Properties:
+        row = connection.execute("SELECT oid::bigint FROM pg_database WHERE datname = %s", (database,)).fetchone()
+        return read_properties(connection, row[0] if row else 0)
+
+    with server.connect() as connection:
+        plain = read()
+        for statement in PROPERTIES:
+            connection.execute(sql.SQL(statement).format(sql.Identifier(database)))
+        assert read() != plain
+        carry_over(connection, database, plain)
+        now = read()
+    assert (now.settings, now.owner, now.comment) == ((), plain.owner, None)
+    assert plain.grants is None
+    assert {(one.grantee, one.privilege) for one in now.grants or ()} == {
+        *(("", privilege) for privilege in ("CONNECT", "TEMPORARY")),
+        *((plain.owner, privilege) for privilege in ("CONNECT", "CREATE", "TEMPORARY")),
+    }
 
 
 def test_a_replaced_database_goes_only_when_asked_and_never_as_the_only_copy(stricken: Stricken) -> None:

@@ -110,6 +110,13 @@ def test_another_plan_changes_nothing(server: FakePrefect) -> None:
     assert server.answers == []
 
 
+def test_at_a_terminal_the_word_as_an_option_needs_the_plan_as_well(server: FakePrefect, terminal: None) -> None:
+    code, _, told = run("approve", RUN, *ALL[2:])
+    assert (code, server.answers) == (1, [])
+    assert f"--approve {DIGEST}" in told
+    assert run("approve", RUN, *ALL)[0] == 0
+
+
 def test_a_refused_answer_comes_with_success_and_is_noticed(server: FakePrefect) -> None:
     server.refusal = "Reason: Validation failed for field 'typed'."
     code, _, told = run("approve", RUN, *ALL)

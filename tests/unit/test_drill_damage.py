@@ -1,15 +1,19 @@
+import hashlib
 import random
+from collections.abc import Callable
 
 import pytest
+from backup_documents import a_manifest, a_part, a_table, documents
 from memory_store import MemoryStore
 
-from keepwell.drill.checker import judge_found
-from keepwell.drill.damage import EXPECTED, Damage, alter_row
+from keepwell.drill.checker import judge_found, judge_refused, try_damage
+from keepwell.drill.damage import ATTEMPTS, EXPECTED, Damage, NoDamage, alter_row, make_damage
 from keepwell.drill.documents import is_in_time
 from keepwell.drill.overlay import DamagedCopy
 from keepwell.errors import KeepwellError
 from keepwell.objectstore.store import ObjectMissing
-from keepwell.settings import DrillSettings
+from keepwell.progress import silent
+from keepwell.settings import DrillSettings, Platform
 from keepwell.verdict import Verdict
 
 
@@ -101,3 +105,94 @@ def test_damage_that_is_found_too_late_is_an_alert(copy: DamagedCopy) -> None:
     found_at, verdict, message = judge_found(damage, "equal", ("1.dat differs.",))
     assert (found_at, verdict) == ("equal", Verdict.ALERT)
     assert "Found only at equal" in message
+
+
+def test_a_set_refused_before_its_first_level_is_what_a_forged_manifest_alone_asks_for(copy: DamagedCopy) -> None:
+    forged = Damage("manifest forged", "signed by a stranger", copy, ("manifest.json",), "readable")
+    assert judge_refused(forged, "manifest.json is signed by nobody who counts.")[:2] == ("manifest", Verdict.OK)
+    cut = Damage("stream cut", "half of the rows", copy, ("1.dat",), "complete")
+    assert judge_refused(cut, "manifest.json is signed by nobody who counts.")[:2] == (None, Verdict.UNKNOWN)
+
+
+def test_what_is_named_is_the_damaged_one_and_none_whose_name_holds_it(copy: DamagedCopy) -> None:
+    damage = Damage("stream cut", "half of the rows", copy, ("database/1.dat", "public.note", "note"), "complete")
+    for other in ("database/1.data is damaged.", "public.notes: 3 rows", "other.note: 3 rows", "footnote: 3 rows"):
+        assert judge_found(damage, "complete", (other,))[1] is Verdict.WARN, other
+    for one in ("database/1.dat is damaged.", "shop: public.note: 3 rows", 'COPY failed for table "note": no'):
+        assert judge_found(damage, "complete", (one,))[1] is Verdict.OK, one
+
+
+@pytest.fixture
+def tried(store: MemoryStore, copy: DamagedCopy, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, Verdict]]:
+    """How many copies an altered row took, where each was found at the level given, and with what verdict."""
+
+    def make(*found_at: str, last: Damage | NoDamage | None = None) -> tuple[int, Verdict]:
+        store.objects = documents(a_manifest())
+        damage = Damage("row altered", "one sign", copy, (), "equal")
+        made: list[int] = []
+
+        def make_one(*_: object, attempt: int) -> Damage | NoDamage:
+            if attempt == len(found_at) and last is not None:
+                return last
+            made.append(attempt)
+            return damage
+
+        monkeypatch.setattr("keepwell.drill.checker.make_damage", make_one)
+        monkeypatch.setattr(
+            "keepwell.drill.checker._prove",
+            lambda *_: judge_found(damage, found_at[len(made) - 1], ("it differs",)),  # type: ignore[arg-type]
+        )
+        platform = Platform.model_construct(name="esn")
+        outcome = try_damage(
+            platform,
+            store,  # type: ignore[arg-type]
+            a_manifest().backup_id,
+            "row altered",
+            seed=1,
+            progress=silent,
+        )
+        return len(made), outcome.verdict
+
+    return make
+
+
+def test_a_row_that_the_database_refuses_leaves_the_comparison_untried_and_another_is_altered(
+    tried: Callable[..., tuple[int, Verdict]],
+) -> None:
+    assert tried("equal") == (1, Verdict.OK)
+    assert tried("restored", "restored", "equal") == (3, Verdict.OK)
+    assert tried(*["restored"] * ATTEMPTS["row altered"]) == (ATTEMPTS["row altered"], Verdict.WARN)
+    assert tried("restored", last=NoDamage("row altered", "no further row")) == (1, Verdict.WARN)
+    assert tried("sound") == (1, Verdict.ALERT)
+    assert tried(last=NoDamage("row altered", "no row")) == (0, Verdict.NOT_APPLICABLE)
+
+
+def test_another_attempt_alters_another_table_and_tables_without_a_free_sign_are_passed_over() -> None:
+    store = MemoryStore()
+    contents = {"one": b"Ada\n\\.\n", "two": b"Bob\n\\.\n", "none": b"\\N\n\\.\n"}
+    parts, tables = [], []
+    for name, content in contents.items():
+        digest = hashlib.sha256(content).hexdigest()
+        parts.append(
+            a_part(f"database/{name}.dat", size=len(content)).model_copy(
+                update={
+                    "compression": None,
+                    "size_bytes": len(content),
+                    "sha256": digest,
+                    "content_sha256": digest,
+                }
+            )
+        )
+        tables.append(a_table(name, rows=1).model_copy(update={"part": parts[-1].name}))
+        store.objects[f"backups/{a_manifest().backup_id}/{parts[-1].name}"] = content
+    manifest = a_manifest(tables=tuple(tables)).model_copy(update={"parts": tuple(parts)})
+
+    def attempt(number: int) -> str:
+        made = make_damage("row altered", store, manifest, seed=7, attempt=number)  # type: ignore[arg-type]
+        return made.what if isinstance(made, Damage) else "none"
+
+    store.keeping = None  # type: ignore[attr-defined]
+    tried = [attempt(number) for number in range(ATTEMPTS["row altered"])]
+    assert {what.split()[6] for what in tried[:2]} == {"public.one,", "public.two,"}
+    assert all(what.startswith("one sign of row 1 of ") for what in tried)
+    assert attempt(0) == tried[0]

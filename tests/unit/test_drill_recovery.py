@@ -1,3 +1,4 @@
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -8,7 +9,8 @@ from memory_store import MemoryStore
 from keepwell.backup.catalogue import BackupEntry
 from keepwell.backup.verify import Climb
 from keepwell.drill.choosing import choose_kind, choose_sets, new_seed
-from keepwell.drill.documents import Drill, Stage, keep_drill, read_drill, read_history
+from keepwell.drill.documents import Drill, Recovery, Rehearsal, Stage, keep_drill, read_drill, read_history
+from keepwell.drill.evidence import build_drill_evidence, describe_shortfall
 from keepwell.drill.recovery import (
     describe_rehearsal,
     extrapolate_rto,
@@ -33,7 +35,7 @@ def entry(hours: float, *, proven: bool = True) -> BackupEntry:
 def recovery_of(*hours: float, **retention: int) -> tuple[float | None, float | None]:
     measured = measure_recovery(
         [entry(each) for each in hours],
-        a_rehearsal(snapshot_at=NOW - timedelta(hours=min(hours))),
+        [a_rehearsal(snapshot_at=NOW - timedelta(hours=min(hours)))],
         proven_level="equal",
         settings=DrillSettings(),
         retention=RetentionSettings(**retention),
@@ -42,7 +44,8 @@ def recovery_of(*hours: float, **retention: int) -> tuple[float | None, float | 
     )
     assert measured.rpo_seconds is not None
     assert measured.worst_gap_seconds is not None
-    return measured.rpo_seconds / 3600, measured.worst_gap_seconds / 3600
+    # A set is proven two minutes after its snapshot.
+    return measured.rpo_seconds / 3600, round(measured.worst_gap_seconds / 3600 - 1 / 30, 6)
 
 
 def test_the_newest_proven_set_and_another_by_the_seed() -> None:
@@ -87,7 +90,7 @@ def test_rpo_is_since_the_newest_and_the_worst_gap_between_neighbours() -> None:
 
 
 def test_the_gap_up_to_now_counts() -> None:
-    assert recovery_of(40, 64) == (40, 40)
+    assert recovery_of(40, 64) == (40, round(40 - 1 / 30, 6))
 
 
 def test_the_gap_in_which_the_period_begins_counts_and_what_was_before_does_not() -> None:
@@ -101,15 +104,45 @@ def test_what_an_expiry_thinned_out_is_no_gap() -> None:
 def test_sets_that_are_not_proven_close_no_gap() -> None:
     measured = measure_recovery(
         [entry(3), entry(27, proven=False), entry(51)],
-        a_rehearsal(),
+        [a_rehearsal()],
         proven_level="equal",
         settings=DrillSettings(),
         retention=RetentionSettings(),
         live_bytes=None,
         now=NOW,
     )
-    assert measured.worst_gap_seconds == 48 * 3600
-    assert measured.worst_gap_to == NOW - timedelta(hours=3)
+    assert measured.worst_gap_seconds == 48 * 3600 + 120
+    assert measured.worst_gap_to == NOW - timedelta(hours=3) + timedelta(minutes=2)
+
+
+def measured_with(entries: list[BackupEntry], *rehearsals: Rehearsal) -> Recovery:
+    return measure_recovery(
+        entries,
+        rehearsals,
+        proven_level="equal",
+        settings=DrillSettings(),
+        retention=RetentionSettings(),
+        live_bytes=None,
+        now=NOW,
+    )
+
+
+def test_a_set_counts_from_when_it_was_first_proven() -> None:
+    first = a_proof(NOW - timedelta(hours=3))
+    late = first.model_copy(update={"finished_at": NOW - timedelta(hours=1)})
+    again = first.model_copy(update={"finished_at": NOW})
+    newest = replace(entry(3), proof=again, last_attempt=again, proofs=(late, again))
+    measured = measured_with([newest, entry(27)], a_rehearsal(snapshot_at=NOW - timedelta(hours=3)))
+    assert (measured.worst_gap_seconds, measured.worst_gap_to) == (26 * 3600, NOW - timedelta(hours=1))
+
+
+def test_a_set_that_cannot_be_restored_has_no_rpo() -> None:
+    newest, older = entry(3), entry(27)
+    dead = a_rehearsal(backup_id=newest.backup_id, snapshot_at=NOW - timedelta(hours=3), rto_seconds=None)
+    by_lot = a_rehearsal(backup_id=older.backup_id, chosen="by lot", snapshot_at=NOW - timedelta(hours=27))
+    measured = measured_with([newest, older], dead, by_lot)
+    assert (measured.rpo_seconds, measured.worst_gap_seconds, measured.rto_seconds) == (27 * 3600, 27 * 3600, None)
+    assert measured_with([newest], dead).rpo_seconds is None
 
 
 def test_phases_add_up_to_the_rto() -> None:
@@ -188,6 +221,12 @@ def test_a_drill_that_damaged_nothing_is_not_fine() -> None:
     assert judged(damages=(a_damage(detected_at=None, verdict=Verdict.NOT_APPLICABLE),)) is Verdict.UNKNOWN
 
 
+def test_what_says_nothing_of_the_checker_is_named_among_the_evidence() -> None:
+    drill = a_drill(damages=(a_damage(detected_at=None, verdict=Verdict.NOT_APPLICABLE),), verdict=Verdict.UNKNOWN)
+    assert "checker" in {finding.name for finding in build_drill_evidence(drill).findings}
+    assert "checker: " in describe_shortfall(drill)
+
+
 def a_stage(name: str = "application", verdict: Verdict = Verdict.OK) -> Stage:
     return Stage(name=name, verdict=verdict, message="It was so.", seconds=6)
 
@@ -198,8 +237,11 @@ def test_the_application_s_answer_has_a_target_where_it_was_asked_for_one() -> N
     assert (targets[-1].name, targets[-1].measured_seconds) == ("RTO with the application", 24 + 12)
     dead = a_rehearsal(stages=(a_stage(verdict=Verdict.ALERT),))
     assert judge_targets(a_recovery(), DrillSettings(), whole=dead)[-1].verdict is Verdict.UNKNOWN
-    none = a_rehearsal(stages=(a_stage(verdict=Verdict.NOT_APPLICABLE),))
-    assert len(judge_targets(a_recovery(), DrillSettings(), whole=none)) == 4
+    unnamed = a_rehearsal(stages=(a_stage(verdict=Verdict.WARN),))
+    assert judge_targets(a_recovery(), DrillSettings(), whole=unnamed)[-1].verdict is Verdict.WARN
+    # A full drill that came to no application at all, and one that is none.
+    assert judge_targets(a_recovery(), DrillSettings(), whole=a_rehearsal())[-1].verdict is Verdict.UNKNOWN
+    assert len(judge_targets(a_recovery(), DrillSettings())) == 4
 
 
 def test_an_application_that_is_dead_and_people_who_hear_nothing_fail_a_drill() -> None:

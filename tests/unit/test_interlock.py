@@ -28,8 +28,11 @@ def held(procedure: Procedure, token: str = "other") -> Holder:
         *((EXPIRE, [held(other)], ["other"]) for other in Procedure),
         *((other, [held(EXPIRE)], ["other"]) for other in Procedure),
         (VERIFY, [held(BACKUP, "a"), held(RESTORE, "b"), held(VERIFY, "c")], []),
-        *((SWAP, [held(other)], ["other"]) for other in Procedure),
-        *((other, [held(SWAP)], ["other"]) for other in Procedure),
+        *((SWAP, [held(other)], ["other"]) for other in Procedure if other not in (VERIFY, DRILL)),
+        *((other, [held(SWAP)], ["other"]) for other in Procedure if other not in (VERIFY, DRILL)),
+        # What works on servers of its own keeps no disaster's restore waiting.
+        (SWAP, [held(VERIFY, "a"), held(DRILL, "b")], []),
+        *((other, [held(SWAP)], []) for other in (VERIFY, DRILL)),
         (DRILL, [held(other, other) for other in (BACKUP, RESTORE, VERIFY, CARRY)], []),
         (DRILL, [held(DRILL)], ["other"]),
         *((other, [held(DRILL)], []) for other in (BACKUP, RESTORE, VERIFY, CARRY)),

@@ -9,9 +9,12 @@ from memory_store import MemoryStore
 from real_servers import SEALING
 
 from keepwell import sealing
+from keepwell.drill.documents import drill_key, read_first_moment
 from keepwell.drill.offline_key import (
     QUARTER,
+    TRIALS,
     OfflineKeyTrial,
+    Trials,
     build_key_message,
     judge_offline_key,
     read_trials,
@@ -33,11 +36,24 @@ def trial(days: float, outcome: str, message: str = "it was so") -> OfflineKeyTr
         tried_at=at,
         outcome=outcome,  # type: ignore[arg-type]
         message=message,
+        recipient=None if outcome == "skipped" else "age1offline",
     )
 
 
-def judge(*trials: OfflineKeyTrial, since: float = 300, sealed: bool = True) -> tuple[Verdict, str]:
-    finding = judge_offline_key(trials, sealed=sealed, since=NOW - timedelta(days=since), now=NOW)
+def judge(
+    *trials: OfflineKeyTrial,
+    since: float = 300,
+    sealed: bool = True,
+    recipients: tuple[str, ...] = ("age1offline",),
+    unreadable: tuple[str, ...] = (),
+) -> tuple[Verdict, str]:
+    finding = judge_offline_key(
+        Trials(trials, unreadable),
+        sealed=sealed,
+        recipients=recipients,
+        since=NOW - timedelta(days=since),
+        now=NOW,
+    )
     return finding.verdict, finding.message
 
 
@@ -54,6 +70,36 @@ def test_a_first_quarter_without_a_trial_is_no_fault() -> None:
     assert judge(since=20)[0] is Verdict.OK
 
 
+def test_a_key_that_sets_are_no_longer_sealed_for_counts_as_not_tried() -> None:
+    verdict, message = judge(trial(40, "opened"), recipients=("age1another",))
+    assert verdict is Verdict.WARN
+    assert "never tried" in message
+
+
+def test_a_trial_that_cannot_be_read_is_told_until_a_later_one_opened() -> None:
+    unreadable = (f"{TRIALS}{NOW - timedelta(days=30):%Y%m%dT%H%M%SZ}-abcdef.json",)
+    assert judge(trial(40, "opened"), unreadable=unreadable)[0] is Verdict.WARN
+    assert judge(trial(40, "opened"), trial(20, "opened"), unreadable=unreadable)[0] is Verdict.OK
+    assert judge(since=20, unreadable=unreadable)[0] is Verdict.WARN
+
+
+def test_a_trial_under_another_one_s_name_does_not_count() -> None:
+    store = MemoryStore()
+    one = trial(120, "opened")
+    store.put_signed(f"{TRIALS}{one.trial_id}.json", one.to_json())
+    later = f"{TRIALS}{trial(1, 'opened').trial_id}.json"
+    store.put_signed(later, one.to_json())
+    assert read_trials(store) == Trials((one,), (later,))  # type: ignore[arg-type]
+
+
+def test_the_first_quarter_begins_with_the_first_drill_of_all() -> None:
+    store = MemoryStore()
+    assert read_first_moment(store) is None  # type: ignore[arg-type]
+    for day in range(40):
+        store.put_bytes(drill_key(f"{NOW + timedelta(days=day):%Y%m%dT%H%M%SZ}-0d0d0d"), b"{")
+    assert read_first_moment(store) == NOW  # type: ignore[arg-type]
+
+
 def test_once_the_quarter_is_over_it_is_asked_for_and_a_skip_is_told() -> None:
     assert judge()[0] is Verdict.WARN
     assert "never tried" in judge()[1]
@@ -63,11 +109,12 @@ def test_once_the_quarter_is_over_it_is_asked_for_and_a_skip_is_told() -> None:
 
 
 def test_whoever_has_it_is_asked_while_it_is_due_and_not_before() -> None:
-    at = {"sealed": True, "since": NOW - timedelta(days=300), "now": NOW}
-    asked = build_key_message("esn", [judge_offline_key([], **at)])  # type: ignore[arg-type]
+    at = {"sealed": True, "recipients": ("age1offline",), "since": NOW - timedelta(days=300), "now": NOW}
+    asked = build_key_message("esn", [judge_offline_key(Trials(), **at)])  # type: ignore[arg-type]
     assert asked is not None
     assert asked.next_command == "keepwell drill offline-key --platform esn"
-    assert build_key_message("esn", [judge_offline_key([trial(5, "opened")], **at)]) is None  # type: ignore[arg-type]
+    tried = Trials((trial(5, "opened"),))
+    assert build_key_message("esn", [judge_offline_key(tried, **at)]) is None  # type: ignore[arg-type]
     assert build_key_message("esn", []) is None
 
 
@@ -123,7 +170,7 @@ def test_the_offline_key_opens_the_newest_proven_set_and_that_is_kept(
     tried = try_offline_key(platform, store, offline, NOW)  # type: ignore[arg-type]
     assert (tried.outcome, tried.part, tried.recipient) == ("opened", "globals.sql.age", sealing.public_of(offline))
     skip_offline_key(platform, store, "Ada is on leave", NOW + QUARTER)  # type: ignore[arg-type]
-    assert [one.outcome for one in read_trials(store)] == ["opened", "skipped"]  # type: ignore[arg-type]
+    assert [one.outcome for one in read_trials(store).trials] == ["opened", "skipped"]  # type: ignore[arg-type]
     assert str(offline) not in "".join(map(repr, store.objects.values()))
 
 
@@ -134,14 +181,14 @@ def test_a_key_that_does_not_open_it_fails_and_so_does_a_damaged_object(
     for store in (put_set(sealed_for=stranger), put_set(damage=b"\0")):
         tried = try_offline_key(platform, store, offline, NOW)  # type: ignore[arg-type]
         assert tried.outcome == "failed"
-        assert judge(*read_trials(store))[0] is Verdict.ALERT  # type: ignore[arg-type]
+        assert judge(*read_trials(store).trials)[0] is Verdict.ALERT  # type: ignore[arg-type]
 
 
 def test_this_machine_s_own_key_says_nothing(put_set: Callable[..., MemoryStore], platform: Platform) -> None:
     store = put_set()
     with pytest.raises(PreconditionFailed, match="the key that this machine has"):
         try_offline_key(platform, store, store.seal.identities[0], NOW)  # type: ignore[arg-type]
-    assert read_trials(store) == ()  # type: ignore[arg-type]
+    assert read_trials(store) == Trials()  # type: ignore[arg-type]
 
 
 def test_what_cannot_be_tried_is_refused(

@@ -77,6 +77,10 @@ EXCHANGED = (*FENCED, StepName.EXCHANGING, StepName.EXCHANGED)
         (FENCED, AFTER, Standing.SWAPPED, Verdict.WARN),
         (EXCHANGED, AFTER, Standing.SWAPPED, Verdict.WARN),
         ((*EXCHANGED, StepName.SERVING), AFTER, Standing.SERVING, Verdict.OK),
+        ((*EXCHANGED, StepName.NOT_ASKED), AFTER, Standing.SERVING, Verdict.OK),
+        # The bucket missed what came after the fence.
+        ((*FENCED, StepName.SERVING), AFTER, Standing.SERVING, Verdict.OK),
+        ((*EXCHANGED, StepName.SERVING, *FENCED), AFTER, Standing.SWAPPED, Verdict.WARN),
         (EXCHANGED, (database(RESTORED, LIVE, shut=True), AFTER[1]), Standing.SHUT, Verdict.ALERT),
         ((*EXCHANGED, StepName.UNDOING), AFTER, Standing.SWAPPED, Verdict.WARN),
         ((*EXCHANGED, StepName.UNDOING), BEFORE, Standing.UNDONE, Verdict.OK),
@@ -84,7 +88,6 @@ EXCHANGED = (*FENCED, StepName.EXCHANGING, StepName.EXCHANGED)
         ((*EXCHANGED, StepName.SERVING, StepName.PURGING), AFTER[:1], Standing.PURGED, Verdict.OK),
         # The store was away in the middle of it.
         ((*FENCED, StepName.EXCHANGED, StepName.SERVING), AFTER, Standing.SERVING, Verdict.OK),
-        ((*FENCED, StepName.SERVING), AFTER, Standing.SERVING, Verdict.OK),
         # Gone on purpose, after what the case left.
         ((*EXCHANGED, StepName.SERVING, StepName.PURGED), (), Standing.PURGED, Verdict.OK),
         ((*EXCHANGED, StepName.SERVING), (*AFTER[1:], database(9, LIVE)), Standing.SUPERSEDED, Verdict.OK),
@@ -106,6 +109,8 @@ def test_how_a_case_stands(
     [
         (PROVEN, BEFORE, Standing.BESIDE),
         (PROVEN, BEFORE[:1], Standing.GONE),
+        # It failed before it had its name, and was dropped.
+        ((StepName.RESTORING, StepName.PROVEN, StepName.FAILED), BEFORE[:1], Standing.FAILED),
         # Another restore was swapped in since: a copy beside is a copy beside.
         (PROVEN, (database(9, LIVE), database(FORMER, REPLACED), BEFORE[1]), Standing.BESIDE),
         ((StepName.RESTORING,), BEFORE[:1], Standing.NOT_RESTORED),

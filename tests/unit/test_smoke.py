@@ -1,6 +1,8 @@
 """The application is asked over loopback: what counts as serving, what does not, and how long is waited for it."""
 
-from threading import Event
+import socketserver
+from contextlib import suppress
+from threading import Event, Thread
 
 import pytest
 from answering import application
@@ -9,6 +11,20 @@ from deployments.running.ports import find_free_port
 from keepwell.settings import RestoreSettings, SmokePath
 from keepwell.smoke import ask_application, judge_answers, smoke_paths
 from keepwell.verdict import Verdict
+
+
+class Trickle(socketserver.BaseRequestHandler):
+    """An answer without an end, each piece of it in time."""
+
+    done: Event
+
+    def handle(self) -> None:
+        self.request.recv(4096)
+        self.request.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+        with suppress(OSError):
+            while not self.done.wait(0.02):
+                self.request.sendall(b".")
+
 
 PAGES = {"/health": (200, b'{"status":"ok"}'), "/events?page=1": (200, "Fête".encode()), "/gone": (410, b"")}
 
@@ -56,6 +72,19 @@ def test_one_that_never_answers_is_waited_for_only_so_long() -> None:
         answers = ask_application(url, [SmokePath(path="/health")], wait_seconds=0, answer_seconds=0.2)
         asked.set()
     assert answers[0].fault == "did not answer in time"
+
+
+def test_an_answer_that_trickles_is_waited_for_only_so_long() -> None:
+    done = Event()
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Trickle) as server:
+        server.daemon_threads, Trickle.done = True, done
+        Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        page = SmokePath(path="/health", contains="never")
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        (answer,) = ask_application(url, [page], wait_seconds=0, answer_seconds=0.5)
+        done.set()
+        server.shutdown()
+    assert answer.fault == "did not answer in time"
 
 
 def test_an_application_that_finds_its_database_again_is_waited_for() -> None:
