@@ -63,17 +63,21 @@ def recover_from_disaster(
         platform, case_id, title=title, impact=impact, since=since, drill=drill, skip=skip, skip_reason=skip_reason
     )
 
+    def is_to_do(step: Step) -> bool:
+        return incident_steps.is_to_do(platform, case, step, skip, skip_reason)
+
     # Identify: before anything is changed, everything that can still be seen is written down.
-    if incident_steps.is_to_do(platform, case, Step.IDENTIFY):
+    if is_to_do(Step.IDENTIFY):
         incident_steps.identify(platform, case)
 
-    # Communicate: who does not hear stops nothing, and stands in the case. The next update is promised and reminded of.
-    if incident_steps.is_to_do(platform, case, Step.COMMUNICATE):
+    # Communicate: who does not hear stops nothing, and stands in the case. The next update is promised and reminded of;
+    # that is planned again by every run, since an earlier one may have been killed before it did.
+    if is_to_do(Step.COMMUNICATE):
         incident_steps.communicate(platform, case, words)
-        incident_steps.try_to_plan_next_reminder(platform)
+    incident_steps.try_to_plan_next_reminder(platform)
 
     # Restore: in the live one's place, once a person approved exactly this plan.
-    if incident_steps.is_to_do(platform, case, Step.RESTORE):
+    if is_to_do(Step.RESTORE):
         try:
             _restore(platform, case, Choice(which=which, before=before))
         except Refused as refused:
@@ -81,29 +85,32 @@ def recover_from_disaster(
             return endings.cancelled(refused.message)
 
     # Verify: the application's pages, the database with its smoke queries, Redis.
-    if incident_steps.is_to_do(platform, case, Step.VERIFY):
+    if is_to_do(Step.VERIFY):
         incident_steps.require_serving(case, incident_steps.verify(platform, case))
 
-    if incident_steps.is_to_do(platform, case, Step.RESOLVE):
+    if is_to_do(Step.RESOLVE):
         incident_steps.resolve(platform, case, resolved_words)
-        incident_steps.try_to_plan_next_reminder(platform)
+    incident_steps.try_to_plan_next_reminder(platform)
 
     # Post-mortem: out of the journal, with places for what only people know.
-    incident_steps.write_up(platform, case)
+    if is_to_do(Step.POST_MORTEM):
+        incident_steps.write_up(platform, case)
+    else:
+        incident_steps.leave_evidence(platform, case)
     return incident_steps.judge_end(platform, case)
 
 
 def _restore(platform: str, case: Case, choice: Choice) -> None:
     """Restore what a person approves. The run is suspended and holds nothing meanwhile.
 
-    Answered, it begins anew, finds its case, and comes here again. A restore that an earlier run began is gone on with;
-    one that somebody did by hand since the case was opened counts.
+    Answered, it begins anew, finds its case, and comes here again. A restore of the same set that an earlier run of
+    this case began is gone on with; one that somebody did by hand since the case was opened counts.
 
     Raises:
         Refused: The person said no.
     """
     with incident_steps.failure_noted(platform, case, Step.RESTORE):
-        begun = incident_steps.find_restore(platform, case)
+        begun = incident_steps.find_restore(platform, case, choice)
         if not begun.is_done:
             mode = Mode.BESIDE if case.drill else Mode.SWAP
             planned = restore_steps.plan(platform, choice, mode, None, begun.restore_case)
@@ -111,10 +118,10 @@ def _restore(platform: str, case: Case, choice: Choice) -> None:
             approval = None
             if planned.swaps and not restore_steps.is_approved(platform, planned, begun.restore_case):
                 approval = approval_steps.obtain(platform, planned.subject, summarize_plan(planned))
-            incident_steps.begin(platform, case, Step.RESTORE)
+            as_case = incident_steps.begin_restore(platform, case, planned, begun.restore_case)
             procedure = Procedure.SWAP if planned.swaps else Procedure.RESTORE
             # The interlock's own login may be a part of the disaster: then the store's lease holds by itself.
             with interlock_steps.hold(platform, procedure, lease_alone=True) as hold:
-                outcome = restore_steps.apply(platform, planned, approval, begun.restore_case, hold)
+                outcome = restore_steps.apply(platform, planned, approval, begun.restore_case, hold, as_case=as_case)
             restore_steps.show(platform, outcome)
-        incident_steps.record_restore(platform, case)
+        incident_steps.record_restore(platform, case, choice)

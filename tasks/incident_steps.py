@@ -13,10 +13,11 @@ from typing import Any
 from prefect import get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
-from prefect.states import Completed
+from prefect.states import Completed, Failed
 
 from keepwell import orchestrator
 from keepwell.errors import ConfigurationError, KeepwellError, PreconditionFailed, Refused, VerificationFailed
+from keepwell.evidence import write_evidence
 from keepwell.incident import identify as identifying
 from keepwell.incident import reminding, verifying
 from keepwell.incident.documents import Case, Entry, Kind, Observation, Step, StepOutcome
@@ -34,7 +35,8 @@ from keepwell.incident.journal import (
 )
 from keepwell.incident.reminding import Reminder, find_next_reminder, plan_reminders
 from keepwell.incident.report import build_evidence
-from keepwell.incident.restores import RestoreSoFar, mode_of
+from keepwell.incident.restores import BAD, RestoreSoFar
+from keepwell.incident.restores import begin_restore as begin_restore_of
 from keepwell.incident.restores import find_restore as find_restore_so_far
 from keepwell.incident.restores import record_restore as record_restore_of
 from keepwell.incident.sources import build_sources
@@ -43,6 +45,8 @@ from keepwell.incident.verifying import build_questions, limit_of
 from keepwell.incident.writing_up import write_up as write_up_case
 from keepwell.notify import Delivery, Message, send
 from keepwell.objectstore.bucket import open_store
+from keepwell.restore.choice import Choice
+from keepwell.restore.plan import RestorePlan
 from keepwell.settings import NotifySettings
 from keepwell.verdict import Verdict
 from tasks import platforms
@@ -76,12 +80,12 @@ def open_or_go_on(
         impact: What people notice of it.
         since: Since when; None for now.
         drill: Whether it is an exercise.
-        skip: Steps to leave out.
+        skip: Steps to leave out, each when its turn comes.
         skip_reason: Why.
 
     Raises:
-        PreconditionFailed: There is no such case, it is over, another one is open, or steps are left out without a
-            reason; nothing was written.
+        PreconditionFailed: There is no such case, it is over and written up, another one is open, or steps are left out
+            without a reason; nothing was written.
     """
     if skip and not skip_reason.strip():
         raise PreconditionFailed("Steps are skipped for a reason only.", hint="Say why in skip_reason.")
@@ -100,20 +104,38 @@ def open_or_go_on(
             drill=drill,
             flow_run=str(run_id) if run_id else None,
         )
-    for left_out in skip:
-        if not found.standing.steps[left_out].is_over:
-            skip_step(store, found, left_out, skip_reason, by="whoever started the run", now=now)
+    elif case_id and not found.standing.is_open and found.standing.next_step is not Step.POST_MORTEM:
+        raise PreconditionFailed(
+            f"The case {case_id} is resolved.", hint="If it is back, it is a new case: no case_id."
+        )
     get_run_logger().info("The case is %s: keepwell incident status --case %s", found.case.case_id, found.case.case_id)
     return found.case
 
 
 @step("is {wanted} to be done", timeout_seconds=10 * MINUTE_SECONDS)
-def is_to_do(platform: str, case: Case, wanted: Step) -> bool:
-    """Whether a step of the case is neither done nor skipped yet."""
-    state = _read(platform, case).standing.steps[wanted]
+def is_to_do(platform: str, case: Case, wanted: Step, skip: Sequence[Step], skip_reason: str) -> bool:
+    """Whether a step of the case is neither done nor skipped yet; its turn has come.
+
+    Args:
+        platform: Its name.
+        case: Which.
+        wanted: The step. Of a case that is over only the post-mortem is left to do.
+        skip: Steps to leave out; where this is one of them, it is written down now.
+        skip_reason: Why.
+    """
+    store = open_store(platforms.load(platform))
+    incident = read_incident(store, case.case_id)
+    state = incident.standing.steps[wanted]
     if state.is_over:
         get_run_logger().info("%s was %s at %s: %s", wanted.value.capitalize(), state.outcome, state.at, state.message)
-    return not state.is_over
+        return False
+    if not incident.standing.is_open and wanted is not Step.POST_MORTEM:
+        get_run_logger().warning("%s is left out: the case is resolved.", wanted.value.capitalize())
+        return False
+    if wanted in skip:
+        skip_step(store, incident, wanted, skip_reason, by="whoever started the run", now=datetime.now(UTC))
+        return False
+    return True
 
 
 @step("identify", timeout_seconds=HOUR_SECONDS)
@@ -154,23 +176,26 @@ def resolve(platform: str, case: Case, words: str) -> Told:
     return _tell(platform, case, words, Phase.RESOLVED, None)
 
 
-def find_restore(platform: str, case: Case) -> RestoreSoFar:
-    """What was restored since the case was opened: by an earlier run of it, or by hand.
+def find_restore(platform: str, case: Case, choice: Choice) -> RestoreSoFar:
+    """What was restored since the case was opened: begun by an earlier run of it, or done by hand.
 
     Raises:
-        KeepwellError: The store does not answer.
+        PreconditionFailed: It is of another set, or of somebody else and half done; nothing was changed.
+        KeepwellError: It cannot be told.
     """
     loaded = platforms.load(platform)
-    found = find_restore_so_far(loaded, open_store(loaded), since=case.opened_at, mode=mode_of(case))
+    store = open_store(loaded)
+    found = find_restore_so_far(loaded, store, read_incident(store, case.case_id), choice)
     if found.restore_case is not None:
         end = "is done" if found.is_done else "is gone on with"
         get_run_logger().info("The restore %s, begun at %s, %s.", found.restore_case, found.begun_at, end)
     return found
 
 
-def begin(platform: str, case: Case, begun: Step) -> None:
-    """Write down that a step begins."""
-    write_step(open_store(platforms.load(platform)), case.case_id, begun, StepOutcome.BEGUN, "", now=datetime.now(UTC))
+def begin_restore(platform: str, case: Case, planned: RestorePlan, restore_case: str | None) -> str:
+    """Write down which restore begins; its id."""
+    store, now = open_store(platforms.load(platform)), datetime.now(UTC)
+    return begin_restore_of(store, read_incident(store, case.case_id), planned.backup_id, restore_case, now=now)
 
 
 @contextmanager
@@ -191,22 +216,28 @@ def failure_noted(platform: str, case: Case, tried: Step) -> Iterator[None]:
 
 
 @step("record the restore", timeout_seconds=10 * MINUTE_SECONDS)
-def record_restore(platform: str, case: Case) -> Entry:
+def record_restore(platform: str, case: Case, choice: Choice) -> Entry:
     """Write down what was restored, who approved it, and what is lost by it, as the restore's own journal has it.
 
     Raises:
-        VerificationFailed: That journal knows of no restore that is done.
+        VerificationFailed: That journal knows of no restore that is done, or its evidence is not good.
     """
     loaded, now = platforms.load(platform), datetime.now(UTC)
     store = open_store(loaded)
-    found = find_restore_so_far(loaded, store, since=case.opened_at, mode=mode_of(case))
+    incident = read_incident(store, case.case_id)
+    found = find_restore_so_far(loaded, store, incident, choice)
     if not found.is_done:
         raise VerificationFailed(
             "The restore ran to its end, and its journal does not say so.", hint="keepwell restore status"
         )
     said = f"{found.backup_id} was restored (restore case {found.restore_case})."
+    if found.fault:
+        raise VerificationFailed(
+            f"{said} {found.fault}",
+            hint="If the data are good all the same: keepwell incident done restore HOW; else: keepwell restore status",
+        )
     clean_found = replace(found, approved=redact(found.approved))
-    return record_restore_of(store, read_incident(store, case.case_id), clean_found, said, now=now)
+    return record_restore_of(store, incident, clean_found, said, now=now)
 
 
 def note_refusal(platform: str, case: Case, message: str) -> None:
@@ -271,8 +302,18 @@ def write_up(platform: str, case: Case) -> str:
     return written.text
 
 
+@step("leave evidence", timeout_seconds=10 * MINUTE_SECONDS)
+def leave_evidence(platform: str, case: Case) -> None:
+    """Leave evidence of the guide's four steps where nobody writes the case up."""
+    incident, store = _read(platform, case), open_store(platforms.load(platform))
+    write_evidence(store, build_evidence(incident, finished_at=datetime.now(UTC), flow_run=flow_run.id))
+
+
 def judge_end(platform: str, case: Case) -> State[Any]:
-    """How the run ends: completed, and named for it where somebody did not hear or a step was skipped."""
+    """How the run ends: completed, and named for it where somebody did not hear or a step was skipped.
+
+    It failed where a step failed or is not done although the case is over; that nobody heard stops nothing.
+    """
     incident = _read(platform, case)
     evidence = build_evidence(incident, finished_at=datetime.now(UTC))
     unheard = [one for one in incident.entries if one.kind is Kind.UPDATE and one.verdict is not Verdict.OK]
@@ -280,7 +321,9 @@ def judge_end(platform: str, case: Case) -> State[Any]:
         return Completed(message=evidence.summary)
     said = [evidence.summary, *(one.message for one in unheard)]
     said += [finding.message for finding in evidence.findings if finding.verdict is not Verdict.OK]
-    return Completed(name="Warn", message=redact(" ".join(said)))
+    message = redact(" ".join(said))
+    steps = [finding.verdict for finding in evidence.findings if finding.name != Step.COMMUNICATE]
+    return Failed(message=message) if set(BAD) & set(steps) else Completed(name="Warn", message=message)
 
 
 @step("remind", timeout_seconds=10 * MINUTE_SECONDS)

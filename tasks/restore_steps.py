@@ -91,7 +91,13 @@ def is_approved(platform: str, planned: RestorePlan, case_id: str | None) -> boo
 
 @step("restore, prove and {planned.mode}", timeout_seconds=48 * HOUR_SECONDS, retried=False)
 def apply(
-    platform: str, planned: RestorePlan, approval: Approval | None, case_id: str | None, hold: Hold
+    platform: str,
+    planned: RestorePlan,
+    approval: Approval | None,
+    case_id: str | None,
+    hold: Hold,
+    *,
+    as_case: str | None = None,
 ) -> RestoreOutcome:
     """Carry out exactly this plan. Not tried again by itself: what stopped on the way goes on by its case's id.
 
@@ -101,6 +107,7 @@ def apply(
         approval: Of that plan; None beside the live database, and for a case that has one.
         case_id: Of a case that goes on.
         hold: How the caller holds the platform.
+        as_case: Id of a new case, where somebody wrote it down already.
 
     Raises:
         PreconditionFailed: The plan is another one by now, or the approval is void; nothing was changed.
@@ -109,7 +116,8 @@ def apply(
     """
     loaded = platforms.load(platform)
     with shown_progress(f"{platform}-restore-progress") as progress:
-        outcome = apply_restore(loaded, open_store(loaded), planned, approval, progress, case_id=case_id, hold=hold)
+        store = open_store(loaded)
+        outcome = apply_restore(loaded, store, planned, approval, progress, case_id=case_id, as_case=as_case, hold=hold)
     get_run_logger().info("Case %s: %s.", outcome.case_id, summarize_outcome(outcome))
     return outcome
 

@@ -25,12 +25,20 @@ class RestoredSchema:
         name: Its name.
         comment: What was written on it: from which set, which tables.
         size_bytes: Of its tables, with their indexes.
+        relations: Names of its tables and views.
     """
 
     live: str
     name: str
     comment: str
     size_bytes: int
+    relations: tuple[str, ...] = ()
+
+    @property
+    def strangers(self) -> tuple[str, ...]:
+        """Tables and views that somebody made in it since; they would go with it."""
+        ours = {told.rpartition(".")[2] for told in self.comment.partition(": ")[2].split(", ")}
+        return tuple(name for name in self.relations if name not in ours)
 
 
 def read_restored_schemas(platform: Platform, live: str) -> list[RestoredSchema]:
@@ -46,17 +54,20 @@ def read_restored_schemas(platform: Platform, live: str) -> list[RestoredSchema]
         rows = connection.execute(
             """
             SELECT n.nspname::text, d.description,
-                   coalesce(sum(pg_catalog.pg_total_relation_size(c.oid)), 0)::bigint
+                   coalesce(sum(pg_catalog.pg_total_relation_size(c.oid)) FILTER (WHERE c.relkind IN ('r', 'm')), 0)
+                       ::bigint,
+                   coalesce(pg_catalog.array_agg(c.relname::text ORDER BY c.relname) FILTER (WHERE c.oid IS NOT NULL),
+                       '{}')
             FROM pg_catalog.pg_namespace n
             JOIN pg_catalog.pg_description d
                 ON d.classoid = 'pg_catalog.pg_namespace'::regclass AND d.objoid = n.oid
-            LEFT JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relkind IN ('r', 'm')
+            LEFT JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relkind IN ('r', 'p', 'm', 'v', 'f')
             WHERE starts_with(d.description, %s)
             GROUP BY 1, 2 ORDER BY 1
             """,
             (MARK,),
         ).fetchall()
-    return [RestoredSchema(live, *row) for row in rows]
+    return [RestoredSchema(live, name, comment, taken, tuple(held)) for name, comment, taken, held in rows]
 
 
 def find_restored_schema(platform: Platform, live: str, name: str) -> RestoredSchema:

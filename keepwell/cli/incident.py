@@ -339,19 +339,24 @@ def complete(
     platform: console.PlatformName = None,
 ) -> Outcome:
     """Say that a step was done by hand."""
+    from keepwell.errors import VerificationFailed
     from keepwell.incident.documents import Step
     from keepwell.incident.journal import complete_step
-    from keepwell.incident.restores import find_restore, mode_of, record_restore
+    from keepwell.incident.restores import RestoreSoFar, find_done_restore, record_restore
     from keepwell.verdict import Verdict
 
     wanted = read_step(step)
     settings, store, found = _choose(platform, case)
     if wanted is Step.RESTORE:
         # What `keepwell restore` did since then, who approved it, and what is lost by it, its own journal knows.
-        done = find_restore(settings, store, since=found.case.opened_at, mode=mode_of(found.case))
+        try:
+            done = find_done_restore(settings, store, found)
+        except VerificationFailed:
+            done = RestoreSoFar()  # a damaged journal: what is lost stays unknown, and a person says that it is done
         if done.is_done and not found.standing.steps[wanted].is_over:
             entry = record_restore(store, found, done, how, now=datetime.now(UTC), by=_name(by))
-            return _written(Verdict.OK, found, entry, f"Restore is done, by the restore case {done.restore_case}.")
+            said = f"Restore is done, by the restore case {done.restore_case}. {done.fault}".strip()
+            return _written(Verdict.WARN if done.fault else Verdict.OK, found, entry, said)
     entry = complete_step(store, found, wanted, how, by=_name(by), now=datetime.now(UTC))
     return _written(Verdict.OK, found, entry, f"{wanted.value.capitalize()} is done.")
 

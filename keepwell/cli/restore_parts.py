@@ -195,6 +195,7 @@ def roles(
     from keepwell.holding import hold_platform
     from keepwell.interlock import Procedure
     from keepwell.objectstore.destinations import open_destination
+    from keepwell.restore.parts_evidence import kept_in_evidence
     from keepwell.restore.roles import create_missing_roles, read_roles_plan
     from keepwell.verdict import Verdict, worst
 
@@ -204,15 +205,19 @@ def roles(
     planned = read_roles_plan(there, store, choose(settings, store, which), allow_unproven=unproven)
     verdict = worst([Verdict.OK, *(finding.verdict for finding in planned.findings)])
     data = {
-        name: getattr(planned, name) for name in ("backup_id", "server", "missing", "there", "passwords", "findings")
+        name: getattr(planned, name)
+        for name in ("backup_id", "server", "missing", "described", "there", "passwords", "findings")
     }
     _show_roles(console.stderr(), planned)
     if plan or not planned.missing:
         return Outcome(verdict, data=data | {"created": ()}, hint="Nothing was changed.")
-    obtain_approval(planned.subject, Given(approve, approver, reason, typed))
-    with hold_platform(there, store, Procedure.RESTORE, on_wait=tell_waiting):
+    approval = obtain_approval(planned.subject, Given(approve, approver, reason, typed))
+    trying = f"Roles of {planned.backup_id} were to be created on {planned.server}"
+    evidence = kept_in_evidence(settings, store, planned.backup_id, trying, approval)
+    with hold_platform(there, store, Procedure.RESTORE, on_wait=tell_waiting), evidence as kept:
         created = create_missing_roles(there, planned)
-    hint = f"Created, as the set says: {', '.join(created)}."
+        kept.summary = f"Roles of {planned.backup_id} were created on {planned.server}: {', '.join(created)}."
+    hint = f"Created, as the set says: {', '.join(created)}. Undo it: {' '.join(planned.undo)}"
     if not planned.passwords:
         hint += " The set holds no passwords: set them before anybody logs in."
     return Outcome(verdict, data=data | {"created": created}, hint=hint)
@@ -238,6 +243,7 @@ def elsewhere(
     from keepwell.interlock import Procedure
     from keepwell.objectstore.destinations import open_destination
     from keepwell.restore.choice import Choice
+    from keepwell.restore.parts_evidence import kept_in_evidence
     from keepwell.restore.plan import Mode, plan_restore
     from keepwell.verdict import Verdict, worst
 
@@ -255,9 +261,16 @@ def elsewhere(
             hint=told,
             show=lambda screen: _show_findings(screen, planned.findings),
         )
-    with console.progress_shown() as progress, hold_platform(there, store, Procedure.RESTORE, on_wait=tell_waiting):
+    evidence = kept_in_evidence(settings, store, backup_id, f"{backup_id} was to be restored onto another server")
+    with (
+        console.progress_shown() as progress,
+        hold_platform(there, store, Procedure.RESTORE, on_wait=tell_waiting),
+        evidence as kept,
+    ):
         restored = restore_into(there, store, backup_id, into, progress, source=database, allow_unproven=unproven)
-    told = f"{restored.rows:,} rows are in {into} on {there.database.place}, compared with their source."
+        told = f"{restored.rows:,} rows are in {into} on {there.database.place}, compared with their source."
+        kept.summary, kept.numbers = told, {"rows": restored.rows}
+        kept.findings = (*restored.findings, *restored.smoke)
     return Outcome(
         worst([Verdict.OK, *(finding.verdict for finding in (*restored.findings, *restored.smoke))]),
         data={"server": there.database.place, "restored": restored},
@@ -268,11 +281,11 @@ def elsewhere(
 
 def _plan(settings: "Platform", store: "Store", backup_id: str, wanted: Any, *, unproven: bool) -> Outcome:
     from keepwell.restore.parts import plan_tables
-    from keepwell.verdict import Verdict
+    from keepwell.verdict import Verdict, worst
 
     planned = plan_tables(settings, store, backup_id, wanted, allow_unproven=unproven)
     return Outcome(
-        Verdict.OK,
+        worst([Verdict.OK, *(finding.verdict for finding in planned.findings)]),
         data=_describe_plan(planned),
         hint="Nothing was changed.",
         show=lambda screen: _show_plan(screen, planned),
@@ -283,10 +296,19 @@ def _restore(settings: "Platform", store: "Store", backup_id: str, wanted: Any, 
     from keepwell.holding import hold_platform
     from keepwell.interlock import Procedure
     from keepwell.restore.parts import restore_tables
+    from keepwell.restore.parts_evidence import kept_in_evidence
     from keepwell.verdict import Verdict, worst
 
-    with console.progress_shown() as progress, hold_platform(settings, store, Procedure.RESTORE, on_wait=tell_waiting):
+    trying = f"Tables of {backup_id} were to go into the schema {wanted.into_schema}"
+    with (
+        console.progress_shown() as progress,
+        hold_platform(settings, store, Procedure.RESTORE, on_wait=tell_waiting),
+        kept_in_evidence(settings, store, backup_id, trying) as kept,
+    ):
         restored = restore_tables(settings, store, backup_id, wanted, progress, allow_unproven=unproven)
+        names = ", ".join(table.table for table in restored.tables)
+        kept.summary = f"Tables of {backup_id} are in the schema {restored.schema} of {restored.live}: {names}."
+        kept.findings, kept.numbers = restored.findings, {"rows": restored.rows}
     return Outcome(
         worst([Verdict.OK, *(finding.verdict for finding in restored.findings)]),
         data=restored,
@@ -307,7 +329,7 @@ def _undo_keys(
     console.say(f"Keys of {backup_id} that are unchanged go out of database {target} of Redis on {planned.place}.")
     approval = obtain_approval(planned.subject, given)
     trying = f"Keys of {backup_id} were to be taken out of database {target} of Redis"
-    evidence = kept_in_evidence(settings, store, backup_id, trying, approval)
+    evidence = kept_in_evidence(settings, store, backup_id, trying, approval, restores=False)
     with console.progress_shown() as progress, _held(settings, store), evidence as kept:
         removed, left = undo_keys(settings, store, planned, progress)
         told = f"{removed:,} keys were taken out of database {target} again; {left:,} were changed since, or cannot be"
@@ -330,16 +352,25 @@ def _held(settings: "Platform", store: "Store") -> "Hold":
 
 
 def _undo(settings: "Platform", store: "Store", live: str, schema: str, given: Given) -> Outcome:
-    from keepwell.backup.restored_schemas import drop_restored_schema, find_restored_schema
+    from keepwell.approval import require_approval
+    from keepwell.backup.restored_schemas import MARK, drop_restored_schema, find_restored_schema
     from keepwell.holding import hold_platform
     from keepwell.interlock import Procedure
+    from keepwell.restore.parts_evidence import kept_in_evidence
     from keepwell.verdict import Verdict
 
     found = find_restored_schema(settings, live, schema)
     console.say(f"Schema {found.name} of {found.live}: {found.comment} ({size(found.size_bytes)})")
-    obtain_approval(_subject(settings, found), given)
-    with hold_platform(settings, store, Procedure.RESTORE, on_wait=tell_waiting):
+    if found.strangers:
+        console.say(f"Made in it since by somebody else, and would go with it: {', '.join(found.strangers)}.")
+    approval = obtain_approval(_subject(settings, found), given)
+    trying = f"The schema {schema} of {live} was to be dropped"
+    backup_id = found.comment.removeprefix(MARK).partition(":")[0]
+    evidence = kept_in_evidence(settings, store, backup_id, trying, approval, restores=False)
+    with hold_platform(settings, store, Procedure.RESTORE, on_wait=tell_waiting), evidence as kept:
+        require_approval(_subject(settings, find_restored_schema(settings, live, schema)), approval)
         dropped = drop_restored_schema(settings, live, schema)
+        kept.summary = f"The schema {schema} of {live} was dropped again. {found.comment}"
     return Outcome(Verdict.OK, data=dropped, hint=f"The schema {schema} is gone from {live}; nothing else was touched.")
 
 
@@ -347,6 +378,7 @@ def _subject(settings: "Platform", found: "RestoredSchema") -> "Subject":
     from keepwell.approval import Subject
 
     binds = {"database": found.live, "schema": found.name, "holds": found.comment}
+    binds["strangers"] = ", ".join(found.strangers)
     return Subject(procedure="undo", platform=settings.name, binds=binds, typed=found.live)
 
 
@@ -375,6 +407,7 @@ def _show_plan(screen: "Console", planned: "TablesPlan") -> None:
     for one in planned.tables:
         listed.add_row(_plain(one.qualified), "partitioned" if one.rows is None else f"{one.rows:,}")
     screen.print(listed)
+    _show_findings(screen, planned.findings)
     for told in planned.left_behind:
         console.print_plain(screen, f"Not restored: {told}")
 
@@ -398,6 +431,8 @@ def _show_restored(screen: "Console", restored: "RestoredTables") -> None:
 def _show_roles(screen: "Console", planned: "RolesPlan") -> None:
     missing = ", ".join(planned.missing) or "none"
     console.print_plain(screen, f"Roles of {planned.backup_id} that {planned.server} lacks: {missing}.")
+    for name, told in planned.described.items():
+        console.print_plain(screen, f"  {name}: {told}")
     console.print_plain(screen, f"Already there, and left as they are: {', '.join(planned.there) or 'none'}.")
     _show_findings(screen, planned.findings)
 

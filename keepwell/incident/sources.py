@@ -99,11 +99,17 @@ def observe_application(platform: Platform, now: datetime, *, wait_seconds: floa
         )
 
 
-def observe_database(platform: Platform, now: datetime) -> Iterator[Observation]:
-    """How the database's server is, and whether each of its databases is there."""
+def observe_database(platform: Platform, now: datetime, *, takes_writes: bool = False) -> Iterator[Observation]:
+    """How the database's server is, and whether each of its databases is there.
+
+    Args:
+        platform: Whose.
+        now: Aware.
+        takes_writes: Whether it has to: a standby is an alert then, and worth knowing otherwise.
+    """
     state = read_server_state(platform.database)
     yield _describe_start(state, now)
-    yield from _judge_server(state, now)
+    yield from _judge_server(state, now, standby=Verdict.ALERT if takes_writes else Verdict.WARN)
     present = {database.name: database for database in state.databases}
     for name in platform.database.names:
         yield _judge_database(name, present.get(name), now)
@@ -121,7 +127,7 @@ def _describe_start(state: ServerState, now: datetime) -> Observation:
     )
 
 
-def _judge_server(state: ServerState, now: datetime) -> Iterator[Observation]:
+def _judge_server(state: ServerState, now: datetime, *, standby: Verdict) -> Iterator[Observation]:
     full = state.connections >= _CONNECTIONS_FULL * state.connections_allowed
     long = state.longest_transaction_seconds > _LONG_TRANSACTION_SECONDS
     said = (
@@ -139,7 +145,7 @@ def _judge_server(state: ServerState, now: datetime) -> Iterator[Observation]:
         yield Observation(
             at=now,
             source="database",
-            verdict=Verdict.WARN,
+            verdict=standby,
             message="The server is in recovery: it is a standby, and takes no writes.",
             hint="Is it the one that the platform should use?",
         )

@@ -83,6 +83,9 @@ def judge_standing(entries: Sequence[Entry]) -> Standing:
     for entry in entries:
         if entry.step is not None and entry.outcome is not None:
             steps[entry.step] = _advance(steps[entry.step], entry)
+        if entry.step is Step.RESTORE and entry.outcome in (StepOutcome.BEGUN, StepOutcome.DONE):
+            # Whatever showed before that it serves was about other data.
+            steps[Step.VERIFY] = StepState(attempts=steps[Step.VERIFY].attempts)
         if entry.kind is Kind.UPDATE:
             next_update_at, last_told_at, last_reminded_at = entry.next_update_at, entry.at, None
         if entry.kind is Kind.REMINDER:

@@ -76,7 +76,7 @@ def build_questions(platform: Platform, now: datetime) -> tuple[Source, ...]:
     wait_seconds = platform.restore.smoke_wait_seconds
     return (
         Source("application", partial(observe_application, platform, now, wait_seconds=wait_seconds)),
-        Source("database", partial(observe_database, platform, now)),
+        Source("database", partial(observe_database, platform, now, takes_writes=True)),
         Source("smoke queries", partial(_ask_queries, platform, now)),
         Source("redis", partial(observe_redis, platform, now)),
     )

@@ -107,18 +107,25 @@ def read_dependents(connection: psycopg.Connection, schema: str) -> list[str]:
             UNION ALL
             SELECT 'pg_catalog.pg_proc'::regclass, oid FROM pg_catalog.pg_proc
             WHERE pronamespace = (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = %(schema)s)
+            UNION ALL  -- operators, collations and whatever else lies in a schema
+            SELECT classid, objid FROM pg_catalog.pg_depend
+            WHERE refclassid = 'pg_catalog.pg_namespace'::regclass
+              AND refobjid = (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = %(schema)s)
         ), dependent AS (
             SELECT DISTINCT d.classid, d.objid FROM pg_catalog.pg_depend d
             JOIN inside ON inside.classid = d.refclassid AND inside.objid = d.refobjid
+            -- What an operator class consists of is told by the class.
             WHERE d.deptype = 'n'
+              AND d.classid NOT IN ('pg_catalog.pg_amop'::regclass, 'pg_catalog.pg_amproc'::regclass)
         ), told AS (
-            -- A view depends by its rule, a foreign key and a default by themselves: all are told by their relation.
-            SELECT coalesce(w.ev_class, nullif(c.conrelid, 0), a.adrelid, p.polrelid) AS relation, d.*
+            -- A view depends by its rule, a foreign key, a default and a trigger by themselves: told by their relation.
+            SELECT coalesce(w.ev_class, nullif(c.conrelid, 0), a.adrelid, p.polrelid, t.tgrelid) AS relation, d.*
             FROM dependent d
             LEFT JOIN pg_catalog.pg_rewrite w ON d.classid = 'pg_catalog.pg_rewrite'::regclass AND w.oid = d.objid
             LEFT JOIN pg_catalog.pg_constraint c ON d.classid = 'pg_catalog.pg_constraint'::regclass AND c.oid = d.objid
             LEFT JOIN pg_catalog.pg_attrdef a ON d.classid = 'pg_catalog.pg_attrdef'::regclass AND a.oid = d.objid
             LEFT JOIN pg_catalog.pg_policy p ON d.classid = 'pg_catalog.pg_policy'::regclass AND p.oid = d.objid
+            LEFT JOIN pg_catalog.pg_trigger t ON d.classid = 'pg_catalog.pg_trigger'::regclass AND t.oid = d.objid
         ), named AS (
             SELECT o.type AS kind, o.schema, o.identity
             FROM told,
@@ -127,7 +134,8 @@ def read_dependents(connection: psycopg.Connection, schema: str) -> list[str]:
                      coalesce(relation, objid), 0) o
         )
         SELECT DISTINCT kind || ' ' || identity FROM named
-        WHERE schema NOT IN (%(schema)s, pg_catalog.quote_ident(%(schema)s))
+        -- What lies in no schema, such as a cast or an event trigger, lies outside of this one.
+        WHERE coalesce(schema, '') NOT IN (%(schema)s, pg_catalog.quote_ident(%(schema)s))
         ORDER BY 1
     """
     with translated(f"looking who needs the schema {schema}"):

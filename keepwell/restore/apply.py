@@ -124,6 +124,7 @@ def apply_restore(
     progress: Progress,
     *,
     case_id: str | None = None,
+    as_case: str | None = None,
     hold: Hold | None = None,
 ) -> RestoreOutcome:
     """Carry out a plan; the caller holds the platform, for a swap or for a restore.
@@ -135,6 +136,7 @@ def apply_restore(
         approval: Of that plan; needed for a swap. A case that goes on may have one that still counts (`is_approved`).
         progress: Told how far it is.
         case_id: Of a case that goes on; a new one by default.
+        as_case: Id of a new case, where somebody wrote it down already; one that is made by default.
         hold: How the caller holds it: looked at once more before anybody is shut out.
 
     Returns:
@@ -161,7 +163,7 @@ def apply_restore(
                 approval = journal.approval if is_enough else None
             approval = require_approval(plan.subject, approval)
     if journal is None:
-        journal = begin_case(store, _describe_case(platform, plan, approval, started_at))
+        journal = begin_case(store, _describe_case(platform, plan, approval, started_at, as_case))
     elif approval is not None and approval != journal.approval:
         journal.write(StepName.APPROVED, approval=approval, required=True)
     run = _Run(platform, store, plan, journal, progress, started_at, hold)
@@ -261,12 +263,14 @@ def _plan_anew(platform: Platform, store: Store, plan: RestorePlan, state: CaseS
     return replace(fresh, loss=plan.loss)
 
 
-def _describe_case(platform: Platform, plan: RestorePlan, approval: Approval | None, now: datetime) -> RestoreCase:
+def _describe_case(
+    platform: Platform, plan: RestorePlan, approval: Approval | None, now: datetime, case_id: str | None
+) -> RestoreCase:
     with connect_beside(platform) as connection:
         server = read_server_id(connection)
     live_oid = plan.live_database.oid if plan.live_database else None
     return RestoreCase(
-        case_id=new_case_id(now),
+        case_id=case_id or new_case_id(now),
         platform=platform.name,
         mode=plan.mode,
         backup_id=plan.backup_id,

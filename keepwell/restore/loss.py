@@ -79,12 +79,14 @@ class Loss:
         measured_at: By the server's clock.
         tables: Every table of either, by name.
         seconds: How long it took to look.
+        has_large_objects: Whether the set or the live database has any, or nobody can tell; they are not compared.
     """
 
     snapshot_at: datetime
     measured_at: datetime
     tables: tuple[TableLoss, ...]
     seconds: float
+    has_large_objects: bool = False
 
     @property
     def age_seconds(self) -> float:
@@ -103,8 +105,8 @@ class Loss:
 
     @property
     def is_nothing(self) -> bool:
-        """Whether every table is known to be as it is in the set."""
-        return all(table.change is Change.NONE for table in self.tables)
+        """Whether everything is known to be as it is in the set."""
+        return not self.has_large_objects and all(table.change is Change.NONE for table in self.tables)
 
     def with_change(self, change: Change) -> tuple[TableLoss, ...]:
         """The tables that stand so."""
@@ -150,7 +152,9 @@ def measure_loss(connection: psycopg.Connection, database: Database, *, limit_se
         left_seconds = limit_seconds - (time.monotonic() - began)
         seen[place] = _look(connection, table, known.get(place), left_seconds)
     losses = [judge_table(known.get(place), live.get(place), seen.get(place)) for place in sorted({*known, *live})]
-    return Loss(database.snapshot_at, measured_at, tuple(losses), time.monotonic() - began)
+    held = database.large_objects
+    has_large_objects = bool(held.count or held.unproven) or _has_large_objects(connection)
+    return Loss(database.snapshot_at, measured_at, tuple(losses), time.monotonic() - began, has_large_objects)
 
 
 def judge_table(table: Table | None, live: LiveTable | None, seen: Seen | None) -> TableLoss:
@@ -193,6 +197,12 @@ def judge_loss(loss: Loss) -> Iterator[Finding]:
             Verdict.UNKNOWN,
             f"{_count(unknown)} could not be compared: {_named(unknown, why=True)}.",
             "Whatever was written there since the snapshot would be lost as well.",
+        )
+    if loss.has_large_objects:
+        yield _finding(
+            Verdict.UNKNOWN,
+            "Large objects are not compared with the set's.",
+            "Look in the application whether some were written since the snapshot: those would be lost.",
         )
 
 
@@ -242,6 +252,12 @@ def _reason(error: KeepwellError) -> str:
     if isinstance(error, LockTimeout):
         return "another session holds it"
     return "we may not read it" if isinstance(error, AccessDenied) else "it could not be read"
+
+
+def _has_large_objects(connection: psycopg.Connection) -> bool:
+    with translated("looking for large objects"):
+        found = connection.execute("SELECT EXISTS (SELECT FROM pg_catalog.pg_largeobject_metadata)").fetchone()
+    return found is None or bool(found[0])
 
 
 def _read_clock(connection: psycopg.Connection) -> datetime:

@@ -55,7 +55,6 @@ from keepwell.verdict import Finding, Verdict
 
 # What is not brought along, because it would act by itself or speaks of other tables.
 _LEFT_BEHIND = ("event trigger", "publication", "published table", "default grant", "trigger", "policy")
-_SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -73,6 +72,7 @@ class TablesPlan:
         rows: Of all tables.
         size_bytes: Of all tables in the source, with their indexes.
         content_bytes: Of their rows on the way, decompressed.
+        findings: What cannot be told beforehand.
     """
 
     backup_id: str
@@ -85,6 +85,7 @@ class TablesPlan:
     rows: int
     size_bytes: int
     content_bytes: int
+    findings: tuple[Finding, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,8 @@ def plan_tables(
         require_fine(read_back.check_readable(manifest, reader.fetch_files()))
         lines = read_schema_file(folder / database.schema_file) if parts else []
     tables = choose_tables(database, wanted, lines)
-    _require_free(platform, live, wanted.into_schema, sum(table.size_bytes for table in tables))
+    size_bytes = sum(table.size_bytes for table in tables)
+    findings = _require_free(platform, live, wanted.into_schema, size_bytes)
     streams = _streams_of(manifest, tables)
     return TablesPlan(
         backup_id=backup_id,
@@ -164,8 +166,9 @@ def plan_tables(
         tables=tables,
         left_behind=tuple(tell_left_behind(database, wanted.schemas)),
         rows=sum(table.rows or 0 for table in tables),
-        size_bytes=sum(table.size_bytes for table in tables),
+        size_bytes=size_bytes,
         content_bytes=sum(part.content_size_bytes for part in streams),
+        findings=findings,
     )
 
 
@@ -277,8 +280,12 @@ def _streams_of(manifest: Manifest, tables: Sequence[Table]) -> list[Part]:
     return [part for part in manifest.parts if part.name in names]
 
 
-def _require_free(platform: Platform, live: str, schema: str, size_bytes: int) -> None:
-    """Look whether the live database can get the new schema, whose tables took so much in the source."""
+def _require_free(platform: Platform, live: str, schema: str, size_bytes: int) -> tuple[Finding, ...]:
+    """Look whether the live database can get the new schema, whose tables took so much in the source.
+
+    Returns:
+        That nobody can tell whether there is room, where that is so.
+    """
     needed_bytes = estimate_scratch_bytes(size_bytes)
     with connect(platform.database.for_restoring, dbname=live) as connection, translated("looking for the schema"):
         taken, may = connection.execute(
@@ -297,12 +304,18 @@ def _require_free(platform: Platform, live: str, schema: str, size_bytes: int) -
             f"The role {platform.database.for_restoring.user} may not create a schema in {live}.",
             hint="Set database.restoring_user to a role that may, such as its owner, or to a superuser.",
         )
-    if free_bytes is not None and free_bytes < needed_bytes:
+    if free_bytes is None:
+        told = describe_bytes(needed_bytes)
+        message = f"The tables may take {told}; what is free on the live server's disk cannot be seen from here."
+        hint = "Look there before you go on: a full disk stops the live database."
+        return (Finding(name="space", verdict=Verdict.UNKNOWN, message=message, hint=hint),)
+    if free_bytes < needed_bytes:
         raise PreconditionFailed(
             f"The tables may take {describe_bytes(needed_bytes)}, and {describe_bytes(free_bytes)} are free on the "
             "disk of the live server.",
             hint="Choose fewer, or restore onto another server: `keepwell restore elsewhere`.",
         )
+    return ()
 
 
 def _check_before(store: Store, work: _Work, reader: SetReader) -> None:
@@ -494,8 +507,8 @@ def _publish(work: _Work) -> dict[str, str]:
         Table to SQL.
     """
     plan = work.plan
-    names = [table.qualified for table in plan.tables]
-    shown = ", ".join(names if len(names) <= _SHOWN else [*names[:_SHOWN], f"and {len(names) - _SHOWN} more"])
+    # All of them, so that whoever drops the schema is told what else lies in it by then.
+    shown = ", ".join(table.qualified for table in plan.tables)
     schema = sql.Identifier(plan.into_schema)
     with work.target(plan.live).connect() as connection:
         try:

@@ -1,7 +1,7 @@
 """What is kept of a restored part in the bucket: what came of it, who approved it, and whether a proof was waived."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -24,6 +24,7 @@ class PartTold:
         findings: What was found.
         numbers: What was counted.
         approval: Where one was asked for.
+        restores: Whether the set is restored, and not what was restored taken away.
         began_at: When it began.
     """
 
@@ -31,12 +32,19 @@ class PartTold:
     findings: Sequence[Finding] = ()
     numbers: dict[str, float | str | None] = field(default_factory=dict)
     approval: Approval | None = None
+    restores: bool = True
     began_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
 @contextmanager
 def kept_in_evidence(
-    platform: Platform, store: Store, backup_id: str, trying: str, approval: Approval | None = None
+    platform: Platform,
+    store: Store,
+    backup_id: str,
+    trying: str,
+    approval: Approval | None = None,
+    *,
+    restores: bool = True,
 ) -> Iterator[PartTold]:
     """Keep what a block restores, and that it failed; a block that refuses before it begins leaves nothing.
 
@@ -46,8 +54,9 @@ def kept_in_evidence(
         backup_id: Of the set.
         trying: What the block tries, for one that fails.
         approval: Where one was asked for.
+        restores: Whether the set is restored, and not what was restored taken away.
     """
-    told = PartTold(trying, approval=approval)
+    told = PartTold(trying, approval=approval, restores=restores)
     try:
         yield told
     except PreconditionFailed:
@@ -62,10 +71,8 @@ def kept_in_evidence(
 
 def _keep(platform: Platform, store: Store, backup_id: str, told: PartTold) -> None:
     findings = list(told.findings)
-    entry = read_entry(store, backup_id)
-    if not entry.is_proven(platform.backup.proven_level):
-        message = f"{backup_id} is not proven (level reached: {entry.level or 'none'}), and was taken all the same."
-        findings.append(Finding(name="proof", verdict=Verdict.WARN, message=message))
+    if told.restores:
+        findings += _tell_waived(platform, store, backup_id)
     if told.approval is not None:
         findings.append(Finding(name="approval", verdict=Verdict.OK, message=told.approval.told))
     keep_evidence(
@@ -81,3 +88,12 @@ def _keep(platform: Platform, store: Store, backup_id: str, told: PartTold) -> N
             finished_at=datetime.now(UTC),
         ),
     )
+
+
+def _tell_waived(platform: Platform, store: Store, backup_id: str) -> Iterator[Finding]:
+    """That a set without a proof was taken; what was restored stands, so a store that is gone by now is no error."""
+    with suppress(KeepwellError):
+        entry = read_entry(store, backup_id)
+        if not entry.is_proven(platform.backup.proven_level):
+            message = f"{backup_id} is not proven (level reached: {entry.level or 'none'}), and was taken all the same."
+            yield Finding(name="proof", verdict=Verdict.WARN, message=message)

@@ -3,13 +3,14 @@
 A set's globals.sql is pg_dumpall's, and only the statements of roles that are missing are run, all of them or none.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import psycopg
 from psycopg import sql
 
-from keepwell.approval import Subject
+from keepwell.approval import Subject, digest_plan
 from keepwell.backup import layout, read_back
 from keepwell.backup.read_back import SetReader
 from keepwell.backup.restore import require_fine, require_restorable
@@ -24,6 +25,9 @@ from keepwell.settings import Platform
 from keepwell.verdict import Finding, Verdict
 
 _NAMED = 10
+# Where the server's name of an encoding is none of Python's.
+_CODECS = {"SQL_ASCII": "utf-8", **{f"WIN{page}": f"cp{page}" for page in (866, 874, *range(1250, 1259))}}
+_CODECS |= {f"LATIN{number}": f"iso8859-{part}" for number, part in ((6, 10), (7, 13), (8, 14), (9, 15), (10, 16))}
 
 
 @dataclass(frozen=True)
@@ -66,9 +70,31 @@ class RolesPlan:
     findings: tuple[Finding, ...]
 
     @property
+    def described(self) -> dict[str, str]:
+        """What each missing role would be: what it may do, and of which roles it would be a member."""
+        told = {}
+        for name in self.missing:
+            of_it = [one for one in self.statements if one.role == name]
+            powers = sorted(word for one in of_it for word in one.attributes if not word.startswith("NO"))
+            groups = sorted(one.member_of for one in of_it if one.kind == "membership")
+            told[name] = ", ".join([*powers, *(f"member of {group}" for group in groups)]) or "no attributes"
+        return told
+
+    @property
+    def undo(self) -> tuple[str, ...]:
+        """SQL that drops the roles again; the server refuses it for one that owns something by then."""
+        return tuple(f'DROP ROLE "{name.replace(chr(34), chr(34) * 2)}";' for name in self.missing)
+
+    @property
     def subject(self) -> Subject:
         """What somebody approves: new roles may log in, and may be mighty."""
-        binds = {"backup_id": self.backup_id, "server": self.server, "roles": ", ".join(self.missing)}
+        binds = {
+            "backup_id": self.backup_id,
+            "server": self.server,
+            **{f"role {name}": said for name, said in self.described.items()},
+            # With their settings and passwords, which are shown nowhere.
+            "statements": digest_plan([one.text for one in self.statements]),
+        }
         return Subject(procedure="creation of roles", platform=self.platform, binds=binds, typed=self.typed)
 
 
@@ -89,7 +115,7 @@ def read_roles_plan(platform: Platform, store: Store, backup_id: str, *, allow_u
         require_fine(read_back.check_readable(manifest, reader.fetch_files()))
         require_fine(read_back.check_globals(folder))
         content = archive.without_restriction(archive.without_grantors((folder / layout.GLOBALS).read_bytes()))
-    statements = parse_globals(content.decode())
+    statements = parse_globals(decode_script(content))
     with connect(platform.database.for_restoring, dbname=platform.database.maintenance_name) as connection:
         there = read_roles(connection)
     missing, findings = judge_roles(statements, there)
@@ -159,6 +185,22 @@ def read_roles(connection: psycopg.Connection) -> dict[str, RoleThere]:
             """
         ).fetchall()
     return {name: RoleThere(frozenset(attributes), frozenset(member_of)) for name, attributes, member_of in rows}
+
+
+def decode_script(script: bytes) -> str:
+    """The script as text, in the encoding that it names: that of the database that pg_dumpall was connected to.
+
+    Raises:
+        PreconditionFailed: It is none that we know.
+    """
+    named = re.search(rb"^SET client_encoding = '([A-Za-z0-9_]+)';", script, re.MULTILINE)
+    try:
+        return script.decode(_CODECS.get(named[1].decode(), named[1].decode()) if named else "utf-8")
+    except (UnicodeDecodeError, LookupError):
+        raise PreconditionFailed(
+            "The set's roles are written in an encoding that is not known here.",
+            hint="Run globals.sql of the set by hand with psql.",
+        ) from None
 
 
 def judge_roles(

@@ -17,7 +17,7 @@ from keepwell.errors import ServiceUnavailable, VerificationFailed
 from keepwell.holding import Hold
 from keepwell.incident.documents import Kind, Observation, Step, StepOutcome
 from keepwell.incident.gathering import Source
-from keepwell.incident.journal import Incident, read_incidents
+from keepwell.incident.journal import Incident, read_incidents, skip_step
 from keepwell.incident.restores import RestoreSoFar
 from keepwell.interlock import Procedure
 from keepwell.postgres.databases import NamedDatabase
@@ -65,6 +65,8 @@ class Platform:
     held: list[Procedure] = field(default_factory=list)
     begun: RestoreSoFar = field(default_factory=RestoreSoFar)
     failure: BaseException | None = None
+    fault: str = ""
+    announced: str | None = None
     serves: bool = True
 
     def sources(self, *_: object) -> tuple[Source, ...]:
@@ -98,10 +100,12 @@ class Platform:
         progress: object,
         *,
         case_id: str | None,
+        as_case: str | None,
         hold: object,
     ) -> RestoreOutcome:
         assert hold is not None
         assert self.engine.held
+        self.announced = as_case
         if plan.swaps and case_id is None:
             require_approval(plan.subject, approval)
         self.applied.append((plan.mode, approval.approver if approval else None, case_id))
@@ -109,7 +113,9 @@ class Platform:
         if self.failure is not None:
             raise self.failure
         told = approval.told if approval else ""
-        self.begun = RestoreSoFar(RESTORE_CASE, True, BACKUP_ID, SNAPSHOT_AT, datetime.now(UTC), told)
+        self.begun = RestoreSoFar(
+            RESTORE_CASE, True, BACKUP_ID, SNAPSHOT_AT, datetime.now(UTC), told, datetime.now(UTC), fault=self.fault
+        )
         return RestoreOutcome(RESTORE_CASE, plan, plan.live, "esn_db_replaced_x", 1000, {"restore": 1.0}, ())
 
 
@@ -166,6 +172,8 @@ def test_from_the_first_look_to_the_post_mortem(platform: Platform, engine: Engi
     incident = only_case(engine)
     assert set(outcomes(engine).values()) == {"done"}
     assert incident.standing.steps[Step.IDENTIFY].attempts == 1
+    # The restore is the case's own by the id that was written down before it began.
+    assert platform.announced in [one.numbers.get("restore_case") for one in incident.entries if one.step]
     (decision,) = [entry for entry in incident.entries if entry.kind is Kind.DECISION]
     assert "approved by Ada (self-declared)" in decision.message
     shown = run.artifacts()
@@ -203,6 +211,42 @@ def test_killed_behind_the_restore_it_is_not_restored_twice(platform: Platform, 
     assert platform.applied == []
     assert outcomes(engine)["restore"] == "done"
     assert run.state.name == "Suspended"
+
+
+def test_wrong_answers_are_no_good_restore_until_a_person_says_so(platform: Platform, engine: Engine) -> None:
+    platform.fault = "But: 0 people, not 7."
+    run = run_to_question()
+    run.answer()
+    for state in (run.go_on(), start(case_id=only_case(engine).case.case_id).go_on()):
+        assert state.is_failed()
+        assert "0 people, not 7." in str(state.message)
+        assert outcomes(engine)["restore"] == "failed"
+
+
+def test_a_step_is_skipped_when_its_turn_comes_and_a_closed_case_does_not_go_on(
+    platform: Platform, engine: Engine
+) -> None:
+    run = run_to_question(skip=["resolve", "post-mortem"], skip_reason="It is told elsewhere.")
+    assert only_case(engine).standing.is_open
+    run.answer()
+    assert (run.go_on().name, outcomes(engine)["verify"]) == ("Warn", "done")
+    assert (outcomes(engine)["resolve"], outcomes(engine)["post-mortem"]) == ("skipped", "skipped")
+    assert not [key for key in engine.store.objects if key.endswith("post-mortem.md")]
+    assert engine.evidence("DR-4").verdict is Verdict.WARN
+    written = len(engine.store.objects)
+    again = start(case_id=only_case(engine).case.case_id).go_on()
+    assert (again.is_failed(), "is resolved" in str(again.message)) == (True, True)
+    assert len(engine.store.objects) == written
+
+
+def test_a_case_that_somebody_closed_while_it_waited_is_not_restored(platform: Platform, engine: Engine) -> None:
+    run = run_to_question()
+    store: Any = engine.store
+    skip_step(store, only_case(engine), Step.RESOLVE, "a false alarm", by="ann", now=datetime.now(UTC))
+    run.answer()
+    state = run.go_on()
+    assert (state.is_failed(), platform.applied) == (True, [])
+    assert "Restore was not begun." in str(state.message)
 
 
 def test_refused_the_run_is_cancelled_and_the_case_stays_open(platform: Platform, engine: Engine) -> None:

@@ -97,6 +97,7 @@ class Restores:
         progress: object,
         *,
         case_id: str | None,
+        as_case: str | None,
         hold: object,
     ) -> RestoreOutcome:
         assert hold is not None

@@ -65,6 +65,14 @@ def test_each_table_stands_as_it_was_changed(server: Server, platform: Platform,
     assert [finding.verdict for finding in judge_loss(loss)] == [Verdict.WARN, Verdict.WARN, Verdict.OK]
 
 
+def test_a_large_object_that_was_written_since_is_not_told_as_nothing(
+    server: Server, platform: Platform, manifest: Manifest
+) -> None:
+    with server.connect(platform.database.name) as connection:
+        connection.execute("SELECT lo_from_bytea(0, 'new')")
+    assert not measure(platform, manifest).is_nothing
+
+
 def test_without_time_nothing_is_known(platform: Platform, manifest: Manifest) -> None:
     loss = measure(platform, manifest, limit_seconds=0)
     assert {table.change for table in loss.tables} == {Change.UNKNOWN}

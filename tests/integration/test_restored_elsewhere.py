@@ -1,6 +1,7 @@
 """A set's roles and database on another server, which had neither: nothing of what it has is changed."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from keepwell.backup.manifest import Manifest
 from keepwell.backup.restore import restore_into
 from keepwell.errors import AccessDenied, ConfigurationError, PreconditionFailed
 from keepwell.objectstore.bucket import open_store
+from keepwell.postgres.globals_script import RoleStatement
 from keepwell.progress import silent
 from keepwell.restore.roles import create_missing_roles, read_roles_plan
 from keepwell.settings import Platform, RestoreServerSettings
@@ -67,6 +69,10 @@ def test_roles_then_the_database_come_back_on_another_server(
     plan = read_roles_plan(there, store, manifest.backup_id, allow_unproven=True)
     assert {"elsewhere_app", "elsewhere Readers"} <= set(plan.missing)
     assert "postgres" in plan.there
+    assert plan.described["elsewhere_app"] == "INHERIT, LOGIN, member of elsewhere Readers"
+    mightier = replace(plan, statements=(*plan.statements, RoleStatement("setting", "elsewhere_app", "another one")))
+    assert mightier.subject.digest != plan.subject.digest
+    assert 'DROP ROLE "elsewhere Readers";' in plan.undo
     assert "SCRAM" not in repr(plan)
     assert set(create_missing_roles(there, plan)) == set(plan.missing)
     with other.connect() as connection:

@@ -13,7 +13,12 @@ from deployments.local.objectstore import RunningObjectStore
 from keepwell.backup import layout
 from keepwell.backup.manifest import Manifest
 from keepwell.backup.restore import temporary_prefix
-from keepwell.backup.restored_schemas import drop_restored_schema, read_restored_schemas, sweep_schemas
+from keepwell.backup.restored_schemas import (
+    drop_restored_schema,
+    find_restored_schema,
+    read_restored_schemas,
+    sweep_schemas,
+)
 from keepwell.errors import PreconditionFailed, VerificationFailed
 from keepwell.objectstore.bucket import open_store
 from keepwell.objectstore.store import Store
@@ -23,6 +28,7 @@ from keepwell.restore import parts
 from keepwell.restore.parts import RestoredTables, plan_tables, restore_tables
 from keepwell.restore.parts_choice import TablesWanted
 from keepwell.settings import Platform
+from keepwell.verdict import Verdict
 
 SOURCE = """
 CREATE EXTENSION citext;
@@ -191,6 +197,9 @@ def test_tables_that_the_disk_of_the_live_server_has_no_room_for_are_refused(
     with pytest.raises(PreconditionFailed, match=r"1\.0 MB are free on the disk of the live server"):
         restore(platform, store, manifest, wanted("events"))
     assert leftovers(live, platform) == []
+    monkeypatch.setattr(parts, "read_free_bytes", lambda *_: None)
+    (finding,) = plan_tables(platform, store, manifest.backup_id, wanted("events"), allow_unproven=True).findings
+    assert (finding.name, finding.verdict) == ("space", Verdict.UNKNOWN)
 
 
 def test_an_extension_that_the_live_database_lost_is_told_before_the_schema_is_made(
@@ -250,7 +259,15 @@ def test_only_a_schema_of_ours_that_nobody_needs_is_dropped(
     live.execute("DROP VIEW mine.seen; ALTER TABLE mine.kept ADD FOREIGN KEY (a) REFERENCES restored.users")
     with pytest.raises(PreconditionFailed, match=r"table mine\.kept"):
         drop_restored_schema(platform, name, "restored")
-    live.execute("DROP TABLE mine.kept")
+    live.execute("ALTER TABLE mine.kept DROP CONSTRAINT kept_a_fkey")
+    live.execute(
+        "CREATE FUNCTION restored.tell() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';"
+        "CREATE TRIGGER telling BEFORE INSERT ON mine.kept FOR EACH ROW EXECUTE FUNCTION restored.tell()"
+    )
+    with pytest.raises(PreconditionFailed, match=r"table mine\.kept"):
+        drop_restored_schema(platform, name, "restored")
+    live.execute("DROP TABLE mine.kept; CREATE TABLE restored.notes (a int)")
+    assert find_restored_schema(platform, name, "restored").strangers == ("notes",)
     drop_restored_schema(platform, name, "restored")
     assert read_restored_schemas(platform, name) == []
 

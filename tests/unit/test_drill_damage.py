@@ -1,12 +1,13 @@
+import hashlib
 import random
 from collections.abc import Callable
 
 import pytest
-from backup_documents import a_manifest, documents
+from backup_documents import a_manifest, a_part, a_table, documents
 from memory_store import MemoryStore
 
 from keepwell.drill.checker import judge_found, judge_refused, try_damage
-from keepwell.drill.damage import ATTEMPTS, EXPECTED, Damage, NoDamage, alter_row
+from keepwell.drill.damage import ATTEMPTS, EXPECTED, Damage, NoDamage, alter_row, make_damage
 from keepwell.drill.documents import is_in_time
 from keepwell.drill.overlay import DamagedCopy
 from keepwell.errors import KeepwellError
@@ -164,3 +165,34 @@ def test_a_row_that_the_database_refuses_leaves_the_comparison_untried_and_anoth
     assert tried("restored", last=NoDamage("row altered", "no further row")) == (1, Verdict.WARN)
     assert tried("sound") == (1, Verdict.ALERT)
     assert tried(last=NoDamage("row altered", "no row")) == (0, Verdict.NOT_APPLICABLE)
+
+
+def test_another_attempt_alters_another_table_and_tables_without_a_free_sign_are_passed_over() -> None:
+    store = MemoryStore()
+    contents = {"one": b"Ada\n\\.\n", "two": b"Bob\n\\.\n", "none": b"\\N\n\\.\n"}
+    parts, tables = [], []
+    for name, content in contents.items():
+        digest = hashlib.sha256(content).hexdigest()
+        parts.append(
+            a_part(f"database/{name}.dat", size=len(content)).model_copy(
+                update={
+                    "compression": None,
+                    "size_bytes": len(content),
+                    "sha256": digest,
+                    "content_sha256": digest,
+                }
+            )
+        )
+        tables.append(a_table(name, rows=1).model_copy(update={"part": parts[-1].name}))
+        store.objects[f"backups/{a_manifest().backup_id}/{parts[-1].name}"] = content
+    manifest = a_manifest(tables=tuple(tables)).model_copy(update={"parts": tuple(parts)})
+
+    def attempt(number: int) -> str:
+        made = make_damage("row altered", store, manifest, seed=7, attempt=number)  # type: ignore[arg-type]
+        return made.what if isinstance(made, Damage) else "none"
+
+    store.keeping = None  # type: ignore[attr-defined]
+    tried = [attempt(number) for number in range(ATTEMPTS["row altered"])]
+    assert {what.split()[6] for what in tried[:2]} == {"public.one,", "public.two,"}
+    assert all(what.startswith("one sign of row 1 of ") for what in tried)
+    assert attempt(0) == tried[0]

@@ -181,6 +181,18 @@ class TestSteps:
             assert read_incident(store, case_id).standing.next_step is Step.IDENTIFY
         assert read_incident(store, case_id).standing.steps[Step.IDENTIFY].attempts == 2
 
+    @pytest.mark.parametrize("outcome", [StepOutcome.BEGUN, StepOutcome.DONE])
+    def test_a_restore_makes_what_was_verified_before_it_open_again(self, outcome: StepOutcome) -> None:
+        store = MemoryStore()
+        case_id = opened(store).case.case_id
+        write_step(store, case_id, Step.VERIFY, StepOutcome.DONE, "", now=NOW)
+        write_step(store, case_id, Step.RESTORE, StepOutcome.FAILED, "not even begun", now=NOW)
+        assert read_incident(store, case_id).standing.steps[Step.VERIFY].is_over
+        write_step(store, case_id, Step.RESTORE, outcome, "", now=NOW)
+        assert not read_incident(store, case_id).standing.steps[Step.VERIFY].is_over
+        write_step(store, case_id, Step.VERIFY, StepOutcome.DONE, "", now=NOW)
+        assert read_incident(store, case_id).standing.steps[Step.VERIFY].is_over
+
     def test_resolving_closes_the_case_and_takes_its_promise_back(self) -> None:
         store = MemoryStore()
         incident = opened(store)

@@ -19,6 +19,7 @@ from keepwell.incident.documents import Observation
 from keepwell.incident.gathering import Source, gather
 from keepwell.incident.identify import summarise
 from keepwell.incident.sources import build_sources
+from keepwell.incident.verifying import build_questions
 from keepwell.postgres.server_state import DatabaseState, ServerState
 from keepwell.settings import (
     BackupSettings,
@@ -182,6 +183,11 @@ class TestDatabase:
         found = look("database")
         assert verdict_of(found) is verdict
         assert says in " ".join(one.message for one in found)
+
+    def test_a_standby_is_no_server_that_serves(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sources, "read_server_state", lambda settings: self.server(in_recovery=True))
+        asked = [one for one in build_questions(a_platform(), NOW) if one.name == "database"]
+        assert verdict_of(gather(asked, limit_seconds=60, now=NOW)) is Verdict.ALERT
 
     def test_one_that_does_not_answer_is_unknown(self) -> None:
         (found,) = look("database")

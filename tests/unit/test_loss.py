@@ -83,6 +83,12 @@ def test_nothing_lost_is_told_as_nothing() -> None:
     assert (finding.verdict, finding.message.startswith("Nothing:")) == (Verdict.OK, True)
 
 
+def test_large_objects_are_unknown_where_there_are_any() -> None:
+    same = TableLoss("public.a", Change.NONE, 1, 1, counted=True)
+    (finding,) = judge_loss(Loss(SNAPSHOT, SNAPSHOT, (same,), 0.1, has_large_objects=True))
+    assert (finding.verdict, finding.message) == (Verdict.UNKNOWN, "Large objects are not compared with the set's.")
+
+
 def test_many_tables_are_not_all_named() -> None:
     many = [TableLoss(f"public.t{number}", Change.CHANGED, 1, 2, counted=True) for number in range(30)]
     (finding,) = judge_loss(measured(*many))
