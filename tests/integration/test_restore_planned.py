@@ -120,9 +120,9 @@ def test_no_space_a_name_that_is_taken_and_an_older_server_turn_red(
 ) -> None:
     put(store)
     assert alerts(plan(platform, store, name="template1")) == ["target"]
-    monkeypatch.setattr(target_server, "_read_free_bytes", lambda *_: 1000)
+    monkeypatch.setattr(target_server, "read_free_bytes", lambda *_: 1000)
     assert alerts(plan(platform, store)) == ["space"]
-    monkeypatch.setattr(target_server, "_read_free_bytes", lambda *_: None)
+    monkeypatch.setattr(target_server, "read_free_bytes", lambda *_: None)
     assert plan(platform, store).verdict is Verdict.UNKNOWN
     put(store, server_major=99)
     assert "target" in alerts(plan(platform, store))

@@ -93,6 +93,7 @@ def test_the_console_loads_keys_and_puts_uploads_into_a_folder(
         ended = CliRunner().invoke(app, ["restore", arguments[0], case.manifest.backup_id, *arguments[1:], "--json"])
         return ended.exit_code, json.loads(ended.stdout)
 
+    wait_until(lambda: not case.live.exists("gone"))  # so that nothing ends between loading and taking out
     keys = ("redis", "--into-database", "5", "--unproven")
     assert keepwell(*keys, "--plan")[1]["data"]["target"] == 5
     assert case.beside.dbsize() == 0
