@@ -107,7 +107,7 @@ suite_long_serving := -m long $(OWN_END_TO_END:%=tests/end_to_end/%.py)
 suite_long_composed := -m long tests/end_to_end/test_composed*.py
 
 test: bootstrap ## unit, flows, integration, end-to-end tests, backups and restores, and dumps of others
-	$(call run_suites,integration backups restores end_to_end unit dumps flows)
+	$(call run_suites,integration flows end_to_end dumps restores backups unit)
 
 test-long: bootstrap ## fault tables and soak
 	$(call run_suites,faults long_integration long_serving long_composed kills long_stack)
