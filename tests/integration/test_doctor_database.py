@@ -153,7 +153,7 @@ def test_space_is_judged_by_what_would_stop_a_backup_or_its_proof(
         connection.execute("CREATE TABLE t AS SELECT repeat('x', 1000) AS a FROM generate_series(1, 2000)")
     manifest = back_up(platform)
     needed_bytes = estimate_scratch_bytes(manifest.source_bytes) + disk_space._RESERVE_BYTES
-    free_bytes = needed_bytes + 10_000_000 if enough else needed_bytes - 1
+    free_bytes = needed_bytes + 100_000_000 if enough else needed_bytes - 1
     monkeypatch.setattr(disk_space.shutil, "disk_usage", lambda place: SimpleNamespace(free=free_bytes))
     assert (_find(platform, "scratch space").verdict is Verdict.OK) is enough
     if enough:
