@@ -1,43 +1,15 @@
 """Loading archived keys into a scratch server that keeps them, each compared as it reads there."""
 
-from collections.abc import Sequence
-
 from redis.exceptions import RedisError
 
-from keepwell.cache.keys import KeyRecord, RawClient, connect_raw, digest_value, is_known, reading_call
-from keepwell.cache.probe import translate
-from keepwell.cache.rehearsal import ComparedKey, Comparison, describe_refusal
+from keepwell.cache.keys import KeyRecord, RawClient, digest_value, is_known, reading_call
+from keepwell.cache.rehearsal import ComparedKey, Comparison, ScratchKeys, describe_refusal
 
 
-class KeyLoader:
-    """Puts keys into one server, for whoever uses them there, and compares what they read as.
+class KeyLoader(ScratchKeys):
+    """Leaves the keys there, for whoever uses them; what has expired is left out, as the server itself would."""
 
-    Args:
-        socket: Of the server.
-        now_ms: Unix time: what has expired by then is left out, as the server itself would.
-    """
-
-    def __init__(self, socket: str, now_ms: int) -> None:
-        self._socket, self._now_ms = socket, now_ms
-        self._clients: dict[int, RawClient] = {}
-
-    def close(self) -> None:
-        """Let go of the server."""
-        for client in self._clients.values():
-            client.close()
-
-    def compare(self, records: Sequence[KeyRecord]) -> list[ComparedKey]:
-        """Load some keys and read them back.
-
-        Raises:
-            ServiceUnavailable: The server died.
-        """
-        try:
-            return [self._load(self._client(record.database), record) for record in records]
-        except RedisError as error:
-            raise translate(error, "The scratch server for Redis") from error
-
-    def _load(self, client: RawClient, record: KeyRecord) -> ComparedKey:
+    def _compare_one(self, client: RawClient, record: KeyRecord) -> ComparedKey:
         expires_at_ms = record.expires_at_ms
         if expires_at_ms is not None and expires_at_ms <= self._now_ms:
             return ComparedKey(record, Comparison.EXPIRED)
@@ -65,11 +37,6 @@ class KeyLoader:
         if not comparable:
             return ComparedKey(record, Comparison.UNPROVEN, record.unproven or f"type {record.type}")
         return ComparedKey(record, Comparison.EQUAL)
-
-    def _client(self, database: int) -> RawClient:
-        if database not in self._clients:
-            self._clients[database] = connect_raw(database, unix_socket_path=self._socket)
-        return self._clients[database]
 
 
 def _is_value(record: KeyRecord, reply: object) -> bool:

@@ -3,6 +3,7 @@
 What was compared is taken out again at once, so that the scratch server never holds more than a few keys.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -46,8 +47,8 @@ class ComparedKey:
     why: str = ""
 
 
-class CacheRehearsal:
-    """Compares archived keys on one scratch server.
+class ScratchKeys(ABC):
+    """Puts archived keys into one scratch server, and compares what they read as there.
 
     Args:
         socket: Of the server.
@@ -64,7 +65,7 @@ class CacheRehearsal:
             client.close()
 
     def compare(self, records: Sequence[KeyRecord]) -> list[ComparedKey]:
-        """Load some keys, read them, and take them out again.
+        """Load some keys and read them.
 
         Raises:
             ServiceUnavailable: The server died.
@@ -73,6 +74,19 @@ class CacheRehearsal:
             return [self._compare_one(self._client(record.database), record) for record in records]
         except RedisError as error:
             raise translate(error, "The scratch server for Redis") from error
+
+    @abstractmethod
+    def _compare_one(self, client: RawClient, record: KeyRecord) -> ComparedKey:
+        """Load one key, and read it."""
+
+    def _client(self, database: int) -> RawClient:
+        if database not in self._clients:
+            self._clients[database] = connect_raw(database, unix_socket_path=self._socket)
+        return self._clients[database]
+
+
+class CacheRehearsal(ScratchKeys):
+    """Compares archived keys, and takes each out again."""
 
     def _compare_one(self, client: RawClient, record: KeyRecord) -> ComparedKey:
         if record.digest is None or not is_known(record.type):
@@ -102,11 +116,6 @@ class CacheRehearsal:
 
     def _keeps_expiry(self, record: KeyRecord) -> bool:
         return record.expires_at_ms is not None and record.expires_at_ms > self._now_ms + _SOON_MS
-
-    def _client(self, database: int) -> RawClient:
-        if database not in self._clients:
-            self._clients[database] = connect_raw(database, unix_socket_path=self._socket)
-        return self._clients[database]
 
 
 def payload_is_whole(payload: bytes) -> bool:
